@@ -1,0 +1,262 @@
+//! What the daemon and a pod's shim say to each other.
+//!
+//! The socket is `SOCK_SEQPACKET`, so a packet is a message: one [`Frame`] in postcard's encoding,
+//! at most [`MAX_PACKET`] bytes. Descriptors travel beside it as `SCM_RIGHTS`, in the order the
+//! request names them. A reply carries its request's number; replies may overtake one another, and
+//! [`Frame::Event`]s come on every connection that has subscribed.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The largest packet that either side sends, in bytes.
+pub const MAX_PACKET: usize = 192 * 1024;
+
+/// One packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Frame {
+    /// Daemon to shim.
+    Request {
+        /// Chosen by the daemon, unique on its connection.
+        number: u64,
+        /// What is asked.
+        request: Request,
+    },
+    /// Shim to daemon, once for each request.
+    Reply {
+        /// The request's number.
+        number: u64,
+        /// The answer.
+        reply: Result<Reply, Failure>,
+    },
+    /// Shim to daemon, unasked.
+    Event(Event),
+}
+
+/// What the daemon asks of a shim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Make a container up to the point before its process is executed. Answered with
+    /// [`Reply::Created`].
+    Create(Create),
+    /// Execute a created container's process. Answered with [`Reply::Started`], after `execve`
+    /// has succeeded.
+    Start {
+        /// The container.
+        container: String,
+    },
+    /// Send a signal to a container's init, or to every process of it. A container that has
+    /// exited is not an error.
+    Kill {
+        /// The container.
+        container: String,
+        /// Signal number, as in signal(7).
+        signal: i32,
+        /// Whether every process in the container's cgroup gets it.
+        all: bool,
+    },
+    /// Forget a container: kills what is left of it and gives back what the shim holds for it. A
+    /// container that the shim does not know is not an error.
+    Delete {
+        /// The container.
+        container: String,
+    },
+    /// Run one more process in a started container. The descriptors that come with the request
+    /// are its standard input, output and error; answered with [`Reply::Executed`] after `execve`
+    /// has succeeded, and followed by [`Event::ExecExited`].
+    Exec(Exec),
+    /// Send a signal to a process started by [`Request::Exec`] and to its process group.
+    KillExec {
+        /// The process.
+        exec: u64,
+        /// Signal number.
+        signal: i32,
+    },
+    /// Open the log file's path anew, after somebody has moved the file away.
+    ReopenLog {
+        /// The container.
+        container: String,
+    },
+    /// The state of every container the shim knows. Answered with [`Reply::Containers`].
+    List,
+    /// Send [`Frame::Event`]s on this connection from now on. Answered with
+    /// [`Reply::Containers`], so that no exit falls between the two.
+    Subscribe,
+    /// Kill every container, unpin nothing (the pins belong to the daemon), and exit.
+    Shutdown,
+}
+
+/// A container to create. Paths are absolute and on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Create {
+    /// The container's id.
+    pub container: String,
+    /// The directory that holds `config.json` (the OCI runtime configuration) and into which the
+    /// shim writes the container's [`Record`], as the file `state.json`.
+    pub bundle: PathBuf,
+    /// What the root file system is mounted from; `root.path` of `config.json` is the mount point,
+    /// and `root.readonly` is honoured.
+    pub rootfs: Overlay,
+    /// The directories of the container's cgroup: one for each hierarchy of v1, or the one of v2.
+    /// They exist already, with their limits set; they belong to the daemon.
+    pub cgroups: Vec<PathBuf>,
+    /// The file with an `oom_kill N` line (`memory.events` of v2, `memory.oom_control` of v1).
+    pub oom_events: Option<PathBuf>,
+    /// The container log in CRI format; none keeps no log.
+    pub log: Option<PathBuf>,
+    /// Whether the process gets a terminal (`process.terminal` says so too).
+    pub terminal: bool,
+    /// Whether standard input is held open for a later attach, instead of being `/dev/null`.
+    pub stdin: bool,
+}
+
+/// An overlay file system (overlayfs.rst in the kernel's documentation).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlay {
+    /// Read-only layers, the lowest first (the order in which an image lists them).
+    pub lower: Vec<PathBuf>,
+    /// The writable layer.
+    pub upper: PathBuf,
+    /// Overlay's work directory, on the file system of `upper`.
+    pub work: PathBuf,
+}
+
+/// A process to run in a started container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    /// The container.
+    pub container: String,
+    /// An OCI `process` object in JSON.
+    pub process: String,
+}
+
+/// A good answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// To `Create`.
+    Created {
+        /// The init process, as the host numbers it.
+        pid: i32,
+    },
+    /// To `Start`.
+    Started {
+        /// Nanoseconds since the epoch.
+        started_at: i64,
+    },
+    /// To `Exec`.
+    Executed {
+        /// The shim's number for the process.
+        exec: u64,
+        /// The process, as the host numbers it.
+        pid: i32,
+    },
+    /// To `List` and `Subscribe`.
+    Containers(Vec<Record>),
+    /// To everything else.
+    Done,
+}
+
+/// A request that was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What kind of failure it is.
+    pub kind: FailureKind,
+    /// What was asked, what was found, what to do.
+    pub message: String,
+}
+
+/// Kinds of [`Failure`], as far as a caller acts on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureKind {
+    /// The shim does not know that container or process.
+    NotFound,
+    /// The container is not in a state that allows it.
+    WrongState,
+    /// What was asked for cannot be honoured: a command that is not there, an unknown mount type,
+    /// a path that leaves the root file system.
+    Invalid,
+    /// The kernel refused.
+    System,
+}
+
+/// A container, as the shim has it in memory and (in JSON) on disk as `state.json` of its bundle.
+/// It is on disk before anybody is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The container's id.
+    pub container: String,
+    /// Its init process, as the host numbers it.
+    pub pid: i32,
+    /// Where it is in its life.
+    pub phase: Phase,
+}
+
+/// A container's life, as its shim sees it; times are nanoseconds since the epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Waiting for `Start`.
+    Created,
+    /// Executed.
+    Running {
+        /// When `execve` succeeded.
+        started_at: i64,
+    },
+    /// Over.
+    Exited {
+        /// When `execve` succeeded; none when it never was executed.
+        started_at: Option<i64>,
+        /// When the exit was seen.
+        finished_at: i64,
+        /// How it ended.
+        exit: Exit,
+    },
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The exit code; 128 plus the signal where there was one.
+    pub code: i32,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Whether the kernel killed a process of the container for its memory limit.
+    pub oom_killed: bool,
+}
+
+/// What a shim tells unasked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// A container's init has ended; its log is complete.
+    Exited(Record),
+    /// A process started by `Exec` has ended.
+    ExecExited {
+        /// The shim's number for the process.
+        exec: u64,
+        /// How it ended.
+        exit: Exit,
+    },
+}
+
+/// The pod that a shim is started for: its standard input carries this in JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// The pod's id.
+    pub id: String,
+    /// The pod's directory: the shim listens on `shim.sock` and pins namespaces in `ns/` there.
+    pub directory: PathBuf,
+    /// A network namespace of its own, with `lo` up; else the node's.
+    pub network: bool,
+    /// An IPC namespace of its own; else the node's.
+    pub ipc: bool,
+    /// A UTS namespace of its own with this host name; else the node's.
+    pub hostname: Option<String>,
+    /// A PID namespace that the pod's containers share, with an init that reaps; pinned as
+    /// `ns/pid`.
+    pub shared_pid: bool,
+    /// Size in bytes of the tmpfs that the shim mounts on `shm/` for the pod's containers; none
+    /// where the pod uses the node's `/dev/shm`.
+    pub shm_size: Option<u64>,
+    /// Kernel parameters (`a.b.c`) of the pod's namespaces, set before anything runs in them.
+    pub sysctls: Vec<(String, String)>,
+}
