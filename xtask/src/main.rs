@@ -1,2 +1,70 @@
-//! stub
-fn main() {}
+//! The developer's commands: `cargo xtask <command>`.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod build;
+mod cargo;
+mod checks;
+mod prerequisites;
+mod quickstart;
+mod table;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// What developers of Slipway run.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    disable_help_subcommand = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Build slipway and slipway-shim, side by side
+    Build {
+        /// Optimized, with a static shim
+        #[arg(long)]
+        release: bool,
+    },
+    /// Run every check: format, lints, unit tests, end-to-end tests, documentation tests
+    Test {
+        /// Install missing Debian packages first (as root); continuous integration always does
+        #[arg(long, env = "CI", value_parser = clap::builder::FalseyValueParser::new())]
+        install: bool,
+    },
+    /// See a pod run: build, start a registry and the daemon in a scratch directory, and use them
+    Quickstart,
+    /// Measure
+    #[command(subcommand)]
+    Bench(bench::Benchmark),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Build { release: true } => {
+            build::release(build::Sizes::Printed).map(|_| ExitCode::SUCCESS)
+        }
+        Task::Build { release: false } => build::development().map(|_| ExitCode::SUCCESS),
+        Task::Test { install } => checks::run(install),
+        Task::Quickstart => quickstart::run().map(|()| ExitCode::SUCCESS),
+        Task::Bench(benchmark) => bench::run(&benchmark).map(|()| ExitCode::SUCCESS),
+    }
+}

@@ -5,7 +5,10 @@
 //! Kubernetes (`k8s.io/cri-api`), and what Slipway does with them by the `engine` and `cri` crates.
 #![forbid(unsafe_code)]
 
-/// Version 1 of the interface, as of Kubernetes 1.36.
+mod json;
+
+/// Version 1 of the interface, as of Kubernetes 1.36. The messages serialize as crictl's `-o json`
+/// has them.
 #[expect(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("runtime.v1");

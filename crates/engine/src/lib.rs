@@ -1,1 +1,22 @@
-//! stub
+//! The domain of a node's container runtime: what a pod and a container are called, which states
+//! they can be in, how they are found, and what an engine that runs them must be able to do.
+//!
+//! The messages of CRI are the payload: a pod keeps its `PodSandboxConfig`, a container its
+//! `ContainerConfig`. This crate adds identity, life cycle and lookup, and nothing that does I/O.
+#![forbid(unsafe_code)]
+
+mod container;
+mod engine;
+mod error;
+mod filter;
+mod id;
+mod index;
+mod pod;
+
+pub use container::{ContainerExit, ContainerName, ContainerState};
+pub use engine::{Engine, PullProgressStream, Verbosity};
+pub use error::{Error, Kind, Result};
+pub use filter::{ContainerView, PodView, matches_container, matches_pod};
+pub use id::new_id;
+pub use index::{Index, Reservation};
+pub use pod::PodName;

@@ -1,1 +1,252 @@
-//! stub
+//! The engine on this node's own kernel.
+//!
+//! A pod is a shim process with pinned namespaces and a network; a container is a process that the
+//! shim made from an OCI configuration over an image's layers. This crate decides what they are
+//! made of, keeps their records, follows their lives, and finds them again after it was killed.
+//!
+//! Invariants:
+//!
+//! - A record is on disk before the first thing it stands for is made, and goes after the last.
+//! - Memory holds nothing that cannot be rebuilt from the records, the shims and the kernel.
+//! - No lock is held while something is waited for, but for the gates of the one pod or container
+//!   that an operation changes; looking never waits for a gate.
+#![forbid(unsafe_code)]
+
+mod blocking;
+mod config;
+mod container;
+mod exec;
+mod failure;
+mod images;
+mod kernel;
+mod lifecycle;
+mod node;
+mod pod;
+mod recovery;
+mod rootfs;
+mod sandbox;
+mod signal;
+mod spec;
+mod status;
+mod store;
+mod user;
+mod views;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use slipway_cgroup::Hierarchy;
+use slipway_cri_api::v1::{
+    AuthConfig, Container, ContainerConfig, ContainerFilter, ContainerStatusResponse,
+    ExecSyncResponse, Image, ImageFsInfoResponse, ImageSpec, ImageStatusResponse, PodSandbox,
+    PodSandboxConfig, PodSandboxFilter, PodSandboxStatusResponse, RuntimeConfigResponse,
+    StatusResponse,
+};
+use slipway_engine::{Engine, Error, Index, PullProgressStream, Result, Verbosity};
+use slipway_image::Images;
+use slipway_network::Network;
+use slipway_shim::Launcher;
+
+pub use config::{Config, Rlimit};
+use node::Node;
+use store::Store;
+
+/// Where an engine keeps its things, and the configuration of its parts.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What survives a reboot: images, writable layers, records.
+    pub root: PathBuf,
+    /// What does not: pods' sockets, pinned namespaces, containers' bundles.
+    pub state: PathBuf,
+    /// `[runtime]`.
+    pub runtime: Config,
+    /// `[image]`.
+    pub image: slipway_image::Config,
+    /// `[network]`.
+    pub network: slipway_network::Config,
+}
+
+/// The engine. It implements [`Engine`], which is how it is used.
+pub struct Native {
+    node: Arc<Node>,
+}
+
+impl Native {
+    /// Takes a root directory, finds the pods that are there, and undoes what a daemon before this
+    /// one was killed over.
+    ///
+    /// # Errors
+    ///
+    /// [`slipway_engine::Kind::FailedPrecondition`] when the caller is not root, another daemon
+    /// holds the root, or the kernel lacks something that pods need, which the message names;
+    /// other kinds when records or images cannot be read.
+    pub async fn open(settings: Settings) -> Result<Self> {
+        let node = blocking::run(move || assemble(settings)).await?;
+        recovery::recover(&node).await?;
+        Ok(Self { node })
+    }
+}
+
+fn assemble(settings: Settings) -> Result<Arc<Node>> {
+    let Settings {
+        root,
+        state,
+        runtime,
+        image,
+        network,
+    } = settings;
+    kernel::check()?;
+    let lock = node::lock(&root)?;
+    let hierarchy = Hierarchy::detect().map_err(|error| failure::of_cgroup(&error))?;
+    let shim = shim(&runtime)?;
+    let launcher = Launcher::new(&shim).map_err(|error| {
+        Error::precondition(format!(
+            "the per-pod process {} cannot be used: {error}; say where it is with --shim",
+            shim.display()
+        ))
+    })?;
+    if let Some(reason) = launcher.unsealed() {
+        tracing::warn!(%reason, "the shim's executable could not be put on a read-only mount");
+    }
+    for directory in [root.join("containers"), state.join("pods")] {
+        std::fs::create_dir_all(&directory).map_err(|error| {
+            Error::precondition(format!("{} cannot be made: {error}", directory.display()))
+        })?;
+    }
+    let images =
+        Images::open(&root.join("image"), image).map_err(|error| failure::of_image(&error))?;
+    Ok(Arc::new(Node {
+        store: Store::open(&root.join("pods.redb"))?,
+        images,
+        network: Arc::new(Network::new(network, root.join("cni"))),
+        launcher,
+        hierarchy,
+        pods: Arc::new(Index::new("pod")),
+        containers: Arc::new(Index::new("container")),
+        boot: node::boot()?,
+        config: runtime,
+        root,
+        state,
+        _lock: lock,
+    }))
+}
+
+/// The shim's executable: as configured, or beside this one.
+fn shim(config: &Config) -> Result<PathBuf> {
+    if let Some(path) = &config.shim {
+        return Ok(path.clone());
+    }
+    std::env::current_exe()
+        .map(|own| own.with_file_name("slipway-shim"))
+        .map_err(|error| Error::internal(format!("/proc/self/exe cannot be read: {error}")))
+}
+
+#[tonic::async_trait]
+impl Engine for Native {
+    async fn status(&self, verbosity: Verbosity) -> Result<StatusResponse> {
+        Ok(status::status(&self.node, verbosity))
+    }
+
+    async fn runtime_config(&self) -> Result<RuntimeConfigResponse> {
+        Ok(status::runtime_config())
+    }
+
+    async fn run_pod(&self, config: PodSandboxConfig, handler: String) -> Result<String> {
+        sandbox::run(&self.node, config, handler).await
+    }
+
+    async fn stop_pod(&self, id: &str) -> Result<()> {
+        sandbox::stop(&self.node, id).await
+    }
+
+    async fn remove_pod(&self, id: &str) -> Result<()> {
+        sandbox::remove(&self.node, id).await
+    }
+
+    async fn pod_status(&self, id: &str, verbosity: Verbosity) -> Result<PodSandboxStatusResponse> {
+        views::pod_status(&self.node, id, verbosity)
+    }
+
+    async fn list_pods(&self, filter: Option<PodSandboxFilter>) -> Result<Vec<PodSandbox>> {
+        Ok(views::pods(&self.node, filter.as_ref()))
+    }
+
+    async fn create_container(&self, pod: &str, config: ContainerConfig) -> Result<String> {
+        lifecycle::create(&self.node, pod, config).await
+    }
+
+    async fn start_container(&self, id: &str) -> Result<()> {
+        lifecycle::start(&self.node, id).await
+    }
+
+    async fn stop_container(&self, id: &str, timeout: i64) -> Result<()> {
+        lifecycle::stop(&self.node, id, timeout).await
+    }
+
+    async fn remove_container(&self, id: &str) -> Result<()> {
+        lifecycle::remove(&self.node, id).await
+    }
+
+    async fn container_status(
+        &self,
+        id: &str,
+        verbosity: Verbosity,
+    ) -> Result<ContainerStatusResponse> {
+        views::container_status(&self.node, id, verbosity)
+    }
+
+    async fn list_containers(&self, filter: Option<ContainerFilter>) -> Result<Vec<Container>> {
+        Ok(views::containers(&self.node, filter.as_ref()))
+    }
+
+    async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        timeout: i64,
+    ) -> Result<ExecSyncResponse> {
+        exec::exec_sync(&self.node, id, command, timeout).await
+    }
+
+    async fn reopen_container_log(&self, id: &str) -> Result<()> {
+        let container = self.node.containers.get(id)?;
+        if !container.state().is_running() {
+            return Err(Error::precondition(format!(
+                "container {} is not running, so that nobody writes its log",
+                container.id()
+            )));
+        }
+        let shim = container.pod.shim()?;
+        shim.reopen_log(container.id())
+            .await
+            .map_err(|error| failure::of_shim(&error))
+    }
+
+    async fn pull_image(&self, image: ImageSpec, auth: Option<AuthConfig>) -> Result<String> {
+        images::pull(&self.node.images, &image, auth).await
+    }
+
+    async fn list_images(&self, image: Option<ImageSpec>) -> Result<Vec<Image>> {
+        images::list(&self.node.images, image.as_ref())
+    }
+
+    async fn image_status(
+        &self,
+        image: ImageSpec,
+        verbosity: Verbosity,
+    ) -> Result<ImageStatusResponse> {
+        images::status(&self.node.images, &image, verbosity)
+    }
+
+    async fn remove_image(&self, image: ImageSpec) -> Result<()> {
+        images::remove(&self.node.images, &image).await
+    }
+
+    async fn image_fs_info(&self) -> Result<ImageFsInfoResponse> {
+        images::file_systems(&self.node.images).await
+    }
+
+    fn watch_pull(&self, image: &str) -> PullProgressStream {
+        images::watch(&self.node.images, image)
+    }
+}

@@ -1,2 +1,39 @@
-//! stub
+//! The process that stands behind a pod, and the daemon's way to talk to it.
+//!
+//! A pod has one `slipway-shim`. It makes and pins the pod's namespaces, creates the containers
+//! itself, owns their standard streams, writes their logs, and records every exit on disk before
+//! it tells anyone; the daemon can come and go. The shim is a single thread around epoll
+//! ([`serve`]); what a container needs parsed or mounted happens in a short-lived child, so that
+//! the resident process stays small.
+//!
+//! The daemon's side ([`Launcher`], [`Shim`]) is behind the feature `client`.
+
+#![deny(unsafe_code)]
+
 pub mod protocol;
+
+#[cfg(feature = "client")]
+mod client;
+#[cfg(feature = "client")]
+mod launch;
+
+mod cgroup;
+mod container;
+mod create;
+mod exec;
+mod failure;
+mod log;
+mod packet;
+mod pod;
+mod poller;
+mod record;
+mod server;
+mod supervisor;
+#[allow(unsafe_code)]
+mod syscall;
+
+#[cfg(feature = "client")]
+pub use client::{Error, Shim};
+#[cfg(feature = "client")]
+pub use launch::Launcher;
+pub use server::serve;

@@ -12,6 +12,13 @@ use serde::{Deserialize, Serialize};
 /// The largest packet that either side sends, in bytes.
 pub const MAX_PACKET: usize = 192 * 1024;
 
+/// The socket's name in [`Pod::directory`].
+pub const SOCKET: &str = "shim.sock";
+
+/// What a shim says on standard output once it listens. Anything else is the reason why it does
+/// not.
+pub const READY: &str = "ready\n";
+
 /// One packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Frame {

@@ -1,2 +1,114 @@
-//! stub
-fn main() {}
+//! `slipway`: the container runtime of a Kubernetes node, and a client for any runtime that speaks
+//! CRI.
+//!
+//! The daemon (`serve`) runs on all processors; a client command runs on one thread, so that it is
+//! there and gone within milliseconds.
+#![forbid(unsafe_code)]
+
+mod client;
+mod completions;
+mod config;
+mod man;
+mod metrics;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
+use tokio::runtime;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0          it worked
+  1          the operation failed, or there is no such container, pod or image
+  2          the command line was wrong
+  125        `run`: the runtime failed before the container ran
+  130        `run`: ended by Ctrl-C or SIGTERM; pod and container have been removed
+  141        whoever read the output went away
+  otherwise  `run` and `exec`: that of the command in the container (128+N: ended by signal N)";
+
+/// A container runtime for Kubernetes nodes, and a client for any runtime that speaks CRI
+#[derive(Debug, Parser)]
+#[command(name = "slipway", version, after_help = EXIT_CODES, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    connection: client::ConnectionArgs,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon
+    #[command(after_help = "\
+Examples:
+  slipway serve
+  slipway serve --listen unix:///tmp/s/slipway.sock --root /tmp/s/root --state /tmp/s/state")]
+    Serve(serve::ServeArgs),
+
+    #[command(flatten)]
+    Client(client::Command),
+
+    /// Print the completions of a shell
+    Completions(completions::CompletionsArgs),
+
+    /// Print the manual page, or write all manual pages into a directory
+    Man(man::ManArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Command::Serve(_) = cli.command
+        && cli.connection.is_given()
+    {
+        Cli::command()
+            .error(
+                ErrorKind::ArgumentConflict,
+                "--endpoint and --timeout are for clients; `slipway serve` takes --listen",
+            )
+            .exit();
+    }
+    match cli.command {
+        Command::Serve(args) => runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(anyhow::Error::from)
+            .and_then(|runtime| runtime.block_on(serve::run(args)))
+            .map_or_else(|error| client::fail(&error, 1), |()| ExitCode::SUCCESS),
+        Command::Client(command) => client::run(command, &cli.connection),
+        Command::Completions(args) => client::finish(args.run(Cli::command())),
+        Command::Man(args) => client::finish(args.run(Cli::command())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        let mut cli = Cli::command();
+        cli.build();
+        for command in cli
+            .get_subcommands()
+            .filter(|command| command.get_name() != "help")
+        {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                help.contains("Examples:"),
+                "{} has none",
+                command.get_name()
+            );
+        }
+    }
+}

@@ -1,1 +1,41 @@
-//! stub
+//! A Kubernetes node without a kubelet, in a scratch directory: a real registry, a real CNI
+//! configuration, a container runtime (Slipway's daemon, or containerd to compare it with) and the
+//! means to see that nothing was left behind.
+//!
+//! Everything that a test needs hangs on a [`Scratch`], which owns a number that no other living
+//! test has; its directory, bridge, subnet, host ports and cgroup derive from that number. Parts
+//! are given back in the reverse order when they are dropped, also while a test panics. What a
+//! test process that was killed could not give back, the next one does: see [`Scratch::new`].
+//!
+//! All of this needs root, and the Debian packages that `cargo xtask test` names.
+#![forbid(unsafe_code)]
+
+mod cgroup;
+mod cni;
+mod containerd;
+mod cri;
+mod daemon;
+mod http;
+mod image;
+pub mod leaks;
+mod log;
+mod mount;
+mod node;
+pub mod pod;
+pub mod process;
+mod registry;
+mod runtime;
+mod scratch;
+mod wait;
+
+pub use cni::Cni;
+pub use containerd::Containerd;
+pub use cri::Cri;
+pub use daemon::{Daemon, DaemonBuilder, slipway_binary};
+pub use image::{Compression, Format, Image, Layer};
+pub use log::{LogLine, read_log};
+pub use node::Node;
+pub use registry::{Pushed, Registry};
+pub use runtime::Runtime;
+pub use scratch::Scratch;
+pub use wait::{eventually, within};

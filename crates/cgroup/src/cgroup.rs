@@ -1,0 +1,116 @@
+//! One cgroup, in every hierarchy that a container is put into.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::device::{self, DeviceRule};
+use crate::hierarchy::{Layout, Mounted};
+use crate::{CgroupPath, Error, Resources, v1, v2};
+
+/// A cgroup by name. It may or may not exist, holds nothing, and is not removed when dropped.
+#[derive(Debug, Clone)]
+pub struct Cgroup {
+    layout: Arc<Layout>,
+    path: CgroupPath,
+}
+
+impl Cgroup {
+    pub(crate) fn new(layout: Arc<Layout>, path: CgroupPath) -> Self {
+        Self { layout, path }
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Its path, from the mount points of the hierarchies.
+    pub fn path(&self) -> &CgroupPath {
+        &self.path
+    }
+
+    /// Its directories: one for each v1 hierarchy (`name=systemd` included), or the one of v2. A
+    /// process joins it by writing its number into `cgroup.procs` of all of them.
+    pub fn directories(&self) -> Vec<PathBuf> {
+        self.layout
+            .mounts()
+            .iter()
+            .map(|mount| self.path.below(&mount.mount_point))
+            .collect()
+    }
+
+    /// The file with an `oom_kill N` line that counts the processes killed for want of memory:
+    /// `memory.oom_control` on v1, for this cgroup alone; `memory.events` on v2, for it and all
+    /// below it. None without a memory controller.
+    pub fn oom_events(&self) -> Option<PathBuf> {
+        let file = match *self.layout {
+            Layout::V1(_) => "memory.oom_control",
+            Layout::V2(_) => "memory.events",
+        };
+        Some(self.directory_of("memory")?.join(file))
+    }
+
+    /// Whether it is there, in any hierarchy.
+    pub fn exists(&self) -> bool {
+        self.directories()
+            .iter()
+            .any(|directory| directory.is_dir())
+    }
+
+    /// Sets what is set in `resources` and leaves the rest. The limits are written one by one: an
+    /// error leaves those before it in force. Lowering `memory_limit` below what is in use fails on
+    /// v1 when the kernel cannot reclaim enough, and on v2 lets the OOM killer loose.
+    pub fn update(&self, resources: &Resources) -> Result<(), Error> {
+        self.refuse_root()?;
+        match *self.layout {
+            Layout::V1(_) => v1::apply(self, resources),
+            Layout::V2(_) => v2::apply(self, resources),
+        }
+    }
+
+    /// Replaces the rules for device access (`linux.resources.devices` of the OCI runtime
+    /// specification): the last rule that speaks of an access decides, and what none speaks of is
+    /// denied. No rules at all leave the cgroup as it is. On v2 the change is atomic; on v1 there is
+    /// a moment in between at which everything is denied or allowed, as the first rule says.
+    pub fn set_devices(&self, rules: &[DeviceRule]) -> Result<(), Error> {
+        self.refuse_root()?;
+        if rules.is_empty() {
+            return Ok(());
+        }
+        let rules = device::normalise(rules)?;
+        match *self.layout {
+            Layout::V1(_) => v1::set_devices(self, &rules),
+            Layout::V2(_) => v2::set_devices(self, &rules),
+        }
+    }
+
+    pub(crate) fn refuse_root(&self) -> Result<(), Error> {
+        if self.path.is_root() {
+            Err(Error::Root)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Its directory in the hierarchy of `controller`.
+    pub(crate) fn directory_of(&self, controller: &str) -> Option<PathBuf> {
+        let mount = self
+            .layout
+            .mounts()
+            .iter()
+            .find(|mount: &&Mounted| mount.has(controller))?;
+        Some(self.path.below(&mount.mount_point))
+    }
+
+    /// As [`Cgroup::directory_of`], for a limit that cannot be kept without the controller.
+    pub(crate) fn require(
+        &self,
+        controller: &'static str,
+        setting: &'static str,
+    ) -> Result<PathBuf, Error> {
+        self.directory_of(controller)
+            .ok_or(Error::MissingController {
+                controller,
+                setting,
+            })
+    }
+}

@@ -1,0 +1,53 @@
+//! Control groups of containers: cgroup v1, v1 with an empty-handed v2 beside it (hybrid), and v2.
+//!
+//! [`Hierarchy::detect`] finds out once what this node has. From it comes a [`Cgroup`] for each
+//! [`CgroupPath`]: made with its limits by [`Hierarchy::create`], or named without any input or
+//! output by [`Hierarchy::open`], for instance after a restart. A `Cgroup` holds no descriptor and
+//! does nothing when dropped; the one who made it removes it with [`Cgroup::remove`].
+//!
+//! # What a path means
+//!
+//! A [`CgroupPath`] counts from the mount point of each hierarchy as this process sees it in
+//! `/proc/self/mountinfo`. On a node's own file system `/` is therefore the machine's root cgroup.
+//! In a container that runs a node (kind, for example), where the cgroup file system is mounted
+//! from inside a cgroup namespace, or bound from below the container's own cgroup, `/` is that
+//! container's cgroup and nothing outside can be named. This is the meaning a kubelet with the
+//! `cgroupfs` driver gives to its paths, and runc to an absolute `linux.cgroupsPath`.
+//!
+//! # Blocking
+//!
+//! Every call is a plain blocking one: there is no asynchronous runtime here. All of them are short
+//! (tens of microseconds a control file), but [`Cgroup::remove`] waits for dying processes and
+//! [`Cgroup::kill`] for a storm of forks to end; call them where a thread may block.
+//!
+//! # Limitations
+//!
+//! There is no systemd driver: a slice name is [`PathError::SystemdSlice`]. On a hybrid node a
+//! container is put into the v1 hierarchies only. Block I/O weights and limits are not set, except
+//! on v2 through [`Resources::unified`].
+
+#![deny(unsafe_code)]
+
+mod bpf;
+mod cgroup;
+mod control_file;
+mod create;
+mod device;
+mod device_program;
+mod error;
+mod hierarchy;
+mod mountinfo;
+mod path;
+mod resources;
+mod stats;
+mod terminate;
+mod v1;
+mod v2;
+
+pub use cgroup::Cgroup;
+pub use device::{Access, DeviceKind, DeviceRule};
+pub use error::Error;
+pub use hierarchy::{Hierarchy, Version};
+pub use path::{CgroupPath, PathError};
+pub use resources::Resources;
+pub use stats::{CpuStats, MemoryStats, PidsStats, Stats, SwapStats};

@@ -1,0 +1,171 @@
+//! What a cgroup uses.
+
+use std::path::Path;
+
+use crate::control_file::{keyed, read, read_number, require};
+use crate::hierarchy::Layout;
+use crate::{Cgroup, Error};
+
+/// What a cgroup and all below it use. A part is `None` when its controller is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stats {
+    /// CPU time.
+    pub cpu: Option<CpuStats>,
+    /// Memory and swap.
+    pub memory: Option<MemoryStats>,
+    /// Processes and threads.
+    pub pids: Option<PidsStats>,
+}
+
+/// CPU time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CpuStats {
+    /// Used since the cgroup was made, over all CPUs, in nanoseconds. v2 counts microseconds.
+    pub usage_nanoseconds: u64,
+}
+
+/// Memory, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryStats {
+    /// In use, page cache included.
+    pub usage: u64,
+    /// In use without the inactive page cache, which can be reclaimed at once.
+    pub working_set: u64,
+    /// Anonymous memory.
+    pub rss: u64,
+    /// Page faults since the cgroup was made.
+    pub page_faults: u64,
+    /// Page faults that waited for a disk.
+    pub major_page_faults: u64,
+    /// The limit in force here or (v1) above.
+    pub limit: Option<u64>,
+    /// What the limit leaves above the working set; none without a limit.
+    pub available: Option<u64>,
+    /// Swap; none where the kernel does not account for it.
+    pub swap: Option<SwapStats>,
+}
+
+/// Swap, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SwapStats {
+    /// In use.
+    pub usage: u64,
+    /// The most that may be used; none without a limit.
+    pub limit: Option<u64>,
+}
+
+/// Processes and threads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PidsStats {
+    /// How many there are.
+    pub current: u64,
+}
+
+/// v1 says "no limit" with the largest number of whole pages.
+const V1_UNLIMITED: u64 = 1 << 62;
+
+impl Cgroup {
+    /// Reads what it uses, each control file once. A cgroup that is not there is [`Error::Read`].
+    pub fn stats(&self) -> Result<Stats, Error> {
+        let at = |controller| self.directory_of(controller);
+        let (cpu, memory) = match self.layout() {
+            Layout::V1(_) => (
+                at("cpuacct").map(|directory| cpu_v1(&directory)),
+                at("memory").map(|directory| memory_v1(&directory)),
+            ),
+            Layout::V2(_) => (
+                at("cpu").map(|directory| cpu_v2(&directory)),
+                at("memory").map(|directory| memory_v2(&directory)),
+            ),
+        };
+        let pids = at("pids").map(|directory| pids(&directory));
+        Ok(Stats {
+            cpu: cpu.transpose()?,
+            memory: memory.transpose()?,
+            pids: pids.transpose()?,
+        })
+    }
+}
+
+fn cpu_v1(directory: &Path) -> Result<CpuStats, Error> {
+    let usage_nanoseconds = number(&directory.join("cpuacct.usage"))?;
+    Ok(CpuStats { usage_nanoseconds })
+}
+
+fn cpu_v2(directory: &Path) -> Result<CpuStats, Error> {
+    let file = directory.join("cpu.stat");
+    let usage = require(&file, &read(&file)?, "usage_usec")?;
+    Ok(CpuStats {
+        usage_nanoseconds: usage.saturating_mul(1000),
+    })
+}
+
+fn memory_v1(directory: &Path) -> Result<MemoryStats, Error> {
+    let usage = number(&directory.join("memory.usage_in_bytes"))?;
+    let file = directory.join("memory.stat");
+    let text = read(&file)?;
+    let limited = |key| keyed(&text, key).filter(|limit| *limit < V1_UNLIMITED);
+    let limit = limited("hierarchical_memory_limit");
+    let swap = keyed(&text, "total_swap").map(|usage| SwapStats {
+        usage,
+        limit: limited("hierarchical_memsw_limit")
+            .map(|both| both.saturating_sub(limit.unwrap_or(both))),
+    });
+    MemoryStats::new(&file, &text, usage, limit, swap, "total_")
+}
+
+fn memory_v2(directory: &Path) -> Result<MemoryStats, Error> {
+    let usage = number(&directory.join("memory.current"))?;
+    let limit = read_number(&directory.join("memory.max"))?;
+    let swap_file = directory.join("memory.swap.current");
+    let swap = if swap_file.exists() {
+        let limit = read_number(&directory.join("memory.swap.max"))?;
+        Some(SwapStats {
+            usage: number(&swap_file)?,
+            limit,
+        })
+    } else {
+        None
+    };
+    let file = directory.join("memory.stat");
+    MemoryStats::new(&file, &read(&file)?, usage, limit, swap, "")
+}
+
+impl MemoryStats {
+    /// From the text of `memory.stat`, whose keys for the whole subtree begin with `prefix`.
+    fn new(
+        file: &Path,
+        text: &str,
+        usage: u64,
+        limit: Option<u64>,
+        swap: Option<SwapStats>,
+        prefix: &str,
+    ) -> Result<Self, Error> {
+        let field = |key: &str| require(file, text, &format!("{prefix}{key}"));
+        let working_set = usage.saturating_sub(field("inactive_file")?);
+        Ok(Self {
+            usage,
+            working_set,
+            rss: field(if prefix.is_empty() { "anon" } else { "rss" })?,
+            page_faults: field("pgfault")?,
+            major_page_faults: field("pgmajfault")?,
+            limit,
+            available: limit.map(|limit| limit.saturating_sub(working_set)),
+            swap,
+        })
+    }
+}
+
+fn pids(directory: &Path) -> Result<PidsStats, Error> {
+    Ok(PidsStats {
+        current: number(&directory.join("pids.current"))?,
+    })
+}
+
+/// A control file whose number cannot be `max`.
+fn number(file: &Path) -> Result<u64, Error> {
+    read_number(file)?.ok_or_else(|| Error::Malformed {
+        file: file.to_owned(),
+        found: "\"max\"".to_owned(),
+    })
+}

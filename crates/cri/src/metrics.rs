@@ -1,0 +1,152 @@
+//! How long calls take and how they end, for Prometheus.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Call {
+    method: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct End {
+    method: String,
+    code: String,
+}
+
+/// `slipway_cri_calls_total{method,code}` and `slipway_cri_call_duration_seconds{method}`.
+#[derive(Debug, Clone)]
+pub struct CallMetrics {
+    ends: Family<End, Counter>,
+    durations: Family<Call, Histogram>,
+}
+
+impl CallMetrics {
+    /// The metrics, registered.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            ends: Family::default(),
+            // 0.1 ms to 26 s.
+            durations: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.0001, 2.0, 19))
+            }),
+        };
+        registry.register(
+            "slipway_cri_calls",
+            "CRI calls that were answered, by method and gRPC code",
+            metrics.ends.clone(),
+        );
+        registry.register(
+            "slipway_cri_call_duration_seconds",
+            "Time from a CRI call's arrival to its answer",
+            metrics.durations.clone(),
+        );
+        metrics
+    }
+
+    fn record(&self, method: &str, code: Code, began: Instant) {
+        let method = method.to_owned();
+        self.durations
+            .get_or_create(&Call {
+                method: method.clone(),
+            })
+            .observe(began.elapsed().as_secs_f64());
+        self.ends
+            .get_or_create(&End {
+                method,
+                code: format!("{code:?}"),
+            })
+            .inc();
+    }
+}
+
+/// Puts [`CallMetrics`] around the services.
+#[derive(Debug, Clone)]
+pub(crate) struct CallLayer {
+    calls: CallMetrics,
+}
+
+impl CallLayer {
+    pub(crate) fn new(calls: CallMetrics) -> Self {
+        Self { calls }
+    }
+}
+
+impl<S> Layer<S> for CallLayer {
+    type Service = Measured<S>;
+
+    fn layer(&self, inner: S) -> Measured<S> {
+        Measured {
+            inner,
+            calls: self.calls.clone(),
+        }
+    }
+}
+
+/// A service whose calls are measured and logged.
+#[derive(Debug, Clone)]
+pub(crate) struct Measured<S> {
+    inner: S,
+    calls: CallMetrics,
+}
+
+impl<S, B, R> Service<http::Request<B>> for Measured<S>
+where
+    S: Service<http::Request<B>, Response = http::Response<R>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let began = Instant::now();
+        let method = request
+            .uri()
+            .path()
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+        let calls = self.calls.clone();
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            // A unary call that ends in an error says so in the headers; one that is still
+            // streaming when its headers go out counts as begun well.
+            let ended = answer
+                .as_ref()
+                .ok()
+                .and_then(|response| Status::from_header_map(response.headers()));
+            let code = ended.as_ref().map_or(Code::Ok, Status::code);
+            let took = began.elapsed();
+            match &ended {
+                // What a kubelet asks for on purpose without knowing whether it is there.
+                Some(status) if code == Code::NotFound || code == Code::Unimplemented => {
+                    tracing::debug!(%method, ?code, ?took, "{}", status.message());
+                }
+                Some(status) => tracing::warn!(%method, ?code, ?took, "{}", status.message()),
+                None => tracing::debug!(%method, ?took, "answered"),
+            }
+            // Only methods that exist become label values: a client must not fill the memory.
+            if code != Code::Unimplemented {
+                calls.record(&method, code, began);
+            }
+            answer
+        })
+    }
+}

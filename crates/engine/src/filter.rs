@@ -1,0 +1,110 @@
+//! The filters of CRI's List calls: every field that is set must match.
+
+use std::collections::HashMap;
+
+use slipway_cri_api::v1::{ContainerFilter, ContainerState, PodSandboxFilter, PodSandboxState};
+
+/// What a [`PodSandboxFilter`] looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct PodView<'a> {
+    /// The pod's id.
+    pub id: &'a str,
+    /// Its state.
+    pub state: PodSandboxState,
+    /// Its labels.
+    pub labels: &'a HashMap<String, String>,
+}
+
+/// What a [`ContainerFilter`] looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct ContainerView<'a> {
+    /// The container's id.
+    pub id: &'a str,
+    /// Its pod's id.
+    pub pod: &'a str,
+    /// Its state.
+    pub state: ContainerState,
+    /// Its labels.
+    pub labels: &'a HashMap<String, String>,
+}
+
+/// Whether a pod is among those that a filter asks for; ids may be abbreviated to a prefix.
+pub fn matches_pod(filter: Option<&PodSandboxFilter>, pod: PodView<'_>) -> bool {
+    let Some(filter) = filter else { return true };
+    pod.id.starts_with(&filter.id)
+        && filter
+            .state
+            .is_none_or(|wanted| wanted.state == pod.state as i32)
+        && matches_labels(&filter.label_selector, pod.labels)
+}
+
+/// Whether a container is among those that a filter asks for; ids may be abbreviated to a prefix.
+pub fn matches_container(filter: Option<&ContainerFilter>, container: ContainerView<'_>) -> bool {
+    let Some(filter) = filter else { return true };
+    container.id.starts_with(&filter.id)
+        && container.pod.starts_with(&filter.pod_sandbox_id)
+        && filter
+            .state
+            .is_none_or(|wanted| wanted.state == container.state as i32)
+        && matches_labels(&filter.label_selector, container.labels)
+}
+
+/// Whether all of a selector's labels are there with the selector's values.
+fn matches_labels(
+    selector: &HashMap<String, String>,
+    labels: &HashMap<String, String>,
+) -> bool {
+    selector
+        .iter()
+        .all(|(key, value)| labels.get(key) == Some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use slipway_cri_api::v1::PodSandboxStateValue;
+
+    use super::*;
+
+    fn labels(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+        pairs
+            .iter()
+            .map(|&(key, value)| (key.to_owned(), value.to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn every_field_that_is_set_must_match() {
+        let carried = labels(&[("app", "web"), ("tier", "front")]);
+        let pod = PodView {
+            id: "abc123",
+            state: PodSandboxState::SandboxReady,
+            labels: &carried,
+        };
+        let filter = |id: &str, state: Option<PodSandboxState>, selector: &[(&str, &str)]| {
+            PodSandboxFilter {
+                id: id.to_owned(),
+                state: state.map(|state| PodSandboxStateValue {
+                    state: state as i32,
+                }),
+                label_selector: labels(selector),
+            }
+        };
+        let matches = |filter: &PodSandboxFilter| matches_pod(Some(filter), pod);
+
+        assert!(matches_pod(None, pod));
+        assert!(matches(&filter("", None, &[])));
+        assert!(matches(&filter(
+            "abc",
+            Some(PodSandboxState::SandboxReady),
+            &[("app", "web")]
+        )));
+        assert!(!matches(&filter("abd", None, &[])));
+        assert!(!matches(&filter(
+            "",
+            Some(PodSandboxState::SandboxNotready),
+            &[]
+        )));
+        assert!(!matches(&filter("", None, &[("app", "db")])));
+        assert!(!matches(&filter("", None, &[("absent", "")])));
+    }
+}

@@ -1,0 +1,678 @@
+//! Unpacks one archive into a directory that overlayfs can use as a lower layer.
+//!
+//! The directory holds this layer's entries only. A whiteout becomes a character device 0:0, an
+//! opaque directory gets `trusted.overlay.opaque` (Linux, overlayfs.rst). No path is ever resolved
+//! through a symbolic link or out of the directory: parents are opened with openat2(2) and
+//! `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS`, everything else is relative to such a parent.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::{CString, OsString};
+use std::io::BufRead;
+use std::ops::Bound;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
+};
+use rustix::io::Errno;
+
+use super::archive::{Archive, Entry, EntryKind, Time};
+use super::{Failure, Unpacked};
+
+const WHITEOUT: &[u8] = b".wh.";
+const WHITEOUT_META: &[u8] = b".wh..wh.";
+const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
+pub(super) const OVERLAY_ATTRIBUTES: &[u8] = b"trusted.overlay.";
+pub(super) const OPAQUE: &str = "trusted.overlay.opaque";
+
+const BLOCK: u64 = 4096;
+const PATH_LENGTH_MAX: usize = 4096;
+/// Removing a tree takes a descriptor a level.
+const DEPTH_MAX: usize = 256;
+/// Far above any real image, far below what would use up memory.
+const ENTRIES_MAX: u64 = 20_000_000;
+
+pub(super) const IMPLIED_MODE: u32 = 0o755;
+
+/// What a directory of this layer is to look like once its content is there.
+#[derive(Debug)]
+enum Directory {
+    /// Only implied by the path of an entry.
+    Implied,
+    Described(Attributes),
+}
+
+#[derive(Debug)]
+struct Attributes {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    times: Timestamps,
+    extended: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+struct Unpacker {
+    root: OwnedFd,
+    /// The parent of the last entry, which is mostly the parent of the next one too.
+    parent: Option<(Vec<u8>, OwnedFd)>,
+    /// All directories of this layer by path; the root is the empty path.
+    directories: BTreeMap<Vec<u8>, Directory>,
+    /// Whiteouts that are in the layer now.
+    whiteouts: HashSet<Vec<u8>>,
+    unpacked: Unpacked,
+}
+
+/// Where an entry goes: the path of its parent directory and its name in there.
+#[derive(Debug, Eq, PartialEq)]
+struct Place<'a> {
+    parent: Vec<u8>,
+    name: &'a [u8],
+}
+
+pub(super) fn unpack(reader: impl BufRead, root: OwnedFd) -> Result<Unpacked, Failure> {
+    let mut archive = Archive::new(reader);
+    let mut unpacker = Unpacker {
+        root,
+        parent: None,
+        directories: BTreeMap::from([(Vec::new(), Directory::Implied)]),
+        whiteouts: HashSet::new(),
+        unpacked: Unpacked {
+            bytes: BLOCK,
+            inodes: 1,
+            ..Unpacked::default()
+        },
+    };
+    let mut entries = 0;
+    while let Some(entry) = archive.next()? {
+        entries += 1;
+        if entries > ENTRIES_MAX {
+            return Err(Failure::Corrupt(format!(
+                "the archive has more than {ENTRIES_MAX} entries"
+            )));
+        }
+        unpacker.add(entry, &mut archive)?;
+    }
+    unpacker.finish()
+}
+
+impl Unpacker {
+    fn add<R: BufRead>(
+        &mut self,
+        mut entry: Entry,
+        archive: &mut Archive<R>,
+    ) -> Result<(), Failure> {
+        let path = std::mem::take(&mut entry.path);
+        let components = components(&path)?;
+        let Some((&name, parents)) = components.split_last() else {
+            return self.describe_root(entry, &path);
+        };
+        if components[..].iter().any(|name| is_reserved(name)) {
+            return Ok(());
+        }
+        if let Some(component) = parents.iter().find(|name| name.starts_with(WHITEOUT)) {
+            return Err(Failure::Corrupt(format!(
+                "archive entry {:?} is below the whiteout {:?}",
+                lossy(&path),
+                lossy(component)
+            )));
+        }
+        let place = Place {
+            parent: parents.join(&b'/'),
+            name,
+        };
+        if name == WHITEOUT_OPAQUE {
+            return self.make_opaque(&place.parent);
+        }
+        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+            if matches!(hidden, b"" | b"." | b"..") {
+                return Err(Failure::Corrupt(format!(
+                    "archive entry {:?} is a whiteout of nothing",
+                    lossy(&path)
+                )));
+            }
+            return self.add_whiteout(&Place {
+                parent: place.parent,
+                name: hidden,
+            });
+        }
+        if entry.kind == EntryKind::Directory {
+            return self.add_directory(&place, entry);
+        }
+        self.open_parent(&place.parent)?;
+        self.make_way(&place)?;
+        match &entry.kind {
+            EntryKind::File => self.add_file(&place, entry, archive),
+            EntryKind::HardLink { target } => self.add_hard_link(&place, target),
+            _ => self.add_special(&place, entry),
+        }
+    }
+
+    fn describe_root(&mut self, entry: Entry, path: &[u8]) -> Result<(), Failure> {
+        if entry.kind != EntryKind::Directory {
+            return Err(Failure::Corrupt(format!(
+                "archive entry {:?} replaces the root directory",
+                lossy(path)
+            )));
+        }
+        self.directories
+            .insert(Vec::new(), Directory::Described(Attributes::of(entry)));
+        Ok(())
+    }
+
+    fn add_directory(&mut self, place: &Place<'_>, entry: Entry) -> Result<(), Failure> {
+        let path = place.path();
+        if !self.directories.contains_key(&path) {
+            self.open_parent(&place.parent)?;
+            self.create_directory(place)?;
+        }
+        self.directories
+            .insert(path, Directory::Described(Attributes::of(entry)));
+        Ok(())
+    }
+
+    /// Creates a directory where the layer has none. A whiteout of the same name means that the
+    /// directory replaces what the lower layers have there.
+    fn create_directory(&mut self, place: &Place<'_>) -> Result<(), Failure> {
+        let path = place.path();
+        let replaces_lower = self.whiteouts.contains(&path);
+        self.make_way(place)?;
+        let parent = self.parent_fd();
+        rustix::fs::mkdirat(parent, place.name, Mode::from_raw_mode(0o700))
+            .map_err(|error| Failure::writing(&path, "create directory", error))?;
+        if replaces_lower {
+            let directory = open_directory(parent, place.name)
+                .map_err(|error| Failure::writing(&path, "open directory", error))?;
+            set_opaque(directory.as_fd(), &path)?;
+        }
+        self.count(BLOCK);
+        self.directories.insert(path, Directory::Implied);
+        Ok(())
+    }
+
+    fn add_whiteout(&mut self, place: &Place<'_>) -> Result<(), Failure> {
+        let path = place.path();
+        self.open_parent(&place.parent)?;
+        if self.directories.contains_key(&path) {
+            // Whiteouts hide lower layers only, whatever the order of the archive.
+            let directory = open_directory(self.parent_fd(), place.name)
+                .map_err(|error| Failure::writing(&path, "open directory", error))?;
+            return set_opaque(directory.as_fd(), &path);
+        }
+        match rustix::fs::mknodat(
+            self.parent_fd(),
+            place.name,
+            FileType::CharacterDevice,
+            Mode::empty(),
+            rustix::fs::makedev(0, 0),
+        ) {
+            Ok(()) => {
+                self.count(0);
+                self.whiteouts.insert(path);
+                Ok(())
+            }
+            // A file of this layer hides the lower one by itself.
+            Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(Failure::writing(&path, "create whiteout", error)),
+        }
+    }
+
+    fn make_opaque(&mut self, path: &[u8]) -> Result<(), Failure> {
+        if path.is_empty() {
+            self.unpacked.hides_lower = true;
+            return Ok(());
+        }
+        self.open_parent(path)?;
+        set_opaque(self.parent_fd(), path)
+    }
+
+    fn add_file<R: BufRead>(
+        &mut self,
+        place: &Place<'_>,
+        entry: Entry,
+        archive: &mut Archive<R>,
+    ) -> Result<(), Failure> {
+        let path = &place.path();
+        let file = rustix::fs::openat(
+            self.parent_fd(),
+            place.name,
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::from_raw_mode(0o600),
+        )
+        .map_err(|error| Failure::writing(path, "create file", error))?;
+        loop {
+            let content = archive.content()?;
+            if content.is_empty() {
+                break;
+            }
+            let written = match rustix::io::write(&file, content) {
+                Ok(written) => written,
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(Failure::writing(path, "write file", error)),
+            };
+            archive.consume(written);
+        }
+        self.count(entry.size.next_multiple_of(BLOCK));
+        apply(file.as_fd(), path, &Attributes::of(entry))
+    }
+
+    fn add_hard_link(&mut self, place: &Place<'_>, target: &[u8]) -> Result<(), Failure> {
+        let path = &place.path();
+        // A leading slash is the root of the image here, as for every other unpacker; the target
+        // is still looked up inside this layer.
+        let relative = &target[target.iter().take_while(|&&byte| byte == b'/').count()..];
+        let components = components(relative)?;
+        let missing = || {
+            Failure::Corrupt(format!(
+                "archive entry {:?} is a hard link to {:?}, which is not a file of this layer",
+                lossy(path),
+                lossy(target)
+            ))
+        };
+        let (&target_name, parents) = components.split_last().ok_or_else(missing)?;
+        let target_parent = parents.join(&b'/');
+        let directory =
+            open_beneath(self.root.as_fd(), &target_parent).map_err(|error| match error {
+                Errno::LOOP => through_symlink(target, &target_parent),
+                Errno::NOENT | Errno::NOTDIR => missing(),
+                other => Failure::writing(target, "open the parent of", other),
+            })?;
+        rustix::fs::linkat(
+            &directory,
+            target_name,
+            self.parent_fd(),
+            place.name,
+            AtFlags::empty(),
+        )
+        .map_err(|error| match error {
+            Errno::NOENT | Errno::PERM => missing(),
+            other => Failure::writing(path, "create hard link", other),
+        })
+    }
+
+    fn add_special(&mut self, place: &Place<'_>, entry: Entry) -> Result<(), Failure> {
+        let path = &place.path();
+        let parent = self.parent_fd();
+        let node = |file_type, device| {
+            rustix::fs::mknodat(
+                parent,
+                place.name,
+                file_type,
+                Mode::from_raw_mode(0o600),
+                device,
+            )
+        };
+        let created = match &entry.kind {
+            EntryKind::Symlink { target } => {
+                rustix::fs::symlinkat(target.as_slice(), parent, place.name)
+            }
+            EntryKind::CharacterDevice { major, minor } => node(
+                FileType::CharacterDevice,
+                rustix::fs::makedev(*major, *minor),
+            ),
+            EntryKind::BlockDevice { major, minor } => {
+                node(FileType::BlockDevice, rustix::fs::makedev(*major, *minor))
+            }
+            EntryKind::Fifo => node(FileType::Fifo, 0),
+            EntryKind::File | EntryKind::Directory | EntryKind::HardLink { .. } => {
+                unreachable!("has its own function")
+            }
+        };
+        created.map_err(|error| Failure::writing(path, "create", error))?;
+        let has_mode = !matches!(entry.kind, EntryKind::Symlink { .. });
+        apply_at(parent, place.name, path, has_mode, &Attributes::of(entry))?;
+        self.count(0);
+        Ok(())
+    }
+
+    /// Removes what an earlier entry of this archive put here; the later one counts.
+    fn make_way(&mut self, place: &Place<'_>) -> Result<(), Failure> {
+        let path = place.path();
+        if self.directories.contains_key(&path) {
+            self.forget_below(&path);
+            let directory = open_directory(self.parent_fd(), place.name)
+                .map_err(|error| Failure::writing(&path, "open directory", error))?;
+            remove_content(directory.as_fd())
+                .and_then(|()| {
+                    rustix::fs::unlinkat(self.parent_fd(), place.name, AtFlags::REMOVEDIR)
+                })
+                .map_err(|error| Failure::writing(&path, "replace directory", error))?;
+            return Ok(());
+        }
+        self.whiteouts.remove(&path);
+        match rustix::fs::unlinkat(self.parent_fd(), place.name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(Failure::writing(&path, "replace", error)),
+        }
+    }
+
+    fn forget_below(&mut self, path: &[u8]) {
+        self.directories.remove(path);
+        let prefix = [path, b"/"].concat();
+        let below: Vec<_> = self
+            .directories
+            .range::<[u8], _>((Bound::Included(prefix.as_slice()), Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(&prefix))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in below {
+            self.directories.remove(&key);
+        }
+        self.whiteouts
+            .retain(|whiteout| !whiteout.starts_with(&prefix));
+    }
+
+    /// Opens the directory `path` of this layer as the present parent and creates what is missing
+    /// on the way.
+    fn open_parent(&mut self, path: &[u8]) -> Result<(), Failure> {
+        if self
+            .parent
+            .as_ref()
+            .is_some_and(|(present, _)| present == path)
+        {
+            return Ok(());
+        }
+        if !self.directories.contains_key(path) {
+            self.create_implied(path)?;
+        }
+        let directory = open_beneath(self.root.as_fd(), path).map_err(|error| match error {
+            Errno::LOOP | Errno::NOTDIR => through_symlink(path, path),
+            other => Failure::writing(path, "open directory", other),
+        })?;
+        self.parent = Some((path.to_vec(), directory));
+        Ok(())
+    }
+
+    fn create_implied(&mut self, path: &[u8]) -> Result<(), Failure> {
+        let (parent, name) = match path.iter().rposition(|&byte| byte == b'/') {
+            Some(slash) => (&path[..slash], &path[slash + 1..]),
+            None => (&b""[..], path),
+        };
+        self.open_parent(parent)?;
+        let place = Place {
+            parent: parent.to_vec(),
+            name,
+        };
+        let exists = rustix::fs::statat(self.parent_fd(), name, AtFlags::SYMLINK_NOFOLLOW);
+        if exists.is_ok() && !self.whiteouts.contains(path) {
+            return Err(through_symlink(path, path));
+        }
+        self.create_directory(&place)
+    }
+
+    fn parent_fd(&self) -> BorrowedFd<'_> {
+        self.parent
+            .as_ref()
+            .map_or(self.root.as_fd(), |(_, directory)| directory.as_fd())
+    }
+
+    fn count(&mut self, bytes: u64) {
+        self.unpacked.bytes = self.unpacked.bytes.saturating_add(bytes);
+        self.unpacked.inodes += 1;
+    }
+
+    /// Gives the directories their attributes, which the creation of their content would have
+    /// changed again.
+    fn finish(mut self) -> Result<Unpacked, Failure> {
+        self.parent = None;
+        for (path, directory) in std::mem::take(&mut self.directories) {
+            let opened = open_beneath(self.root.as_fd(), &path)
+                .map_err(|error| Failure::writing(&path, "open directory", error))?;
+            match directory {
+                Directory::Described(attributes) => apply(opened.as_fd(), &path, &attributes)?,
+                Directory::Implied => {
+                    rustix::fs::fchmod(&opened, Mode::from_raw_mode(IMPLIED_MODE))
+                        .map_err(|error| Failure::writing(&path, "set the mode of", error))?;
+                    self.unpacked
+                        .implied
+                        .push(PathBuf::from(OsString::from_vec(path)));
+                }
+            }
+        }
+        Ok(self.unpacked)
+    }
+}
+
+impl Place<'_> {
+    fn path(&self) -> Vec<u8> {
+        if self.parent.is_empty() {
+            self.name.to_vec()
+        } else {
+            [&self.parent, self.name].join(&b'/')
+        }
+    }
+}
+
+impl Attributes {
+    fn of(entry: Entry) -> Self {
+        let times = times(entry.modified, entry.accessed);
+        let Entry {
+            mode,
+            uid,
+            gid,
+            attributes,
+            ..
+        } = entry;
+        Self {
+            mode,
+            uid,
+            gid,
+            times,
+            extended: attributes,
+        }
+    }
+}
+
+fn times(modified: Time, accessed: Option<Time>) -> Timestamps {
+    let timespec = |time: Time| Timespec {
+        tv_sec: time.seconds,
+        tv_nsec: time.nanoseconds.into(),
+    };
+    Timestamps {
+        last_access: timespec(accessed.unwrap_or(modified)),
+        last_modification: timespec(modified),
+    }
+}
+
+/// The components of an entry's path, without `.` and empty ones; none for the root itself.
+fn components(path: &[u8]) -> Result<Vec<&[u8]>, Failure> {
+    let refuse = |why: &str| {
+        Err(Failure::Corrupt(format!(
+            "archive entry {:?} is refused: {why}",
+            lossy(path)
+        )))
+    };
+    if path.is_empty() {
+        return refuse("its name is empty");
+    }
+    if path.len() > PATH_LENGTH_MAX {
+        return refuse("its name is longer than a path may be");
+    }
+    if path.contains(&0) {
+        return refuse("its name has a NUL in it");
+    }
+    let mut components = Vec::new();
+    for component in path.split(|&byte| byte == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => return refuse("it leaves the root of the image with '..'"),
+            _ => components.push(component),
+        }
+    }
+    // Some builders write the root itself as "/".
+    if path.starts_with(b"/") && !components.is_empty() {
+        return refuse("its name is absolute");
+    }
+    if components.len() > DEPTH_MAX {
+        return refuse("it is nested too deeply");
+    }
+    Ok(components)
+}
+
+/// Bookkeeping of AUFS in layers that were made with it; no content.
+fn is_reserved(name: &[u8]) -> bool {
+    name.starts_with(WHITEOUT_META) && name != WHITEOUT_OPAQUE
+}
+
+fn through_symlink(path: &[u8], parent: &[u8]) -> Failure {
+    Failure::Corrupt(format!(
+        "archive entry below {:?} is refused: {:?} or a part of it is a symbolic link or not a \
+         directory in the same layer",
+        lossy(path),
+        lossy(parent)
+    ))
+}
+
+pub(super) fn open_beneath(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
+    let path = if path.is_empty() { b"." } else { path };
+    rustix::fs::openat2(
+        root,
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+    )
+}
+
+fn open_directory(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(
+        parent,
+        name,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+}
+
+fn set_opaque(directory: BorrowedFd<'_>, path: &[u8]) -> Result<(), Failure> {
+    rustix::fs::fsetxattr(directory, OPAQUE, b"y", XattrFlags::empty())
+        .map_err(|error| Failure::writing(path, "mark as opaque", error))
+}
+
+fn remove_content(directory: BorrowedFd<'_>) -> Result<(), Errno> {
+    for entry in rustix::fs::Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+            Err(Errno::ISDIR) => {
+                let below = open_directory(directory, name.to_bytes())?;
+                remove_content(below.as_fd())?;
+                rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)?;
+            }
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// Owner first, because a change of owner clears the set-id bits and the capabilities; times last,
+/// because everything else sets them.
+fn apply(file: BorrowedFd<'_>, path: &[u8], attributes: &Attributes) -> Result<(), Failure> {
+    if attributes.uid != 0 || attributes.gid != 0 {
+        let (uid, gid) = owner(path, attributes)?;
+        rustix::fs::fchown(file, Some(uid), Some(gid))
+            .map_err(|error| Failure::writing(path, "set the owner of", error))?;
+    }
+    rustix::fs::fchmod(file, Mode::from_raw_mode(attributes.mode))
+        .map_err(|error| Failure::writing(path, "set the mode of", error))?;
+    set_extended(path, attributes, |name, value| {
+        rustix::fs::fsetxattr(file, name, value, XattrFlags::empty())
+    })?;
+    rustix::fs::futimens(file, &attributes.times)
+        .map_err(|error| Failure::writing(path, "set the times of", error))
+}
+
+/// As [`apply`], for what cannot be opened: symbolic links, devices and FIFOs.
+fn apply_at(
+    parent: BorrowedFd<'_>,
+    name: &[u8],
+    path: &[u8],
+    has_mode: bool,
+    attributes: &Attributes,
+) -> Result<(), Failure> {
+    if attributes.uid != 0 || attributes.gid != 0 {
+        let (uid, gid) = owner(path, attributes)?;
+        rustix::fs::chownat(
+            parent,
+            name,
+            Some(uid),
+            Some(gid),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .map_err(|error| Failure::writing(path, "set the owner of", error))?;
+    }
+    // Symbolic links have none of their own.
+    if has_mode {
+        rustix::fs::chmodat(
+            parent,
+            name,
+            Mode::from_raw_mode(attributes.mode),
+            AtFlags::empty(),
+        )
+        .map_err(|error| Failure::writing(path, "set the mode of", error))?;
+    }
+    if !attributes.extended.is_empty() {
+        // There is no setxattrat before Linux 6.13; the descriptor's path leads to the same parent.
+        let file = [
+            format!("/proc/self/fd/{}/", parent.as_raw_fd()).as_bytes(),
+            name,
+        ]
+        .concat();
+        set_extended(path, attributes, |attribute, value| {
+            rustix::fs::lsetxattr(file.as_slice(), attribute, value, XattrFlags::empty())
+        })?;
+    }
+    rustix::fs::utimensat(parent, name, &attributes.times, AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|error| Failure::writing(path, "set the times of", error))
+}
+
+fn owner(path: &[u8], attributes: &Attributes) -> Result<(Uid, Gid), Failure> {
+    // The highest number means "leave it" to chown(2).
+    if attributes.uid == u32::MAX || attributes.gid == u32::MAX {
+        return Err(Failure::Corrupt(format!(
+            "archive entry {:?} has an impossible owner",
+            lossy(path)
+        )));
+    }
+    Ok((Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid)))
+}
+
+fn set_extended(
+    path: &[u8],
+    attributes: &Attributes,
+    set: impl Fn(&CString, &[u8]) -> Result<(), Errno>,
+) -> Result<(), Failure> {
+    for (name, value) in &attributes.extended {
+        // Overlayfs keeps its own state in these; an image has no say in it.
+        if name.starts_with(OVERLAY_ATTRIBUTES) {
+            continue;
+        }
+        let c_name = CString::new(name.as_slice()).map_err(|_| {
+            Failure::Corrupt(format!(
+                "archive entry {:?} has an extended attribute with a NUL in its name",
+                lossy(path)
+            ))
+        })?;
+        match set(&c_name, value) {
+            Ok(()) => {}
+            // Attributes of a security module or a file system that this node does not have, and
+            // user attributes on what cannot carry any, cannot matter here.
+            Err(Errno::NOTSUP) => {
+                tracing::debug!(path = %lossy(path), attribute = %lossy(name), "not supported");
+            }
+            Err(Errno::PERM) if name.starts_with(b"user.") => {}
+            Err(error) => {
+                let asked = format!("set extended attribute {:?} of", lossy(name));
+                return Err(Failure::writing(path, &asked, error));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

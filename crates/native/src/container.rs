@@ -1,0 +1,126 @@
+//! A container, as the daemon has it in memory.
+
+use std::sync::Arc;
+
+use slipway_engine::{ContainerExit, ContainerState};
+use slipway_shim::protocol::{Phase, Record};
+use tokio::sync::{Mutex, watch};
+
+use crate::node::Node;
+use crate::pod::Pod;
+use crate::store::{ContainerRecord, ExitRecord};
+
+/// One container.
+pub(crate) struct Container {
+    /// As it was made.
+    pub(crate) record: ContainerRecord,
+    pub(crate) pod: Arc<Pod>,
+    /// Held by whoever starts or removes it.
+    pub(crate) gate: Mutex<()>,
+    state: watch::Sender<ContainerState>,
+    /// As it is on disk; none once it has been deleted there, so that news that comes late does
+    /// not bring it back.
+    on_disk: Mutex<Option<ContainerRecord>>,
+}
+
+impl Container {
+    pub(crate) fn new(record: ContainerRecord, pod: Arc<Pod>, state: ContainerState) -> Self {
+        let on_disk = Mutex::new(Some(record.clone()));
+        Self {
+            record,
+            pod,
+            gate: Mutex::new(()),
+            state: watch::Sender::new(state),
+            on_disk,
+        }
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    pub(crate) fn state(&self) -> ContainerState {
+        self.state.borrow().clone()
+    }
+
+    /// Its process was executed. An exit that was heard of first stays.
+    pub(crate) fn set_started(&self, started_at: i64) {
+        self.state
+            .send_if_modified(|state| match state.started(started_at) {
+                Ok(running) => {
+                    *state = running;
+                    true
+                }
+                Err(_) => false,
+            });
+    }
+
+    /// Its process has ended; waiters are woken, and the end goes to disk. The first end stays.
+    pub(crate) async fn set_exited(&self, node: &Node, exit: ContainerExit) {
+        self.state.send_modify(|state| *state = state.exited(exit));
+        let ContainerState::Exited(exit) = self.state() else {
+            return;
+        };
+        let mut on_disk = self.on_disk.lock().await;
+        let Some(record) = on_disk.as_mut().filter(|record| record.exit.is_none()) else {
+            return;
+        };
+        record.exit = Some(ExitRecord::from(&exit));
+        // The shim has it on disk as well, so that only a reboot could make it forgotten.
+        if let Err(error) = node.store.put_container(record.clone()).await {
+            tracing::warn!(container = self.id(), %error, "the container's exit is not recorded");
+        }
+    }
+
+    /// What its shim says of it.
+    pub(crate) async fn follow(&self, node: &Node, record: &Record) {
+        match record.phase {
+            Phase::Created => {}
+            Phase::Running { started_at } => self.set_started(started_at),
+            Phase::Exited { .. } => {
+                if let Some(exit) = exit_of(record) {
+                    self.set_exited(node, exit).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until its process has ended.
+    pub(crate) async fn exited(&self) {
+        let mut state = self.state.subscribe();
+        // The sender lives in self, so that it cannot go before the wait ends.
+        let _ = state
+            .wait_for(|state| matches!(state, ContainerState::Exited(_)))
+            .await;
+    }
+
+    /// Deletes it on disk, for good.
+    pub(crate) async fn forget(&self, node: &Node) -> slipway_engine::Result<()> {
+        let mut on_disk = self.on_disk.lock().await;
+        node.store.delete_container(self.id()).await?;
+        *on_disk = None;
+        Ok(())
+    }
+}
+
+/// The end that a shim's record tells of.
+pub(crate) fn exit_of(record: &Record) -> Option<ContainerExit> {
+    let Phase::Exited {
+        started_at,
+        finished_at,
+        exit,
+    } = record.phase
+    else {
+        return None;
+    };
+    Some(match started_at {
+        Some(started_at) => {
+            ContainerExit::of_process(started_at, finished_at, exit.code, exit.oom_killed)
+        }
+        None if exit.signal.is_some() => ContainerExit {
+            message: "it was killed before it was started".to_owned(),
+            ..ContainerExit::of_process(0, finished_at, exit.code, exit.oom_killed)
+        },
+        None => ContainerExit::start_error(finished_at, "its process could not be executed"),
+    })
+}

@@ -1,0 +1,35 @@
+//! What the kernel must have before anything is tried.
+
+use std::path::Path;
+
+use rustix::process::geteuid;
+use slipway_engine::{Error, Result};
+
+/// Refuses to go on where pods cannot be run, naming everything that is missing. Blocking.
+pub(crate) fn check() -> Result<()> {
+    if !geteuid().is_root() {
+        return Err(Error::precondition(
+            "slipway serve must run as root: it makes namespaces, mounts and cgroups",
+        ));
+    }
+    let mut missing: Vec<String> = ["net", "ipc", "uts", "pid", "mnt"]
+        .into_iter()
+        .filter(|name| !Path::new("/proc/self/ns").join(name).exists())
+        .map(|name| format!("{name} namespaces"))
+        .collect();
+    if !has_overlay() {
+        missing.push("the overlay file system (modprobe overlay)".to_owned());
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::precondition(format!(
+        "this kernel lacks what pods need: {}",
+        missing.join(", ")
+    )))
+}
+
+/// Whether overlayfs is there; naming it to the kernel loads its module where there is one.
+fn has_overlay() -> bool {
+    rustix::mount::fsopen("overlay", rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC).is_ok()
+}

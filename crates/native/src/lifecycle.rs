@@ -1,0 +1,457 @@
+//! Making, starting, stopping and removing containers.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use oci_spec::image::ImageConfiguration;
+use slipway_cgroup::{Cgroup, CgroupPath, Resources};
+use slipway_cri_api::v1::{self, ContainerConfig, LinuxContainerResources};
+use slipway_engine::{ContainerExit, ContainerName, ContainerState, Error, Result, new_id};
+use slipway_shim::Shim;
+use slipway_shim::protocol::{Create, Overlay};
+
+use crate::container::Container;
+use crate::node::{Node, now};
+use crate::pod::{Pod, PodState};
+use crate::sandbox::{hostname_of, remove_directory};
+use crate::signal;
+use crate::spec::{self, Plan};
+use crate::store::ContainerRecord;
+use crate::{blocking, failure, user};
+
+const SIGKILL: i32 = 9;
+
+/// How long a process may take to die of SIGKILL: one that waits for a disk or a network file
+/// system in the kernel can take any time.
+const KILL_DEADLINE: Duration = Duration::from_mins(1);
+
+/// Makes a container; on an error nothing of it is left.
+pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig) -> Result<String> {
+    let pod = node.pods.get(pod)?;
+    let _gate = pod.gate.read().await;
+    let shim = pod.shim()?;
+    let name = ContainerName::of(pod.id(), &config)?;
+    spec::check_container(&pod.record.config, &config)?;
+    let image = config
+        .image
+        .as_ref()
+        .map(|image| image.image.as_str())
+        .unwrap_or_default();
+    if image.is_empty() {
+        return Err(Error::invalid("ContainerConfig.image.image is empty"));
+    }
+    let id = new_id()?;
+    let reservation = node.containers.reserve(name, &id)?;
+    let held = node
+        .images
+        .hold(image)
+        .map_err(|error| failure::of_image(&error))?;
+    let mut record = ContainerRecord {
+        id: id.clone(),
+        pod: pod.id().to_owned(),
+        created_at: now(),
+        image_id: held.image.id.clone(),
+        image_ref: held
+            .image
+            .repo_digests
+            .first()
+            .unwrap_or(&held.image.id)
+            .clone(),
+        chain_ids: held.chain_ids.clone(),
+        config,
+        ..ContainerRecord::default()
+    };
+    let made = async {
+        record.stop_signal = stop_signal(&record.config, &held.config)?;
+        let made = Make {
+            node: Arc::clone(node),
+            pod: Arc::clone(&pod),
+            record: record.clone(),
+            image: held.config,
+            layers: held.layers,
+        };
+        let user = made.resolve_user().await?;
+        record.uid = user.uid;
+        record.gid = user.gid;
+        record.groups.clone_from(&user.groups);
+        node.store.put_container(record.clone()).await?;
+        let request = made.prepare(user).await?;
+        shim.create(request)
+            .await
+            .map_err(|error| failure::of_shim(&error))
+    };
+    if let Err(error) = made.await {
+        if let Err(left) = undo(node, &record, Some(&shim)).await {
+            tracing::error!(container = id, error = %left, "a container is not wholly undone");
+        }
+        return Err(error);
+    }
+    let container = Container::new(record, Arc::clone(&pod), ContainerState::Created);
+    pod.add_container(&id);
+    reservation.fill(Arc::new(container));
+    // A shim that ended just now has told so before the container could be found.
+    if !matches!(pod.state(), PodState::Ready { .. }) {
+        crate::sandbox::lose_containers(node, &pod, "the pod's slipway-shim was killed").await;
+    }
+    Ok(id)
+}
+
+/// What the blocking part of making a container works on.
+struct Make {
+    node: Arc<Node>,
+    pod: Arc<Pod>,
+    record: ContainerRecord,
+    image: ImageConfiguration,
+    layers: Vec<PathBuf>,
+}
+
+impl Make {
+    async fn resolve_user(&self) -> Result<user::User> {
+        let image_user = self
+            .image
+            .config()
+            .as_ref()
+            .and_then(|config| config.user().clone());
+        let security = spec::security(&self.record.config);
+        let layers = self.layers.clone();
+        blocking::run(move || {
+            user::resolve(
+                image_user.as_deref().unwrap_or_default(),
+                &security,
+                &layers,
+            )
+        })
+        .await
+    }
+
+    async fn prepare(self, user: user::User) -> Result<Create> {
+        blocking::run(move || self.prepare_blocking(&user)).await
+    }
+
+    fn prepare_blocking(self, user: &user::User) -> Result<Create> {
+        let Self {
+            node,
+            pod,
+            record,
+            image,
+            layers,
+        } = self;
+        let bundle = node.bundle(pod.id(), &record.id);
+        let rootfs = bundle.join("rootfs");
+        let writable = node.writable(&record.id);
+        let (upper, work) = (writable.join("upper"), writable.join("work"));
+        for directory in [&rootfs, &upper, &work] {
+            fs::create_dir_all(directory).map_err(|error| io_failure(directory, &error))?;
+        }
+        if let Some(top) = layers.last() {
+            copy_owner_and_mode(top, &upper).map_err(|error| io_failure(&upper, &error))?;
+        }
+        let generated = spec::generate(&Plan {
+            config: &node.config,
+            pod: &pod.record.config,
+            pod_directory: &pod.directory,
+            hostname: &hostname_of(&pod.record),
+            container: &record.config,
+            image: &image,
+            user,
+            rootfs: &rootfs,
+            cgroups: node.hierarchy.version(),
+        })?;
+        let path = bundle.join("config.json");
+        generated
+            .spec
+            .save(&path)
+            .map_err(|error| Error::internal(format!("{}: {error}", path.display())))?;
+
+        let resources = resources(&record.config, node.config.pids_limit);
+        let cgroup = node
+            .hierarchy
+            .create(
+                &cgroup_path(&pod, &record.id)?,
+                &resources,
+                &generated.devices,
+            )
+            .map_err(|error| failure::of_cgroup(&error))?;
+        Ok(Create {
+            container: record.id.clone(),
+            rootfs: Overlay {
+                lower: layers,
+                upper,
+                work,
+            },
+            cgroups: cgroup.directories(),
+            oom_events: cgroup.oom_events(),
+            log: log_path(&pod, &record.config),
+            terminal: record.config.tty,
+            stdin: record.config.stdin,
+            bundle,
+        })
+    }
+}
+
+fn io_failure(path: &Path, error: &io::Error) -> Error {
+    let message = format!("{}: {error}", path.display());
+    match error.kind() {
+        io::ErrorKind::StorageFull => Error::exhausted(message),
+        _ => Error::internal(message),
+    }
+}
+
+/// An overlay shows its upper directory's own owner and mode for `/`.
+fn copy_owner_and_mode(from: &Path, to: &Path) -> io::Result<()> {
+    let metadata = fs::metadata(from)?;
+    std::os::unix::fs::chown(to, Some(metadata.uid()), Some(metadata.gid()))?;
+    fs::set_permissions(to, fs::Permissions::from_mode(metadata.mode() & 0o7777))
+}
+
+/// Where a container's log is, when it has one (CRI `log_directory`, `log_path`).
+pub(crate) fn log_path(pod: &Pod, config: &ContainerConfig) -> Option<PathBuf> {
+    let directory = &pod.record.config.log_directory;
+    if directory.is_empty() || config.log_path.is_empty() {
+        return None;
+    }
+    Some(Path::new(directory).join(&config.log_path))
+}
+
+fn stop_signal(config: &ContainerConfig, image: &ImageConfiguration) -> Result<i32> {
+    match v1::Signal::try_from(config.stop_signal) {
+        Ok(v1::Signal::RuntimeDefault) => {
+            let image = image
+                .config()
+                .as_ref()
+                .and_then(|config| config.stop_signal().clone());
+            // An image that names no signal that exists is stopped like any other.
+            Ok(image
+                .and_then(|name| signal::parse(&name))
+                .unwrap_or(signal::SIGTERM))
+        }
+        Ok(asked) => signal::parse(asked.as_str_name()).ok_or_else(|| {
+            Error::invalid(format!(
+                "stop_signal {} has no number here",
+                asked.as_str_name()
+            ))
+        }),
+        Err(_) => Err(Error::invalid(format!(
+            "stop_signal {} is unknown",
+            config.stop_signal
+        ))),
+    }
+}
+
+fn resources(config: &ContainerConfig, pids_limit: Option<i64>) -> Resources {
+    let asked = config
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.resources.clone())
+        .unwrap_or_default();
+    let LinuxContainerResources {
+        cpu_period,
+        cpu_quota,
+        cpu_shares,
+        memory_limit_in_bytes,
+        oom_score_adj: _,
+        cpuset_cpus,
+        cpuset_mems,
+        hugepage_limits,
+        unified,
+        memory_swap_limit_in_bytes,
+    } = asked;
+    // Zero and the empty string are protobuf's way of saying nothing.
+    let unsigned = |value: i64| u64::try_from(value).ok().filter(|&value| value > 0);
+    let signed = |value: i64| (value != 0).then_some(value);
+    let text = |value: String| (!value.is_empty()).then_some(value);
+    Resources {
+        cpu_shares: unsigned(cpu_shares),
+        cpu_quota: signed(cpu_quota),
+        cpu_period: unsigned(cpu_period),
+        cpuset_cpus: text(cpuset_cpus),
+        cpuset_mems: text(cpuset_mems),
+        memory_limit: signed(memory_limit_in_bytes),
+        memory_swap_limit: signed(memory_swap_limit_in_bytes),
+        pids_limit,
+        hugepages: hugepage_limits
+            .into_iter()
+            .map(|limit| (limit.page_size, limit.limit))
+            .collect(),
+        unified: unified.into_iter().collect(),
+    }
+}
+
+fn cgroup_path(pod: &Pod, container: &str) -> Result<CgroupPath> {
+    pod.cgroup
+        .join(container)
+        .map_err(|error| Error::internal(error.to_string()))
+}
+
+/// A container's cgroup; it may be gone.
+pub(crate) fn cgroup(node: &Node, container: &Container) -> Result<Cgroup> {
+    Ok(node
+        .hierarchy
+        .open(&cgroup_path(&container.pod, container.id())?))
+}
+
+/// Kills every process of a container by its cgroup, without a shim.
+pub(crate) async fn kill_cgroup(node: &Node, container: &Container) -> Result<()> {
+    let cgroup = cgroup(node, container)?;
+    blocking::run(move || {
+        if cgroup.exists() {
+            cgroup.kill().map_err(|error| failure::of_cgroup(&error))?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Executes a created container's process.
+pub(crate) async fn start(node: &Arc<Node>, id: &str) -> Result<()> {
+    let container = node.containers.get(id)?;
+    let _pod = container.pod.gate.read().await;
+    let _gate = container.gate.lock().await;
+    container.state().started(now()).map_err(|error| {
+        error.context(format!("container {} cannot be started", container.id()))
+    })?;
+    let shim = container.pod.shim()?;
+    match shim.start(container.id()).await {
+        Ok(started_at) => {
+            container.set_started(started_at);
+            Ok(())
+        }
+        Err(error) => {
+            let message = error.to_string();
+            container
+                .set_exited(node, ContainerExit::start_error(now(), message))
+                .await;
+            Err(failure::of_shim(&error))
+        }
+    }
+}
+
+/// Sends the stop signal, then SIGKILL when `timeout` seconds have passed.
+pub(crate) async fn stop(node: &Arc<Node>, id: &str, timeout: i64) -> Result<()> {
+    let Some(container) = node.containers.find(id)? else {
+        return Ok(());
+    };
+    let running = match container.state() {
+        ContainerState::Exited(_) => return Ok(()),
+        ContainerState::Running { .. } => true,
+        // Nothing runs in it that could hear a signal.
+        ContainerState::Created => false,
+    };
+    let grace = u64::try_from(timeout).unwrap_or(0);
+    if running && grace > 0 {
+        let signal = container.record.stop_signal;
+        signal_container(node, &container, signal, false).await?;
+        let grace = Duration::from_secs(grace);
+        if tokio::time::timeout(grace, container.exited())
+            .await
+            .is_ok()
+        {
+            return Ok(());
+        }
+    }
+    kill(node, &container).await
+}
+
+/// Kills a container and waits for its end.
+async fn kill(node: &Arc<Node>, container: &Container) -> Result<()> {
+    signal_container(node, container, SIGKILL, true).await?;
+    await_exit(container).await
+}
+
+async fn signal_container(
+    node: &Arc<Node>,
+    container: &Container,
+    signal: i32,
+    all: bool,
+) -> Result<()> {
+    match container.pod.any_shim() {
+        Some(shim) => match shim.kill(container.id(), signal, all).await {
+            // Where the shim has gone, the end is on its way: whoever follows it tells.
+            Ok(()) | Err(slipway_shim::Error::Gone { .. }) => Ok(()),
+            Err(error) => Err(failure::of_shim(&error)),
+        },
+        None => kill_cgroup(node, container).await,
+    }
+}
+
+/// Waits for the end of a container that was sent SIGKILL.
+pub(crate) async fn await_exit(container: &Container) -> Result<()> {
+    tokio::time::timeout(KILL_DEADLINE, container.exited()).await.map_err(|_| {
+        Error::deadline(format!(
+            "container {} has not ended {} s after SIGKILL: a process of it is probably stuck in \
+             the kernel (state D in ps), waiting for a disk or a network file system",
+            container.id(),
+            KILL_DEADLINE.as_secs()
+        ))
+    })
+}
+
+/// Removes a container and its writable layer.
+pub(crate) async fn remove(node: &Arc<Node>, id: &str) -> Result<()> {
+    let Some(container) = node.containers.find(id)? else {
+        return Ok(());
+    };
+    let _gate = container.gate.lock().await;
+    if node.containers.find(container.id())?.is_none() {
+        return Ok(());
+    }
+    if !matches!(container.state(), ContainerState::Exited(_)) {
+        kill(node, &container).await?;
+    }
+    let shim = container.pod.any_shim();
+    clean(
+        node,
+        &container.record,
+        &container.pod.cgroup,
+        shim.as_ref(),
+    )
+    .await?;
+    container.forget(node).await?;
+    node.images.release(&container.record.chain_ids);
+    container.pod.remove_container(container.id());
+    node.containers.remove(container.id());
+    Ok(())
+}
+
+/// Undoes a container that was being made.
+pub(crate) async fn undo(node: &Node, record: &ContainerRecord, shim: Option<&Shim>) -> Result<()> {
+    node.images.release(&record.chain_ids);
+    let pod = node.pods.find(&record.pod)?;
+    if let Some(pod) = pod {
+        clean(node, record, &pod.cgroup, shim).await?;
+    }
+    node.store.delete_container(&record.id).await
+}
+
+/// Removes what a container has beside its record: safe to repeat.
+async fn clean(
+    node: &Node,
+    record: &ContainerRecord,
+    parent: &CgroupPath,
+    shim: Option<&Shim>,
+) -> Result<()> {
+    if let Some(shim) = shim {
+        match shim.delete(&record.id).await {
+            Ok(()) | Err(slipway_shim::Error::Gone { .. }) => {}
+            Err(error) => return Err(failure::of_shim(&error)),
+        }
+    }
+    let path = parent
+        .join(&record.id)
+        .map_err(|error| Error::internal(error.to_string()))?;
+    let cgroup = node.hierarchy.open(&path);
+    let bundle = node.bundle(&record.pod, &record.id);
+    let writable = node.writable(&record.id);
+    blocking::run(move || {
+        cgroup
+            .remove()
+            .map_err(|error| failure::of_cgroup(&error))?;
+        remove_directory(&bundle)?;
+        remove_directory(&writable)
+    })
+    .await
+}

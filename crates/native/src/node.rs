@@ -1,0 +1,95 @@
+//! What the engine holds: its directories, its parts, and what it knows of pods and containers.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use slipway_cgroup::Hierarchy;
+use slipway_engine::{ContainerName, Error, Index, PodName, Result};
+use slipway_image::Images;
+use slipway_network::Network;
+use slipway_shim::Launcher;
+
+use crate::config::Config;
+use crate::container::Container;
+use crate::pod::Pod;
+use crate::store::Store;
+
+/// Everything that the operations work on. Nothing in it cannot be rebuilt from disk.
+pub(crate) struct Node {
+    pub(crate) config: Config,
+    pub(crate) root: PathBuf,
+    pub(crate) state: PathBuf,
+    pub(crate) store: Store,
+    pub(crate) images: Images,
+    pub(crate) network: Arc<Network>,
+    pub(crate) launcher: Launcher,
+    pub(crate) hierarchy: Hierarchy,
+    pub(crate) pods: Arc<Index<PodName, Pod>>,
+    pub(crate) containers: Arc<Index<ContainerName, Container>>,
+    /// The boot in which this is: pods of another one are over.
+    pub(crate) boot: String,
+    /// Held for as long as the daemon runs: two must not work on one root.
+    pub(crate) _lock: File,
+}
+
+impl Node {
+    /// Where a pod's sockets, pins and containers' bundles are.
+    pub(crate) fn pod_directory(&self, pod: &str) -> PathBuf {
+        self.state.join("pods").join(pod)
+    }
+
+    /// A container's bundle: its OCI configuration and its shim's record.
+    pub(crate) fn bundle(&self, pod: &str, container: &str) -> PathBuf {
+        self.pod_directory(pod).join("containers").join(container)
+    }
+
+    /// A container's writable layer, `upper` and `work`.
+    pub(crate) fn writable(&self, container: &str) -> PathBuf {
+        self.root.join("containers").join(container)
+    }
+}
+
+/// Takes the lock of a root directory, which is made where it is not there. Blocking, briefly.
+pub(crate) fn lock(root: &Path) -> Result<File> {
+    let path = root.join("lock");
+    let open = || {
+        std::fs::create_dir_all(root)?;
+        File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+    };
+    let file = open().map_err(|error| {
+        Error::precondition(format!("{} cannot be opened: {error}", path.display()))
+    })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::precondition(format!(
+            "another slipway works on {}: stop it, or give this one a directory of its own with \
+             --root",
+            root.display()
+        ))),
+        Err(TryLockError::Error(error)) => Err(Error::internal(format!(
+            "{} cannot be locked: {error}",
+            path.display()
+        ))),
+    }
+}
+
+/// The kernel's name for this boot (random(4)).
+pub(crate) fn boot() -> Result<String> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .map_err(|error| {
+            Error::internal(format!(
+                "/proc/sys/kernel/random/boot_id cannot be read: {error}"
+            ))
+        })
+}
+
+/// Nanoseconds since the epoch.
+pub(crate) fn now() -> i64 {
+    i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
+}

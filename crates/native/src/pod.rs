@@ -1,0 +1,180 @@
+//! A pod, as the daemon has it in memory.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use slipway_cgroup::CgroupPath;
+use slipway_engine::{Error, Result};
+use slipway_shim::Shim;
+use slipway_shim::protocol::Exit;
+use tokio::sync::{RwLock, oneshot};
+
+use crate::store::PodRecord;
+
+/// One pod.
+pub(crate) struct Pod {
+    /// As it is on disk; its phase there is the state's business.
+    pub(crate) record: PodRecord,
+    pub(crate) directory: PathBuf,
+    /// The cgroup that its containers' are put into.
+    pub(crate) cgroup: CgroupPath,
+    /// Held shared by whoever adds to the pod, exclusively by whoever stops or removes it.
+    pub(crate) gate: RwLock<()>,
+    state: Mutex<PodState>,
+    containers: Mutex<BTreeSet<String>>,
+    execs: Mutex<HashMap<u64, ExecEnd>>,
+}
+
+/// Where a pod is in its life.
+#[derive(Debug, Clone)]
+pub(crate) enum PodState {
+    /// Containers can be made in it.
+    Ready { shim: Shim, addresses: Vec<IpAddr> },
+    /// Nothing can be made in it any more, but its network has not been given back yet: it is
+    /// being stopped, its shim has gone, or the node was rebooted.
+    Broken { shim: Option<Shim> },
+    /// Stopped.
+    Stopped,
+}
+
+/// The end of a process that was executed in a container, and the one who waits for it: whichever
+/// of the two comes first is kept for the other.
+enum ExecEnd {
+    Awaited(oneshot::Sender<Exit>),
+    Ended(Exit),
+}
+
+impl Pod {
+    pub(crate) fn new(
+        record: PodRecord,
+        directory: PathBuf,
+        cgroup: CgroupPath,
+        state: PodState,
+    ) -> Self {
+        Self {
+            record,
+            directory,
+            cgroup,
+            gate: RwLock::new(()),
+            state: Mutex::new(state),
+            containers: Mutex::new(BTreeSet::new()),
+            execs: Mutex::new(HashMap::new()),
+        }
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    pub(crate) fn state(&self) -> PodState {
+        self.locked_state().clone()
+    }
+
+    fn locked_state(&self) -> MutexGuard<'_, PodState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The shim of a pod that is ready.
+    ///
+    /// # Errors
+    ///
+    /// [`slipway_engine::Kind::FailedPrecondition`] when the pod is not ready.
+    pub(crate) fn shim(&self) -> Result<Shim> {
+        match &*self.locked_state() {
+            PodState::Ready { shim, .. } => Ok(shim.clone()),
+            PodState::Broken { .. } | PodState::Stopped => Err(Error::precondition(format!(
+                "pod {} is not ready: it was stopped, or its shim has gone; make a new one",
+                self.id()
+            ))),
+        }
+    }
+
+    /// Whatever shim there still is.
+    pub(crate) fn any_shim(&self) -> Option<Shim> {
+        match &*self.locked_state() {
+            PodState::Ready { shim, .. } => Some(shim.clone()),
+            PodState::Broken { shim } => shim.clone(),
+            PodState::Stopped => None,
+        }
+    }
+
+    /// The pod will be stopped: nothing is added to it from now on. Answers its shim.
+    pub(crate) fn begin_stop(&self) -> Option<Shim> {
+        let shim = self.any_shim();
+        let mut state = self.locked_state();
+        if !matches!(*state, PodState::Stopped) {
+            *state = PodState::Broken { shim: shim.clone() };
+        }
+        shim
+    }
+
+    /// The pod's shim has ended. Answers whether nobody had asked it to.
+    pub(crate) fn lose_shim(&self) -> bool {
+        let mut state = self.locked_state();
+        let unexpected = matches!(*state, PodState::Ready { .. });
+        if !matches!(*state, PodState::Stopped) {
+            *state = PodState::Broken { shim: None };
+        }
+        unexpected
+    }
+
+    pub(crate) fn end_stop(&self) {
+        *self.locked_state() = PodState::Stopped;
+    }
+
+    pub(crate) fn containers(&self) -> Vec<String> {
+        let containers = self
+            .containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        containers.iter().cloned().collect()
+    }
+
+    pub(crate) fn add_container(&self, id: &str) {
+        let mut containers = self
+            .containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        containers.insert(id.to_owned());
+    }
+
+    pub(crate) fn remove_container(&self, id: &str) {
+        let mut containers = self
+            .containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        containers.remove(id);
+    }
+
+    /// The end of the process that the shim calls `exec`; an error when the shim goes first.
+    pub(crate) fn exec_end(&self, exec: u64) -> oneshot::Receiver<Exit> {
+        let (sender, receiver) = oneshot::channel();
+        let mut execs = self.execs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ExecEnd::Ended(exit)) = execs.remove(&exec) {
+            // The receiver is right here, so that it cannot have gone.
+            let _ = sender.send(exit);
+        } else {
+            execs.insert(exec, ExecEnd::Awaited(sender));
+        }
+        receiver
+    }
+
+    pub(crate) fn exec_ended(&self, exec: u64, exit: Exit) {
+        let mut execs = self.execs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ExecEnd::Awaited(waiter)) = execs.remove(&exec) {
+            let _ = waiter.send(exit);
+        } else {
+            execs.insert(exec, ExecEnd::Ended(exit));
+        }
+    }
+
+    /// Wakes everybody who waits for a process of this pod, without an exit.
+    pub(crate) fn abandon_execs(&self) {
+        self.execs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+}

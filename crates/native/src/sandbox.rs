@@ -1,0 +1,508 @@
+//! Making, stopping and removing pods.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+use slipway_cgroup::CgroupPath;
+use slipway_cri_api::v1::{self, DnsConfig, NamespaceMode, PodSandboxConfig};
+use slipway_engine::{ContainerExit, ContainerState, Error, PodName, Result, new_id};
+use slipway_network::{Attachment, Dns, PortMapping, Protocol};
+use slipway_shim::Shim;
+use slipway_shim::protocol::{Event, Pod as ShimPod, Record};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::node::{Node, now};
+use crate::pod::{Pod, PodState};
+use crate::spec::{check_pod, pod_namespaces};
+use crate::store::{PodPhase, PodRecord};
+use crate::{blocking, failure, lifecycle};
+
+/// What the peers give to `/dev/shm`.
+const SHM_BYTES: u64 = 64 * 1024 * 1024;
+
+const SIGKILL: i32 = 9;
+
+/// Makes a pod; on an error nothing of it is left.
+pub(crate) async fn run(
+    node: &Arc<Node>,
+    config: PodSandboxConfig,
+    handler: String,
+) -> Result<String> {
+    let name = PodName::of(&config)?;
+    if !matches!(handler.as_str(), "" | "slipway") {
+        return Err(Error::invalid(format!(
+            "runtime handler {handler:?} is not configured on this node; the RuntimeClass can use \
+             \"slipway\" or none"
+        )));
+    }
+    check_pod(&config)?;
+    let cgroup = cgroup_of(node, &config)?;
+    let id = new_id()?;
+    let reservation = node.pods.reserve(name, &id)?;
+    let cgroup = match cgroup {
+        Some(cgroup) => cgroup,
+        None => default_cgroup(node, &id)?,
+    };
+    let mut record = PodRecord {
+        cgroups: missing(node, &cgroup),
+        id: id.clone(),
+        config,
+        handler,
+        created_at: now(),
+        phase: PodPhase::Starting.into(),
+        addresses: Vec::new(),
+        boot: node.boot.clone(),
+    };
+    node.store.put_pod(record.clone()).await?;
+    match build(node, &mut record, &cgroup).await {
+        Ok((shim, addresses, containers, events)) => {
+            let directory = node.pod_directory(&id);
+            let state = PodState::Ready { shim, addresses };
+            let pod = Arc::new(Pod::new(record, directory, cgroup, state));
+            reservation.fill(Arc::clone(&pod));
+            follow(node, &pod, containers, events);
+            Ok(id)
+        }
+        Err(error) => {
+            if let Err(left) = undo(node, &record).await {
+                tracing::error!(pod = id, error = %left, "a pod that failed is not wholly undone");
+            }
+            Err(error)
+        }
+    }
+}
+
+type Built = (Shim, Vec<IpAddr>, Vec<Record>, UnboundedReceiver<Event>);
+
+async fn build(node: &Arc<Node>, record: &mut PodRecord, cgroup: &CgroupPath) -> Result<Built> {
+    let directory = node.pod_directory(&record.id);
+    let namespaces = pod_namespaces(&record.config);
+    let host_network = namespaces.network == NamespaceMode::Node as i32;
+    let host_ipc = namespaces.ipc == NamespaceMode::Node as i32;
+    let hostname = hostname(&record.config);
+    let files = (
+        directory.clone(),
+        hostname.clone(),
+        record.config.dns_config.clone(),
+    );
+    let (hierarchy, parent) = (node.hierarchy.clone(), cgroup.clone());
+    blocking::run(move || {
+        let (directory, hostname, dns) = files;
+        write_files(&directory, &hostname, dns.as_ref()).map_err(|error| {
+            Error::internal(format!("{} cannot be made: {error}", directory.display()))
+        })?;
+        hierarchy
+            .create_parent(&parent)
+            .map_err(|error| failure::of_cgroup(&error))?;
+        Ok(())
+    })
+    .await?;
+
+    let sysctls = record
+        .config
+        .linux
+        .as_ref()
+        .map(|linux| linux.sysctls.clone());
+    let shim = node
+        .launcher
+        .launch(&ShimPod {
+            id: record.id.clone(),
+            directory,
+            network: !host_network,
+            ipc: !host_ipc,
+            hostname: (!host_network).then_some(hostname),
+            shared_pid: namespaces.pid == NamespaceMode::Pod as i32,
+            shm_size: (!host_ipc).then_some(SHM_BYTES),
+            sysctls: sysctls.unwrap_or_default().into_iter().collect(),
+        })
+        .await
+        .map_err(|error| failure::of_shim(&error))?;
+    let (containers, events) = shim
+        .subscribe()
+        .await
+        .map_err(|error| failure::of_shim(&error))?;
+
+    let addresses = if host_network {
+        Vec::new()
+    } else {
+        let attached = node
+            .network
+            .add(&attachment(node, record))
+            .await
+            .map_err(|error| failure::of_network(&error))?;
+        attached.ips
+    };
+    record.phase = PodPhase::Ready.into();
+    record.addresses = addresses.iter().map(IpAddr::to_string).collect();
+    node.store.put_pod(record.clone()).await?;
+    Ok((shim, addresses, containers, events))
+}
+
+/// Hears what a pod's shim tells, until it ends. A shim that ends unasked takes its containers
+/// with it.
+pub(crate) fn follow(
+    node: &Arc<Node>,
+    pod: &Arc<Pod>,
+    containers: Vec<Record>,
+    mut events: UnboundedReceiver<Event>,
+) {
+    let (node, pod) = (Arc::clone(node), Arc::clone(pod));
+    tokio::spawn(async move {
+        for record in containers {
+            if let Ok(Some(container)) = node.containers.find(&record.container) {
+                container.follow(&node, &record).await;
+            }
+        }
+        while let Some(event) = events.recv().await {
+            match event {
+                Event::Exited(record) => {
+                    if let Ok(Some(container)) = node.containers.find(&record.container) {
+                        container.follow(&node, &record).await;
+                    }
+                }
+                Event::ExecExited { exec, exit } => pod.exec_ended(exec, exit),
+            }
+        }
+        pod.abandon_execs();
+        if pod.lose_shim() {
+            tracing::error!(pod = pod.id(), "the pod's shim has ended unasked");
+            let message = "the pod's slipway-shim was killed; the container was killed with it";
+            lose_containers(&node, &pod, message).await;
+        }
+    });
+}
+
+/// Kills what is left of a pod's containers whose shim has gone, and records their end.
+pub(crate) async fn lose_containers(node: &Arc<Node>, pod: &Pod, message: &str) {
+    for id in pod.containers() {
+        let Ok(Some(container)) = node.containers.find(&id) else {
+            continue;
+        };
+        let state = container.state();
+        if matches!(state, ContainerState::Exited(_)) {
+            continue;
+        }
+        let started_at = match state {
+            ContainerState::Running { started_at } => started_at,
+            _ => 0,
+        };
+        if let Err(error) = lifecycle::kill_cgroup(node, &container).await {
+            tracing::error!(container = id, %error, "processes of a lost container may be left");
+        }
+        container
+            .set_exited(node, ContainerExit::unknown(started_at, now(), message))
+            .await;
+    }
+}
+
+/// Stops a pod: its containers are killed, its network is given back.
+pub(crate) async fn stop(node: &Arc<Node>, id: &str) -> Result<()> {
+    match node.pods.find(id)? {
+        Some(pod) => {
+            let _gate = pod.gate.write().await;
+            stop_pod(node, &pod).await
+        }
+        None => Ok(()),
+    }
+}
+
+async fn stop_pod(node: &Arc<Node>, pod: &Pod) -> Result<()> {
+    if matches!(pod.state(), PodState::Stopped) {
+        return Ok(());
+    }
+    let shim = pod.begin_stop();
+    kill_containers(node, pod, shim.as_ref()).await?;
+    release(node, &pod.record, shim).await?;
+    let mut record = pod.record.clone();
+    record.phase = PodPhase::Stopped.into();
+    node.store.put_pod(record).await?;
+    pod.end_stop();
+    Ok(())
+}
+
+async fn kill_containers(node: &Arc<Node>, pod: &Pod, shim: Option<&Shim>) -> Result<()> {
+    let mut running = Vec::new();
+    for id in pod.containers() {
+        let Some(container) = node.containers.find(&id)? else {
+            continue;
+        };
+        if matches!(container.state(), ContainerState::Exited(_)) {
+            continue;
+        }
+        if let Some(shim) = shim {
+            let _ = shim.kill(&id, SIGKILL, true).await;
+        }
+        running.push(container);
+    }
+    match shim {
+        Some(_) => {
+            for container in running {
+                lifecycle::await_exit(&container).await?;
+            }
+        }
+        None => {
+            lose_containers(node, pod, "the pod was stopped after its shim had gone").await;
+        }
+    }
+    Ok(())
+}
+
+/// Gives back what a pod holds beside its records and directories: network, shim, pinned
+/// namespaces. Safe to repeat.
+async fn release(node: &Node, record: &PodRecord, shim: Option<Shim>) -> Result<()> {
+    if pod_namespaces(&record.config).network != NamespaceMode::Node as i32 {
+        node.network
+            .delete(&attachment(node, record))
+            .await
+            .map_err(|error| failure::of_network(&error))?;
+    }
+    if let Some(shim) = shim {
+        match shim.subscribe().await {
+            Ok((_, mut events)) => {
+                let _ = shim.shutdown().await;
+                // The channel ends with the connection, and that with the process.
+                while events.recv().await.is_some() {}
+            }
+            Err(error) => tracing::debug!(pod = record.id, %error, "the shim had gone"),
+        }
+    }
+    let directory = node.pod_directory(&record.id);
+    blocking::run(move || unpin(&directory)).await
+}
+
+/// Unmounts what a shim has pinned in a pod's directory. Blocking.
+pub(crate) fn unpin(directory: &Path) -> Result<()> {
+    for name in ["ns/net", "ns/ipc", "ns/uts", "ns/pid", "shm"] {
+        let path = directory.join(name);
+        match unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            // Not there, or no mount point: there is nothing to give back.
+            Ok(()) | Err(Errno::NOENT | Errno::INVAL | Errno::NOTDIR) => {}
+            Err(error) => {
+                return Err(Error::internal(format!(
+                    "{} cannot be unmounted: {error}",
+                    path.display()
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes a pod and its containers.
+pub(crate) async fn remove(node: &Arc<Node>, id: &str) -> Result<()> {
+    let Some(pod) = node.pods.find(id)? else {
+        return Ok(());
+    };
+    let _gate = pod.gate.write().await;
+    stop_pod(node, &pod).await?;
+    for container in pod.containers() {
+        lifecycle::remove(node, &container).await?;
+    }
+    forget(node, &pod.record).await?;
+    node.pods.remove(pod.id());
+    Ok(())
+}
+
+/// Undoes a pod that was being made.
+pub(crate) async fn undo(node: &Node, record: &PodRecord) -> Result<()> {
+    let shim = Shim::connect(&node.pod_directory(&record.id)).await.ok();
+    release(node, record, shim).await?;
+    forget(node, record).await
+}
+
+/// Removes a released pod's directory, cgroups and record.
+async fn forget(node: &Node, record: &PodRecord) -> Result<()> {
+    let directory = node.pod_directory(&record.id);
+    let cgroups: Vec<_> = record
+        .cgroups
+        .iter()
+        .rev()
+        .filter_map(|path| CgroupPath::parse(path).ok())
+        .flat_map(|path| node.hierarchy.open(&path).directories())
+        .collect();
+    blocking::run(move || {
+        remove_directory(&directory)?;
+        for cgroup in cgroups {
+            // Somebody else may have put cgroups of his own there meanwhile.
+            let _ = fs::remove_dir(cgroup);
+        }
+        Ok(())
+    })
+    .await?;
+    node.store.delete_pod(&record.id).await
+}
+
+/// Removes a directory with all that is in it; one that is not there is fine. Blocking.
+pub(crate) fn remove_directory(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::internal(format!(
+            "{} cannot be removed: {error}",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The cgroup that a pod's configuration names.
+fn cgroup_of(node: &Node, config: &PodSandboxConfig) -> Result<Option<CgroupPath>> {
+    let _ = node;
+    let parent = config
+        .linux
+        .as_ref()
+        .map(|linux| linux.cgroup_parent.as_str());
+    match parent {
+        None | Some("") => Ok(None),
+        Some(parent) => CgroupPath::parse(parent).map(Some).map_err(|error| {
+            Error::invalid(format!(
+                "LinuxPodSandboxConfig.cgroup_parent {parent:?}: {error}"
+            ))
+        }),
+    }
+}
+
+/// The cgroup of a pod, as its record says.
+pub(crate) fn recorded_cgroup(node: &Node, record: &PodRecord) -> Result<CgroupPath> {
+    match cgroup_of(node, &record.config)? {
+        Some(cgroup) => Ok(cgroup),
+        None => default_cgroup(node, &record.id),
+    }
+}
+
+fn default_cgroup(node: &Node, id: &str) -> Result<CgroupPath> {
+    CgroupPath::parse(&node.config.cgroup_parent)
+        .and_then(|parent| parent.join(id))
+        .map_err(|error| {
+            Error::invalid(format!(
+                "the configuration's runtime.cgroup_parent {:?}: {error}",
+                node.config.cgroup_parent
+            ))
+        })
+}
+
+/// The cgroups on the way to `path` that are not there yet, the outermost first; what all pods
+/// without a parent share stays.
+fn missing(node: &Node, path: &CgroupPath) -> Vec<String> {
+    let mut missing = Vec::new();
+    let mut next = Some(path.clone());
+    while let Some(path) = next.filter(|path| !path.is_root()) {
+        if path.as_str() == node.config.cgroup_parent || node.hierarchy.open(&path).exists() {
+            break;
+        }
+        missing.insert(0, path.as_str().to_owned());
+        next = path.parent();
+    }
+    missing
+}
+
+fn hostname(config: &PodSandboxConfig) -> String {
+    if config.hostname.is_empty() {
+        rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned()
+    } else {
+        config.hostname.clone()
+    }
+}
+
+/// The name that a pod's processes see.
+pub(crate) fn hostname_of(record: &PodRecord) -> String {
+    hostname(&record.config)
+}
+
+fn write_files(directory: &Path, hostname: &str, dns: Option<&DnsConfig>) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory.join("containers"))?;
+    fs::write(directory.join("hostname"), format!("{hostname}\n"))?;
+    let resolver = match dns {
+        Some(dns) => resolv_conf(dns),
+        None => match fs::read_to_string("/etc/resolv.conf") {
+            Ok(content) => content,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error),
+        },
+    };
+    fs::write(directory.join("resolv.conf"), resolver)
+}
+
+/// A resolver configuration (resolv.conf(5)).
+fn resolv_conf(dns: &DnsConfig) -> String {
+    let line = |keyword: &str, words: &[String]| match words {
+        [] => String::new(),
+        words => format!("{keyword} {}\n", words.join(" ")),
+    };
+    let servers: String = dns
+        .servers
+        .iter()
+        .map(|server| line("nameserver", std::slice::from_ref(server)))
+        .collect();
+    line("search", &dns.searches) + &servers + &line("options", &dns.options)
+}
+
+/// What a pod's network plugins are told.
+pub(crate) fn attachment(node: &Node, record: &PodRecord) -> Attachment {
+    let metadata = record.config.metadata.clone().unwrap_or_default();
+    let dns = record.config.dns_config.clone().map(|dns| Dns {
+        servers: dns.servers,
+        searches: dns.searches,
+        options: dns.options,
+    });
+    let mappings = record
+        .config
+        .port_mappings
+        .iter()
+        .filter(|mapping| mapping.host_port > 0);
+    Attachment {
+        pod_id: record.id.clone(),
+        name: metadata.name,
+        namespace: metadata.namespace,
+        uid: metadata.uid,
+        netns: node.pod_directory(&record.id).join("ns/net"),
+        port_mappings: mappings.filter_map(port_mapping).collect(),
+        dns,
+        cgroup_path: recorded_cgroup(node, record)
+            .ok()
+            .map(|path| path.as_str().to_owned()),
+    }
+}
+
+fn port_mapping(mapping: &v1::PortMapping) -> Option<PortMapping> {
+    Some(PortMapping {
+        protocol: match v1::Protocol::try_from(mapping.protocol).ok()? {
+            v1::Protocol::Tcp => Protocol::Tcp,
+            v1::Protocol::Udp => Protocol::Udp,
+            v1::Protocol::Sctp => Protocol::Sctp,
+        },
+        container_port: u16::try_from(mapping.container_port).ok()?,
+        host_port: u16::try_from(mapping.host_port).ok()?,
+        host_ip: mapping.host_ip.parse().ok(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resolver_configuration_has_a_line_for_each_kind() {
+        let list = |items: &[&str]| items.iter().map(|&item| item.to_owned()).collect();
+        let dns = DnsConfig {
+            servers: list(&["10.0.0.10", "fd00::10"]),
+            searches: list(&["a.svc", "svc"]),
+            options: list(&["ndots:5"]),
+        };
+        assert_eq!(
+            resolv_conf(&dns),
+            "search a.svc svc\nnameserver 10.0.0.10\nnameserver fd00::10\noptions ndots:5\n"
+        );
+        assert_eq!(resolv_conf(&DnsConfig::default()), "");
+    }
+}

@@ -1,0 +1,195 @@
+//! The OCI runtime configuration of a container, from what CRI asks and what the image says.
+//!
+//! Whatever a request asks that cannot be honoured is refused here, before anything is made.
+
+mod capabilities;
+mod devices;
+mod mounts;
+mod process;
+mod refuse;
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::OciSpecError;
+use oci_spec::image::ImageConfiguration;
+use oci_spec::runtime::{
+    LinuxBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, RootBuilder, Spec,
+    SpecBuilder,
+};
+use slipway_cgroup::DeviceRule;
+use slipway_cri_api::v1::{
+    ContainerConfig, LinuxContainerSecurityContext, NamespaceMode, NamespaceOption,
+    PodSandboxConfig,
+};
+use slipway_engine::{Error, Result};
+
+use crate::config::Config;
+use crate::user::User;
+
+pub(crate) use refuse::{container as check_container, pod as check_pod};
+
+/// What a container's configuration is made from.
+pub(crate) struct Plan<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) pod: &'a PodSandboxConfig,
+    /// Where the pod's pinned namespaces, `shm`, `hostname` and `resolv.conf` are.
+    pub(crate) pod_directory: &'a Path,
+    pub(crate) hostname: &'a str,
+    pub(crate) container: &'a ContainerConfig,
+    pub(crate) image: &'a ImageConfiguration,
+    pub(crate) user: &'a User,
+    /// Where the root file system is mounted, in the container's own mount namespace.
+    pub(crate) rootfs: &'a Path,
+    pub(crate) cgroups: slipway_cgroup::Version,
+}
+
+/// A configuration, and the device rules for the cgroup that goes with it.
+pub(crate) struct Generated {
+    pub(crate) spec: Spec,
+    pub(crate) devices: Vec<DeviceRule>,
+}
+
+/// The security context of a container, or CRI's defaults.
+pub(crate) fn security(container: &ContainerConfig) -> LinuxContainerSecurityContext {
+    container
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.security_context.clone())
+        .unwrap_or_default()
+}
+
+/// The namespace options of a pod, or CRI's defaults.
+pub(crate) fn pod_namespaces(pod: &PodSandboxConfig) -> NamespaceOption {
+    pod.linux
+        .as_ref()
+        .and_then(|linux| linux.security_context.as_ref())
+        .and_then(|security| security.namespace_options.clone())
+        .unwrap_or_default()
+}
+
+/// Makes the configuration. Looks at host paths of mounts, so it blocks.
+pub(crate) fn generate(plan: &Plan<'_>) -> Result<Generated> {
+    let security = security(plan.container);
+    let devices = devices::of(security.privileged)?;
+    let mut linux = LinuxBuilder::default()
+        .namespaces(namespaces(plan, &security)?)
+        .devices(devices.nodes)
+        .build()
+        .map_err(built)?;
+    linux.set_resources(None);
+    linux.set_rootfs_propagation(Some(mounts::propagation(&plan.container.mounts).to_owned()));
+    let (masked, read_only) = hidden_paths(&security);
+    linux.set_masked_paths(Some(masked));
+    linux.set_readonly_paths(Some(read_only));
+
+    let mut spec = SpecBuilder::default()
+        .version("1.2.0")
+        .root(
+            RootBuilder::default()
+                .path(plan.rootfs)
+                .readonly(security.readonly_rootfs)
+                .build()
+                .map_err(built)?,
+        )
+        .process(process::of(plan, &security)?)
+        .mounts(mounts::of(plan, &security)?)
+        .linux(linux)
+        .build()
+        .map_err(built)?;
+    spec.set_annotations(Some(plan.container.annotations.clone()));
+    Ok(Generated {
+        spec,
+        devices: devices.rules,
+    })
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "map_err hands it over")]
+fn built(error: OciSpecError) -> Error {
+    Error::internal(format!(
+        "the container's OCI configuration cannot be made: {error}"
+    ))
+}
+
+fn namespaces(
+    plan: &Plan<'_>,
+    security: &LinuxContainerSecurityContext,
+) -> Result<Vec<LinuxNamespace>> {
+    let pins = plan.pod_directory.join("ns");
+    let of_pod = pod_namespaces(plan.pod);
+    let of_container = security.namespace_options.clone().unwrap_or_default();
+    let node = NamespaceMode::Node as i32;
+    let mut namespaces = vec![namespace(LinuxNamespaceType::Mount, None)?];
+    if of_pod.network != node {
+        namespaces.push(namespace(
+            LinuxNamespaceType::Network,
+            Some(pins.join("net")),
+        )?);
+        namespaces.push(namespace(LinuxNamespaceType::Uts, Some(pins.join("uts")))?);
+    }
+    if of_pod.ipc != node {
+        namespaces.push(namespace(LinuxNamespaceType::Ipc, Some(pins.join("ipc")))?);
+    }
+    match NamespaceMode::try_from(of_container.pid) {
+        Ok(NamespaceMode::Pod) => {
+            namespaces.push(namespace(LinuxNamespaceType::Pid, Some(pins.join("pid")))?);
+        }
+        Ok(NamespaceMode::Container) => {
+            namespaces.push(namespace(LinuxNamespaceType::Pid, None)?);
+        }
+        _ => {}
+    }
+    // A privileged container sees the node's cgroups, as the peers have it.
+    if plan.cgroups == slipway_cgroup::Version::V2 && !security.privileged {
+        namespaces.push(namespace(LinuxNamespaceType::Cgroup, None)?);
+    }
+    Ok(namespaces)
+}
+
+fn namespace(typ: LinuxNamespaceType, path: Option<PathBuf>) -> Result<LinuxNamespace> {
+    let mut namespace = LinuxNamespaceBuilder::default()
+        .typ(typ)
+        .build()
+        .map_err(built)?;
+    namespace.set_path(path);
+    Ok(namespace)
+}
+
+/// Paths that are masked and paths that are read-only: what the request lists; where it lists
+/// nothing (a list that is empty on purpose looks the same in protobuf), what the peers mask.
+fn hidden_paths(security: &LinuxContainerSecurityContext) -> (Vec<String>, Vec<String>) {
+    const MASKED: &[&str] = &[
+        "/proc/acpi",
+        "/proc/asound",
+        "/proc/interrupts",
+        "/proc/kcore",
+        "/proc/keys",
+        "/proc/latency_stats",
+        "/proc/sched_debug",
+        "/proc/scsi",
+        "/proc/timer_list",
+        "/proc/timer_stats",
+        "/sys/devices/virtual/powercap",
+        "/sys/firmware",
+    ];
+    const READ_ONLY: &[&str] = &[
+        "/proc/bus",
+        "/proc/fs",
+        "/proc/irq",
+        "/proc/sys",
+        "/proc/sysrq-trigger",
+    ];
+    if security.privileged {
+        return (Vec::new(), Vec::new());
+    }
+    let or = |listed: &[String], default: &[&str]| {
+        if listed.is_empty() {
+            default.iter().map(|&path| path.to_owned()).collect()
+        } else {
+            listed.to_vec()
+        }
+    };
+    (
+        or(&security.masked_paths, MASKED),
+        or(&security.readonly_paths, READ_ONLY),
+    )
+}

@@ -1,0 +1,76 @@
+//! Whether pods can be run on this node now.
+
+use std::collections::HashMap;
+
+use slipway_cgroup::Version;
+use slipway_cri_api::v1::{
+    CgroupDriver, LinuxRuntimeConfiguration, RuntimeCondition, RuntimeConfigResponse,
+    RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusResponse,
+};
+use slipway_engine::Verbosity;
+
+use crate::node::Node;
+
+pub(crate) fn status(node: &Node, verbosity: Verbosity) -> StatusResponse {
+    let network = match node.network.ready() {
+        Ok(()) => condition("NetworkReady", None),
+        Err(error) => condition(
+            "NetworkReady",
+            Some(("NetworkPluginNotReady", error.to_string())),
+        ),
+    };
+    let info = match verbosity {
+        Verbosity::Plain => HashMap::new(),
+        Verbosity::Verbose => {
+            let cgroups = match node.hierarchy.version() {
+                Version::V1 => "v1",
+                Version::V2 => "v2",
+            };
+            let config = serde_json::json!({
+                "root": node.root,
+                "state": node.state,
+                "cgroups": cgroups,
+                "runtime": node.config,
+            });
+            HashMap::from([("config".to_owned(), config.to_string())])
+        }
+    };
+    let handler = |name: &str| RuntimeHandler {
+        name: name.to_owned(),
+        features: Some(RuntimeHandlerFeatures {
+            recursive_read_only_mounts: true,
+            user_namespaces: false,
+        }),
+    };
+    StatusResponse {
+        status: Some(RuntimeStatus {
+            // Whoever can answer this can run a pod without a network.
+            conditions: vec![condition("RuntimeReady", None), network],
+        }),
+        info,
+        runtime_handlers: vec![handler(""), handler("slipway")],
+        features: Some(RuntimeFeatures {
+            supplemental_groups_policy: true,
+            user_namespaces_host_network: false,
+        }),
+    }
+}
+
+fn condition(typ: &str, problem: Option<(&str, String)>) -> RuntimeCondition {
+    let status = problem.is_none();
+    let (reason, message) = problem.unwrap_or_default();
+    RuntimeCondition {
+        r#type: typ.to_owned(),
+        status,
+        reason: reason.to_owned(),
+        message,
+    }
+}
+
+pub(crate) fn runtime_config() -> RuntimeConfigResponse {
+    RuntimeConfigResponse {
+        linux: Some(LinuxRuntimeConfiguration {
+            cgroup_driver: CgroupDriver::Cgroupfs.into(),
+        }),
+    }
+}

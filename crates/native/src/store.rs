@@ -1,0 +1,308 @@
+//! What survives the daemon and a reboot: one record for each pod and each container.
+//!
+//! A record is written before the work that it stands for begins, so that a daemon that was killed
+//! in the middle finds what to undo; it goes when the last thing it stands for has gone. What a
+//! container's process does meanwhile is recorded by its shim, not here.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use prost::Message;
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use slipway_cri_api::v1::{ContainerConfig, PodSandboxConfig};
+use slipway_engine::{ContainerExit, Error, Result};
+
+const PODS: TableDefinition<&str, &[u8]> = TableDefinition::new("pods");
+const CONTAINERS: TableDefinition<&str, &[u8]> = TableDefinition::new("containers");
+
+/// How far a pod has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub(crate) enum PodPhase {
+    /// Being made: found after a crash, it is undone.
+    Starting = 0,
+    /// Made.
+    Ready = 1,
+    /// Its containers are stopped, its network is given back.
+    Stopped = 2,
+}
+
+/// A pod on disk.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct PodRecord {
+    #[prost(string, tag = "1")]
+    pub(crate) id: String,
+    #[prost(message, required, tag = "2")]
+    pub(crate) config: PodSandboxConfig,
+    #[prost(string, tag = "3")]
+    pub(crate) handler: String,
+    /// Nanoseconds since the epoch.
+    #[prost(int64, tag = "4")]
+    pub(crate) created_at: i64,
+    #[prost(enumeration = "PodPhase", tag = "5")]
+    pub(crate) phase: i32,
+    /// The addresses that its network gave it.
+    #[prost(string, repeated, tag = "6")]
+    pub(crate) addresses: Vec<String>,
+    /// The cgroups that were made for it beside its containers', the outermost first.
+    #[prost(string, repeated, tag = "7")]
+    pub(crate) cgroups: Vec<String>,
+    /// The boot (`/proc/sys/kernel/random/boot_id`) in which it was made: no pod outlives one.
+    #[prost(string, tag = "8")]
+    pub(crate) boot: String,
+}
+
+/// A container on disk.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ContainerRecord {
+    #[prost(string, tag = "1")]
+    pub(crate) id: String,
+    #[prost(string, tag = "2")]
+    pub(crate) pod: String,
+    #[prost(message, required, tag = "3")]
+    pub(crate) config: ContainerConfig,
+    /// Nanoseconds since the epoch.
+    #[prost(int64, tag = "4")]
+    pub(crate) created_at: i64,
+    #[prost(string, tag = "5")]
+    pub(crate) image_id: String,
+    /// The image as a digest reference, or its id where it has none.
+    #[prost(string, tag = "6")]
+    pub(crate) image_ref: String,
+    /// The layers that it stands on, the lowest first.
+    #[prost(string, repeated, tag = "7")]
+    pub(crate) chain_ids: Vec<String>,
+    /// The signal that stops it.
+    #[prost(int32, tag = "8")]
+    pub(crate) stop_signal: i32,
+    #[prost(uint32, tag = "9")]
+    pub(crate) uid: u32,
+    #[prost(uint32, tag = "10")]
+    pub(crate) gid: u32,
+    #[prost(uint32, repeated, tag = "11")]
+    pub(crate) groups: Vec<u32>,
+    /// How it ended, once it has.
+    #[prost(message, optional, tag = "12")]
+    pub(crate) exit: Option<ExitRecord>,
+}
+
+/// How a container ended, on disk.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ExitRecord {
+    #[prost(int64, tag = "1")]
+    pub(crate) started_at: i64,
+    #[prost(int64, tag = "2")]
+    pub(crate) finished_at: i64,
+    #[prost(int32, tag = "3")]
+    pub(crate) code: i32,
+    #[prost(string, tag = "4")]
+    pub(crate) reason: String,
+    #[prost(string, tag = "5")]
+    pub(crate) message: String,
+}
+
+impl From<&ContainerExit> for ExitRecord {
+    fn from(exit: &ContainerExit) -> Self {
+        Self {
+            started_at: exit.started_at,
+            finished_at: exit.finished_at,
+            code: exit.code,
+            reason: exit.reason.clone(),
+            message: exit.message.clone(),
+        }
+    }
+}
+
+impl From<ExitRecord> for ContainerExit {
+    fn from(exit: ExitRecord) -> Self {
+        let ExitRecord {
+            started_at,
+            finished_at,
+            code,
+            reason,
+            message,
+        } = exit;
+        Self {
+            started_at,
+            finished_at,
+            code,
+            reason,
+            message,
+        }
+    }
+}
+
+/// The records. Cheap to clone. Every change is durable when its future ends; changes are made on
+/// blocking threads, one after the other.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    database: Arc<Database>,
+}
+
+impl Store {
+    /// Opens the records, or makes an empty store. Blocking.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let open = || -> std::result::Result<Database, redb::Error> {
+            let database = Database::builder().set_cache_size(1 << 20).create(path)?;
+            let transaction = database.begin_write()?;
+            transaction.open_table(PODS)?;
+            transaction.open_table(CONTAINERS)?;
+            transaction.commit()?;
+            Ok(database)
+        };
+        match open() {
+            Ok(database) => Ok(Self {
+                database: Arc::new(database),
+            }),
+            Err(error) => Err(Error::data_loss(format!(
+                "the records in {} cannot be opened: {error}",
+                path.display()
+            ))),
+        }
+    }
+
+    /// Every record, for the daemon's start. Blocking.
+    pub(crate) fn load(&self) -> Result<(Vec<PodRecord>, Vec<ContainerRecord>)> {
+        Ok((self.read(PODS)?, self.read(CONTAINERS)?))
+    }
+
+    pub(crate) async fn put_pod(&self, record: PodRecord) -> Result<()> {
+        self.put(PODS, record.id.clone(), record.encode_to_vec())
+            .await
+    }
+
+    pub(crate) async fn put_container(&self, record: ContainerRecord) -> Result<()> {
+        self.put(CONTAINERS, record.id.clone(), record.encode_to_vec())
+            .await
+    }
+
+    pub(crate) async fn delete_pod(&self, id: &str) -> Result<()> {
+        self.delete(PODS, id.to_owned()).await
+    }
+
+    pub(crate) async fn delete_container(&self, id: &str) -> Result<()> {
+        self.delete(CONTAINERS, id.to_owned()).await
+    }
+
+    fn read<R: Message + Default>(
+        &self,
+        table: TableDefinition<'static, &'static str, &'static [u8]>,
+    ) -> Result<Vec<R>> {
+        let read = || -> std::result::Result<Vec<(String, Vec<u8>)>, redb::Error> {
+            let table = self.database.begin_read()?.open_table(table)?;
+            table
+                .iter()?
+                .map(|row| {
+                    let (id, record) = row?;
+                    Ok((id.value().to_owned(), record.value().to_owned()))
+                })
+                .collect()
+        };
+        let rows = read()
+            .map_err(|error| Error::data_loss(format!("the records cannot be read: {error}")))?;
+        rows.into_iter()
+            .map(|(id, record)| {
+                R::decode(record.as_slice()).map_err(|error| {
+                    Error::data_loss(format!("the record of {id} cannot be read: {error}"))
+                })
+            })
+            .collect()
+    }
+
+    async fn put(
+        &self,
+        table: TableDefinition<'static, &'static str, &'static [u8]>,
+        id: String,
+        record: Vec<u8>,
+    ) -> Result<()> {
+        self.change(move |transaction| {
+            transaction
+                .open_table(table)?
+                .insert(id.as_str(), record.as_slice())?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn delete(
+        &self,
+        table: TableDefinition<'static, &'static str, &'static [u8]>,
+        id: String,
+    ) -> Result<()> {
+        self.change(move |transaction| {
+            transaction.open_table(table)?.remove(id.as_str())?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn change(
+        &self,
+        work: impl FnOnce(&redb::WriteTransaction) -> std::result::Result<(), redb::Error>
+        + Send
+        + 'static,
+    ) -> Result<()> {
+        let database = Arc::clone(&self.database);
+        crate::blocking::run(move || {
+            let change = || -> std::result::Result<(), redb::Error> {
+                let transaction = database.begin_write()?;
+                work(&transaction)?;
+                transaction.commit()?;
+                Ok(())
+            };
+            change().map_err(|error| match &error {
+                redb::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => {
+                    Error::exhausted(format!("no space left for the pods' records: {error}"))
+                }
+                _ => Error::internal(format!("the pods' records cannot be written: {error}")),
+            })
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn records_are_there_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pods.redb");
+        let pod = PodRecord {
+            id: "p".to_owned(),
+            created_at: 7,
+            ..PodRecord::default()
+        };
+        let container = ContainerRecord {
+            id: "c".to_owned(),
+            exit: Some((&ContainerExit::of_process(1, 2, 3, false)).into()),
+            ..ContainerRecord::default()
+        };
+        {
+            let store = Store::open(&path).unwrap();
+            store.put_pod(pod.clone()).await.unwrap();
+            store.put_container(container.clone()).await.unwrap();
+            store
+                .put_container(ContainerRecord {
+                    id: "d".to_owned(),
+                    ..Default::default()
+                })
+                .await
+                .unwrap();
+            store.delete_container("d").await.unwrap();
+        }
+        let (pods, containers) = Store::open(&path).unwrap().load().unwrap();
+        assert_eq!(pods, [pod]);
+        assert_eq!(containers, [container]);
+    }
+
+    #[test]
+    fn a_file_that_is_not_a_store_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pods.redb");
+        std::fs::write(&path, "this is not a database").unwrap();
+        let error = Store::open(&path).unwrap_err();
+        assert!(error.to_string().contains("pods.redb"), "{error}");
+    }
+}

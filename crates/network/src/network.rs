@@ -1,0 +1,272 @@
+//! The network of a node's pods.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::task::spawn_blocking;
+
+use crate::attachment::Attachment;
+use crate::cache::{Cache, Entry, Record, Recorded};
+use crate::catalog::{Catalog, Selected};
+use crate::chain::{Chain, Pod};
+use crate::conflist::Conflist;
+use crate::{Config, Error, loopback, result};
+
+/// The file systems that a network namespace is seen on: nsfs, and procfs for links under /proc.
+const NAMESPACE_FILE_SYSTEMS: [u64; 2] = [0x6e73_6673, 0x9fa0];
+
+/// How many plugins may have to end before an operation on the same pod can begin. With fewer than
+/// half as many plugins, an ADD that fails at the last moment is still waited for.
+const PLUGINS_WAITED_FOR: u32 = 16;
+
+/// Attaches pods to the node's network, and detaches them.
+pub struct Network {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    catalog: Catalog,
+    cache: Cache,
+}
+
+/// What a pod got.
+#[derive(Debug, Clone)]
+pub struct Attached {
+    /// Its addresses, in the plugins' order; at least one.
+    pub ips: Vec<IpAddr>,
+    /// The chain's result, as CNI specifies it.
+    pub result: Value,
+    /// The name of the network.
+    pub config_name: String,
+}
+
+impl Network {
+    /// A network that keeps its record of attachments in the directory `cache`, which is made when
+    /// it is needed. It has to survive a reboot, as the addresses do that plugins hand out.
+    pub fn new(config: Config, cache: PathBuf) -> Self {
+        let catalog = Catalog::new(config.conf_dir.clone());
+        Self {
+            inner: Arc::new(Inner {
+                config,
+                catalog,
+                cache: Cache::new(cache),
+            }),
+        }
+    }
+
+    /// Whether pods can be attached: there is a valid configuration, and all its plugins are
+    /// installed. The error is a reason to show (CRI's condition `NetworkReady`). Cheap: a look at
+    /// the directories; files are read again only after a change.
+    pub fn ready(&self) -> Result<(), Error> {
+        let selected = self.inner.catalog.selected()?;
+        Chain::find(&self.inner.config, &selected.list, &selected.file).map(drop)
+    }
+
+    /// Attaches a pod, by calling ADD of every plugin in order. If that fails, DEL of all of them
+    /// has been called; should that have failed too ([`Error::NotUndone`]), a later
+    /// [`delete`](Self::delete) tries again.
+    ///
+    /// Once begun, it goes on to its end even if the caller does not wait for it.
+    pub async fn add(&self, pod: &Attachment) -> Result<Attached, Error> {
+        let pod = pod.clone();
+        self.run(move |inner| inner.add(pod)).await
+    }
+
+    /// Detaches a pod, by calling DEL of every plugin in reverse order, with the configuration and
+    /// the result of the ADD. It is no error if the pod is not attached (any more), and only its id
+    /// is needed; the network namespace, if it is given, replaces the one of the ADD.
+    ///
+    /// Waits for an ADD of the same pod that is still going on. Once begun, it goes on to its end
+    /// even if the caller does not wait for it. If it fails, it can be called again.
+    pub async fn delete(&self, pod: &Attachment) -> Result<(), Error> {
+        let pod = pod.clone();
+        self.run(move |inner| inner.delete(&pod)).await
+    }
+
+    /// The ids of pods that are attached or that an ADD or DEL was begun for, in no order.
+    pub fn cached(&self) -> Result<Vec<String>, Error> {
+        self.inner.cache.pods()
+    }
+
+    /// Plugins are waited for on a thread; it does not end with the future.
+    async fn run<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let inner = Arc::clone(&self.inner);
+        match spawn_blocking(move || operation(&inner)).await {
+            Ok(outcome) => outcome,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(Error::ShuttingDown),
+        }
+    }
+}
+
+impl Inner {
+    fn add(&self, attachment: Attachment) -> Result<Attached, Error> {
+        attachment.validate()?;
+        let selected = self.catalog.selected()?;
+        let Selected { file, list } = &*selected;
+        let chain = Chain::find(&self.config, list, file)?;
+        find_namespace(&attachment.netns).map_err(|found| Error::NotANamespace {
+            pod_id: attachment.pod_id.clone(),
+            path: attachment.netns.clone(),
+            found,
+        })?;
+        let entry = self.cache.create(&attachment.pod_id, self.patience())?;
+        if !matches!(entry.record()?, Recorded::Nothing) {
+            return Err(Error::AlreadyAttached {
+                pod_id: attachment.pod_id,
+            });
+        }
+        let record = Record {
+            attachment,
+            file: file.clone(),
+            list: list.clone(),
+        };
+        if let Err(error) = entry.begin(&record) {
+            return Err(abandon(entry, error));
+        }
+        match attach(&chain, &entry, &record) {
+            Ok(attached) => Ok(attached),
+            Err(cause) => Err(undo(&chain, entry, &record, cause)),
+        }
+    }
+
+    fn delete(&self, pod: &Attachment) -> Result<(), Error> {
+        pod.validate()?;
+        let Some(entry) = self.cache.open(&pod.pod_id, self.patience())? else {
+            return Ok(());
+        };
+        let record = match entry.record()? {
+            Recorded::Nothing => return entry.remove(),
+            Recorded::Attachment(record) => *record,
+            Recorded::Damaged(reason) => self.substitute(pod, &reason)?,
+        };
+        let chain = Chain::find(&self.config, &record.list, &record.file)?;
+        let netns = match &pod.netns {
+            none if none.as_os_str().is_empty() => &record.attachment.netns,
+            given => given,
+        };
+        detach(&chain, &entry, &record.attachment, netns)?;
+        entry.remove()
+    }
+
+    /// What a pod was most likely attached with, when the record of it is lost.
+    fn substitute(&self, pod: &Attachment, reason: &str) -> Result<Record, Error> {
+        let selected = self.catalog.selected()?;
+        tracing::warn!(
+            pod = pod.pod_id,
+            network = selected.list.name,
+            reason,
+            "the record of the pod's network is damaged; detaching it with today's configuration"
+        );
+        let Selected { file, list } = Arc::unwrap_or_clone(selected);
+        Ok(Record {
+            attachment: pod.clone(),
+            file,
+            list,
+        })
+    }
+
+    fn patience(&self) -> Duration {
+        self.config.timeout().saturating_mul(PLUGINS_WAITED_FOR)
+    }
+}
+
+fn attach(chain: &Chain<'_>, entry: &Entry, record: &Record) -> Result<Attached, Error> {
+    let Record {
+        attachment,
+        file,
+        list,
+    } = record;
+    loopback::bring_up(&attachment.netns).map_err(|source| Error::Loopback {
+        pod_id: attachment.pod_id.clone(),
+        netns: attachment.netns.clone(),
+        source,
+    })?;
+    let pod = Pod {
+        attachment,
+        netns: &attachment.netns,
+        input: entry.input(),
+    };
+    let result = chain.add(&pod, |result| entry.progress(result))?;
+    let ips = result::addresses(&result);
+    if ips.is_empty() {
+        return Err(no_address(list, file));
+    }
+    Ok(Attached {
+        ips,
+        result,
+        config_name: list.name.clone(),
+    })
+}
+
+fn no_address(list: &Conflist, file: &Path) -> Error {
+    Error::NoAddress {
+        network: list.name.clone(),
+        file: file.to_owned(),
+    }
+}
+
+fn detach(
+    chain: &Chain<'_>,
+    entry: &Entry,
+    attachment: &Attachment,
+    netns: &Path,
+) -> Result<(), Error> {
+    // After a reboot there may be a file where the namespace was pinned.
+    let netns = find_namespace(netns).map_or(Path::new(""), |()| netns);
+    let pod = Pod {
+        attachment,
+        netns,
+        input: entry.input(),
+    };
+    chain.delete(&pod, entry.result()?.as_ref())
+}
+
+/// Takes back what a failed ADD has done.
+fn undo(chain: &Chain<'_>, entry: Entry, record: &Record, cause: Error) -> Error {
+    let Record { attachment, .. } = record;
+    match detach(chain, &entry, attachment, &attachment.netns).and_then(|()| entry.remove()) {
+        Ok(()) => cause,
+        Err(undo) => {
+            tracing::warn!(
+                pod = attachment.pod_id,
+                %cause,
+                error = %undo,
+                "what a failed CNI ADD had set up could not be taken back"
+            );
+            Error::NotUndone {
+                cause: Box::new(cause),
+                undo: Box::new(undo),
+            }
+        }
+    }
+}
+
+/// Removes the entry of an ADD in which no plugin has run.
+fn abandon(entry: Entry, cause: Error) -> Error {
+    match entry.remove() {
+        Ok(()) => cause,
+        Err(undo) => Error::NotUndone {
+            cause: Box::new(cause),
+            undo: Box::new(undo),
+        },
+    }
+}
+
+/// Whether there is a namespace at the path; the error says what is there instead.
+fn find_namespace(path: &Path) -> Result<(), String> {
+    let found = rustix::fs::statfs(path).map_err(|error| io::Error::from(error).to_string())?;
+    if u64::try_from(found.f_type).is_ok_and(|kind| NAMESPACE_FILE_SYSTEMS.contains(&kind)) {
+        Ok(())
+    } else {
+        Err("it is an ordinary file, as a reboot leaves it where a namespace was pinned".into())
+    }
+}

@@ -1,0 +1,243 @@
+//! One container, as the shim keeps it: its process, its streams, where it is in its life.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use crate::cgroup::{Cgroup, oom_kills};
+use crate::log::{Log, Stream};
+use crate::poller::Poller;
+use crate::protocol::{Exit, Failure, Phase, Record};
+use crate::record::write_record;
+use crate::syscall;
+
+/// Who is waiting for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Waiter {
+    /// The connection.
+    pub(crate) connection: u64,
+    /// The request's number on it.
+    pub(crate) number: u64,
+}
+
+/// A container's life from within. The shim forgets a container whose creation has failed as soon
+/// as its process is gone.
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// The child prepares itself.
+    Creating(Waiter),
+    /// The child has given up. Who waits for it is told why once it has ended, so that nothing is
+    /// left by then.
+    Failed(Waiter, Failure),
+    /// The child waits for its start.
+    Created,
+    /// The child has been told to start.
+    Starting(Waiter),
+    /// Executed.
+    Running { started_at: i64 },
+    /// The init has ended; processes that it has left behind are being killed.
+    Ending(Ended),
+    /// Nothing is left but what is known about it.
+    Exited(Ended),
+}
+
+/// How a container's init has ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ended {
+    pub(crate) started_at: Option<i64>,
+    pub(crate) finished_at: i64,
+    pub(crate) exit: Exit,
+}
+
+/// Where the kernel counts the container's processes that it has killed for want of memory.
+#[derive(Debug)]
+pub(crate) struct OomCount {
+    file: PathBuf,
+    before: u64,
+}
+
+impl OomCount {
+    pub(crate) fn new(file: PathBuf) -> Self {
+        let before = oom_kills(&file).unwrap_or(0);
+        Self { file, before }
+    }
+
+    /// Whether there has been one since.
+    pub(crate) fn has_grown(&self) -> bool {
+        oom_kills(&self.file).is_ok_and(|now| now > self.before)
+    }
+}
+
+/// A container.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) id: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) cgroup: Cgroup,
+    pub(crate) oom: Option<OomCount>,
+    pub(crate) log: Option<Log>,
+    /// The socket to the child, until that is executed.
+    pub(crate) sync: Option<OwnedFd>,
+    /// Standard output, or the terminal.
+    pub(crate) out: Option<OwnedFd>,
+    /// Standard error.
+    pub(crate) error: Option<OwnedFd>,
+    /// Standard input, held open until somebody attaches to it.
+    pub(crate) input: Option<OwnedFd>,
+    pub(crate) stage: Stage,
+    /// A process that is being waited for after the init's end.
+    pub(crate) leftover: Option<OwnedFd>,
+    /// Who waits for it to be forgotten.
+    pub(crate) deleting: Vec<Waiter>,
+}
+
+impl Container {
+    /// What there is to tell about it.
+    pub(crate) fn record(&self) -> Option<Record> {
+        let phase = match self.stage {
+            Stage::Creating(_) | Stage::Failed(..) => return None,
+            Stage::Exited(Ended {
+                started_at,
+                finished_at,
+                exit,
+            }) => Phase::Exited {
+                started_at,
+                finished_at,
+                exit,
+            },
+            // Not over as long as something of it is left: its log may still grow.
+            Stage::Running { started_at }
+            | Stage::Ending(Ended {
+                started_at: Some(started_at),
+                ..
+            }) => Phase::Running { started_at },
+            Stage::Created | Stage::Starting(_) | Stage::Ending(_) => Phase::Created,
+        };
+        let pid = self.pid.as_raw_nonzero().get();
+        Some(Record {
+            container: self.id.clone(),
+            pid,
+            phase,
+        })
+    }
+
+    /// Writes the record into the bundle.
+    pub(crate) fn save(&self) {
+        if let Some(record) = self.record() {
+            // A full disk takes nothing from those who ask the shim itself.
+            let _ = write_record(&self.bundle, &record);
+        }
+    }
+
+    /// Whether its init may still run.
+    pub(crate) fn has_process(&self) -> bool {
+        !matches!(self.stage, Stage::Ending(_) | Stage::Exited(_))
+    }
+
+    /// Sends a signal to the init, or to every process.
+    pub(crate) fn signal(&self, signal: i32, all: bool) -> Result<(), Errno> {
+        if all && signal == libc::SIGKILL {
+            self.cgroup.kill();
+        } else if all {
+            for pid in self.cgroup.processes() {
+                match syscall::kill(pid, signal) {
+                    Err(Errno::SRCH) | Ok(()) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if !self.cgroup.processes().is_empty() {
+                return Ok(());
+            }
+        }
+        match syscall::pidfd_send_signal(self.pidfd.as_fd(), signal) {
+            Err(Errno::SRCH) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Reads once what a stream has brought; closes it at its end.
+    pub(crate) fn read(&mut self, poller: &Poller, stream: Stream, buffer: &mut [u8]) {
+        let source = match stream {
+            Stream::Out => &mut self.out,
+            Stream::Error => &mut self.error,
+        };
+        let Some(descriptor) = source else { return };
+        match rustix::io::read(&*descriptor, &mut *buffer) {
+            Ok(length) if length > 0 => {
+                if let Some(log) = &mut self.log {
+                    log.push(stream, &buffer[..length]);
+                }
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            // A terminal that nobody has open any more says EIO.
+            Ok(_) | Err(_) => {
+                poller.remove(&*descriptor);
+                *source = None;
+            }
+        }
+    }
+
+    /// Takes what is left in the streams and closes them, and the log. Every process of the
+    /// container is gone; whoever else may hold a stream open is not waited for.
+    pub(crate) fn drain(&mut self, poller: &Poller, buffer: &mut [u8]) {
+        for stream in [Stream::Out, Stream::Error] {
+            let source = match stream {
+                Stream::Out => &mut self.out,
+                Stream::Error => &mut self.error,
+            };
+            let Some(descriptor) = source.take() else {
+                continue;
+            };
+            let mut left = rustix::io::ioctl_fionread(&descriptor).unwrap_or(u64::MAX);
+            while left > 0 {
+                match rustix::io::read(&descriptor, &mut *buffer) {
+                    Ok(length) if length > 0 => {
+                        left = left.saturating_sub(length as u64);
+                        if let Some(log) = &mut self.log {
+                            log.push(stream, &buffer[..length]);
+                        }
+                    }
+                    Err(Errno::INTR) => {}
+                    Ok(_) | Err(_) => break,
+                }
+            }
+            poller.remove(&descriptor);
+        }
+        self.input = None;
+        if let Some(mut log) = self.log.take() {
+            log.finish();
+        }
+    }
+
+    /// Kills what is left of the container. Gives a process that has not ended yet, if there is
+    /// one.
+    pub(crate) fn kill_leftovers(&self) -> Option<OwnedFd> {
+        loop {
+            let left = self.cgroup.processes();
+            if left.is_empty() {
+                return None;
+            }
+            self.cgroup.kill();
+            let flags = rustix::process::PidfdFlags::empty();
+            let open = |pid: &Pid| rustix::process::pidfd_open(*pid, flags).ok();
+            if let Some(process) = left.iter().find_map(open) {
+                return Some(process);
+            }
+        }
+    }
+
+    /// Where to put the child's socket out of the way.
+    pub(crate) fn close_sync(&mut self, poller: &Poller) {
+        if let Some(sync) = self.sync.take() {
+            poller.remove(&sync);
+        }
+    }
+
+    pub(crate) fn sync(&self) -> Option<BorrowedFd<'_>> {
+        self.sync.as_ref().map(AsFd::as_fd)
+    }
+}

@@ -1,0 +1,264 @@
+//! Creating a container: what its first process does from its birth as a copy of the shim until
+//! it executes the container's command.
+//!
+//! Everything that reads what a user wrote happens here, in a process of its own. Its mounts
+//! exist only in its own mount namespace, so that they end with it.
+
+mod clone;
+mod devices;
+mod inside;
+mod mounts;
+mod namespaces;
+mod options;
+mod process;
+mod rootfs;
+mod terminal;
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use oci_spec::runtime::{LinuxDevice, Mount, Process, Spec};
+use rustix::fs::Mode;
+use rustix::net::RecvFlags;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::clone::{Offspring, PidNamespace, spawn};
+pub(crate) use self::namespaces::pid_namespace;
+pub(crate) use self::process::Command;
+use self::process::refuse;
+pub(crate) use self::process::{
+    Identity, assume, detach, refuse_unsupported, set_oom_score, set_streams, write_oom_score,
+};
+use self::terminal::Terminal;
+use crate::cgroup::Cgroup;
+use crate::failure::{Explain, Outcome};
+use crate::packet::send_packet;
+use crate::protocol::{Create, Failure};
+use crate::syscall;
+
+/// What a child tells the shim on the socket between them. That it has been executed shows by the
+/// socket's end.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Progress {
+    /// It waits for its start. With a terminal, the master comes beside it.
+    Ready,
+    /// It has come to its end.
+    Failed(Failure),
+}
+
+/// What the shim sends to have a waiting child executed.
+pub(crate) const START: &[u8] = b"start";
+
+/// The exit code of a child that was never executed; what the other runtimes use.
+pub(crate) const NOT_EXECUTED: i32 = 128;
+
+/// What the child is given by the shim.
+#[derive(Debug)]
+pub(crate) struct Child<'a> {
+    pub(crate) create: &'a Create,
+    pub(crate) cgroup: &'a Cgroup,
+    /// The socket to the shim.
+    pub(crate) sync: BorrowedFd<'a>,
+    /// Standard input, output and error.
+    pub(crate) streams: [BorrowedFd<'a>; 3],
+    /// The shim's oom_score_adj before it changed it.
+    pub(crate) oom_score: i32,
+}
+
+impl Offspring for Child<'_> {
+    fn run(&self) -> ! {
+        let failure = match self.prepare() {
+            Ok((command, master)) => {
+                report(self.sync, &Progress::Ready, master.as_ref());
+                drop(master);
+                self.wait_for_start();
+                command.execute()
+            }
+            Err(failure) => failure,
+        };
+        report(self.sync, &Progress::Failed(failure), None);
+        syscall::exit(NOT_EXECUTED)
+    }
+}
+
+impl Child<'_> {
+    fn wait_for_start(&self) {
+        let mut buffer = [0; 16];
+        match rustix::net::recv(self.sync, &mut buffer, RecvFlags::empty()) {
+            Ok((length, _)) if &buffer[..length] == START => {}
+            // The shim is gone, and with it everybody who could want this container.
+            _ => syscall::exit(NOT_EXECUTED),
+        }
+    }
+
+    fn prepare(&self) -> Outcome<(Command, Option<OwnedFd>)> {
+        set_streams(self.streams)?;
+        syscall::close_all_but(&mut [self.sync.as_raw_fd()]).system(|| "close descriptors")?;
+        detach()?;
+        let shim = Identity::of_shim()?;
+        rustix::process::umask(Mode::empty());
+        self.cgroup.join_hierarchies()?;
+
+        let spec = read(&self.create.bundle.join("config.json"))?;
+        let process = spec
+            .process()
+            .as_ref()
+            .ok_or_else(|| Failure::invalid("config.json has no process"))?;
+        refuse_unsupported(process)?;
+        refuse_unsupported_container(&spec)?;
+        set_oom_score(process, self.oom_score)?;
+        namespaces::enter(&spec)?;
+        set_sysctls(&spec)?;
+
+        let (root, terminal) = self.furnish(&spec, process)?;
+        let linux = spec.linux().as_ref();
+        let spread = linux.and_then(|linux| linux.rootfs_propagation().as_deref());
+        rootfs::move_into(root.as_fd(), spread)?;
+        drop(root);
+        let master = match terminal {
+            Some(Terminal { master, slave }) => {
+                rustix::process::ioctl_tiocsctty(&slave).system(|| "take the terminal")?;
+                set_streams([slave.as_fd(); 3])?;
+                Some(master)
+            }
+            None => None,
+        };
+        Ok((assume(process, shim)?, master))
+    }
+
+    /// Mounts the root file system and everything in it.
+    fn furnish(&self, spec: &Spec, process: &Process) -> Outcome<(OwnedFd, Option<Terminal>)> {
+        let root_path = spec
+            .root()
+            .as_ref()
+            .map(|root| self.create.bundle.join(root.path()))
+            .ok_or_else(|| Failure::invalid("config.json has no root"))?;
+        let listed: &[Mount] = spec.mounts().as_deref().unwrap_or_default();
+        let planned = mounts::plan(listed, &self.create.bundle, self.cgroup)?;
+        let null = mounts::clone_tree(Path::new("/dev/null"), options::Reach::One)
+            .system(|| "open /dev/null")?;
+        rootfs::turn_away_from_node()?;
+        let root = rootfs::mount(&self.create.rootfs, &root_path)?;
+
+        let own_devices = !planned.iter().any(|mount| mount.binds("/dev"));
+        let mut unsealed = Vec::new();
+        for mount in planned {
+            unsealed.extend(mount.mount(root.as_fd())?);
+        }
+        let linux = spec.linux().as_ref();
+        if own_devices {
+            let devices: &[LinuxDevice] = linux
+                .and_then(|linux| linux.devices().as_deref())
+                .unwrap_or_default();
+            devices::populate(root.as_fd(), devices)?;
+        }
+        let terminal = if process.terminal().unwrap_or(false) || self.create.terminal {
+            Some(Terminal::open(root.as_fd(), process)?)
+        } else {
+            None
+        };
+        inside::ensure(root.as_fd(), process.cwd(), inside::Kind::Directory)
+            .invalid(|| format!("the working directory {}", process.cwd().display()))?;
+        let paths = |paths: Option<&'_ Vec<String>>| paths.cloned().unwrap_or_default();
+        for path in paths(linux.and_then(|linux| linux.readonly_paths().as_ref())) {
+            rootfs::protect(root.as_fd(), Path::new(&path))?;
+        }
+        for path in paths(linux.and_then(|linux| linux.masked_paths().as_ref())) {
+            rootfs::mask(root.as_fd(), null.as_fd(), Path::new(&path))?;
+        }
+        if spec
+            .root()
+            .as_ref()
+            .and_then(oci_spec::runtime::Root::readonly)
+            .unwrap_or(false)
+        {
+            rootfs::seal(root.as_fd(), false).system(|| "make the root file system read-only")?;
+        }
+        for mount in &unsealed {
+            rootfs::seal(mount.as_fd(), false).system(|| "make a tmpfs read-only")?;
+        }
+        Ok((root, terminal))
+    }
+}
+
+/// Tells the shim. Whether it hears it is its affair: without the shim the child ends anyway.
+pub(crate) fn report(sync: BorrowedFd<'_>, progress: &Progress, master: Option<&OwnedFd>) {
+    let bytes = postcard::to_stdvec(progress).unwrap_or_default();
+    let descriptors: Vec<BorrowedFd<'_>> = master.iter().map(|master| master.as_fd()).collect();
+    let _ = send_packet(sync, &bytes, &descriptors);
+}
+
+fn read(config: &Path) -> Outcome<Spec> {
+    let doing = || format!("read {}", config.display());
+    let text = fs::read(config).system(doing)?;
+    serde_json::from_slice(&text).invalid(doing)
+}
+
+fn refuse_unsupported_container(spec: &Spec) -> Outcome<()> {
+    let linux = spec.linux().as_ref();
+    let hooks = spec.hooks().as_ref().is_some_and(|hooks| {
+        [
+            hooks.create_runtime(),
+            hooks.create_container(),
+            hooks.start_container(),
+            hooks.poststart(),
+            hooks.poststop(),
+        ]
+        .iter()
+        .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
+    });
+    let label = |linux: &oci_spec::runtime::Linux| {
+        linux
+            .mount_label()
+            .as_deref()
+            .is_some_and(|label| !label.is_empty())
+    };
+    refuse(&[
+        ("hooks", hooks),
+        (
+            "linux.seccomp",
+            linux.is_some_and(|linux| linux.seccomp().is_some()),
+        ),
+        ("linux.mountLabel", linux.is_some_and(label)),
+        (
+            "linux.intelRdt",
+            linux.is_some_and(|linux| linux.intel_rdt().is_some()),
+        ),
+        (
+            "linux.personality",
+            linux.is_some_and(|linux| linux.personality().is_some()),
+        ),
+        (
+            "linux.memoryPolicy",
+            linux.is_some_and(|linux| linux.memory_policy().is_some()),
+        ),
+        (
+            "linux.timeOffsets",
+            linux.is_some_and(|linux| linux.time_offsets().is_some()),
+        ),
+        (
+            "linux.netDevices",
+            linux.is_some_and(|linux| linux.net_devices().is_some()),
+        ),
+    ])
+}
+
+/// Sets the kernel parameters that the specification lists; the process is in the namespaces that
+/// they belong to.
+fn set_sysctls(spec: &Spec) -> Outcome<()> {
+    let sysctls = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.sysctl().as_ref());
+    for (name, value) in sysctls.into_iter().flatten() {
+        let path = crate::pod::sysctl_path(name)
+            .filter(|path| crate::pod::sysctl_namespace(path).is_some())
+            .ok_or_else(|| {
+                Failure::invalid(format!("sysctl {name:?} does not belong to a namespace"))
+            })?;
+        fs::write(Path::new("/proc/sys").join(path), value)
+            .invalid(|| format!("set sysctl {name} to {value:?}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,189 @@
+//! A container's root file system: mounting it, closing off parts of it, and moving into it.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, UnmountFlags,
+};
+
+use super::inside;
+use super::mounts::{attach, clone_tree_at, is_directory, kernel_message, new_file_system};
+use super::options::{Reach, propagation};
+use crate::failure::{Explain, Outcome};
+use crate::protocol::{Failure, Overlay};
+use crate::syscall::{MountSetattr, mount_setattr};
+
+/// Keeps what is mounted here from reaching the node, and lets what the node mounts come in.
+pub(super) fn turn_away_from_node() -> Outcome<()> {
+    let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", flags).system(|| "make the container's mounts private")
+}
+
+/// Mounts the root file system on `path` and opens it.
+pub(super) fn mount(overlay: &Overlay, path: &Path) -> Outcome<OwnedFd> {
+    let doing = || format!("mount the root file system on {}", path.display());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let place = match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => {
+            rustix::fs::mkdir(path, Mode::from_raw_mode(0o700)).system(doing)?;
+            rustix::fs::open(path, flags, Mode::empty())
+        }
+        other => other,
+    }
+    .system(doing)?;
+    if overlay.lower.is_empty() {
+        // An image without layers: there is nothing to lay over.
+        let tree = super::mounts::clone_tree(&overlay.upper, Reach::One).system(doing)?;
+        attach(tree.as_fd(), place.as_fd()).system(doing)?;
+        return Ok(tree);
+    }
+    match layered(overlay) {
+        Ok(tree) => {
+            attach(tree.as_fd(), place.as_fd()).system(doing)?;
+            Ok(tree)
+        }
+        Err(Refused::OneByOne) => {
+            mount_at_once(overlay, path).system(doing)?;
+            rustix::fs::open(path, flags, Mode::empty()).system(doing)
+        }
+        Err(Refused::Altogether(reason)) => Err(Failure::system(format!("{}: {reason}", doing()))),
+    }
+}
+
+/// Why an overlay was not made.
+enum Refused {
+    /// The kernel (before 6.8) does not take layers one by one.
+    OneByOne,
+    /// Another reason.
+    Altogether(String),
+}
+
+/// Gives the layers to the kernel one by one, so that their number and the length of their paths
+/// do not matter.
+fn layered(overlay: &Overlay) -> Result<OwnedFd, Refused> {
+    let other = |error: Errno| Refused::Altogether(error.to_string());
+    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(other)?;
+    let context = context.as_fd();
+    let explained =
+        |error: Errno| Refused::Altogether(format!("{error}{}", kernel_message(context)));
+    rustix::mount::fsconfig_set_string(context, "source", "overlay").map_err(explained)?;
+    let mut layers = overlay.lower.iter().rev();
+    if let Some(uppermost) = layers.next() {
+        match rustix::mount::fsconfig_set_string(context, "lowerdir+", uppermost) {
+            Err(Errno::INVAL) => return Err(Refused::OneByOne),
+            other => other.map_err(explained)?,
+        }
+    }
+    for layer in layers {
+        rustix::mount::fsconfig_set_string(context, "lowerdir+", layer).map_err(explained)?;
+    }
+    rustix::mount::fsconfig_set_string(context, "upperdir", &overlay.upper).map_err(explained)?;
+    rustix::mount::fsconfig_set_string(context, "workdir", &overlay.work).map_err(explained)?;
+    rustix::mount::fsconfig_create(context).map_err(explained)?;
+    let attributes = MountAttrFlags::empty();
+    rustix::mount::fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(other)
+}
+
+/// The way of mount(2): all layers in one string, which the kernel limits to a page.
+fn mount_at_once(overlay: &Overlay, path: &Path) -> Result<(), Errno> {
+    let mut data = b"lowerdir=".to_vec();
+    for (index, layer) in overlay.lower.iter().rev().enumerate() {
+        if index > 0 {
+            data.push(b':');
+        }
+        escape(&mut data, layer, b"\\:,");
+    }
+    for (key, directory) in [(",upperdir=", &overlay.upper), (",workdir=", &overlay.work)] {
+        data.extend_from_slice(key.as_bytes());
+        escape(&mut data, directory, b"\\,");
+    }
+    let data = CString::new(data).map_err(|_| Errno::INVAL)?;
+    rustix::mount::mount(
+        "overlay",
+        path,
+        "overlay",
+        MountFlags::empty(),
+        data.as_c_str(),
+    )
+}
+
+fn escape(data: &mut Vec<u8>, path: &Path, special: &[u8]) {
+    for byte in path.as_os_str().as_bytes() {
+        if special.contains(byte) {
+            data.push(b'\\');
+        }
+        data.push(*byte);
+    }
+}
+
+/// Hides a path: a directory behind an empty one, a file behind `/dev/null`. One that is not there
+/// needs no hiding.
+pub(super) fn mask(root: BorrowedFd<'_>, null: BorrowedFd<'_>, path: &Path) -> Outcome<()> {
+    let doing = || format!("mask {}", path.display());
+    let place = match inside::open(root, path) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+        other => other.system(doing)?,
+    };
+    let cover = if is_directory(&place).system(doing)? {
+        new_file_system(
+            "tmpfs",
+            "tmpfs",
+            ["size=0k", "mode=755"],
+            MountAttrFlags::MOUNT_ATTR_RDONLY,
+        )?
+    } else {
+        clone_tree_at(null, Reach::One).system(doing)?
+    };
+    attach(cover.as_fd(), place.as_fd()).system(doing)
+}
+
+/// Makes a path read-only, if it is there.
+pub(super) fn protect(root: BorrowedFd<'_>, path: &Path) -> Outcome<()> {
+    let doing = || format!("make {} read-only", path.display());
+    let place = match inside::open(root, path) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+        other => other.system(doing)?,
+    };
+    let tree = clone_tree_at(place.as_fd(), Reach::Recursive).system(doing)?;
+    seal(tree.as_fd(), true).system(doing)?;
+    attach(tree.as_fd(), place.as_fd()).system(doing)
+}
+
+/// Makes a mount read-only.
+pub(super) fn seal(mount: BorrowedFd<'_>, recursive: bool) -> Result<(), Errno> {
+    let read_only = MountSetattr {
+        set: MountAttrFlags::MOUNT_ATTR_RDONLY,
+        ..MountSetattr::default()
+    };
+    mount_setattr(mount, recursive, &read_only)
+}
+
+/// Makes `root` the root directory of the mount namespace and lets go of the old one.
+pub(super) fn move_into(root: BorrowedFd<'_>, spread: Option<&str>) -> Outcome<()> {
+    let doing = || "move into the root file system";
+    rustix::process::fchdir(root).system(doing)?;
+    // The old root ends up on top of the new one (pivot_root(2)), and is taken off from there.
+    rustix::process::pivot_root(".", ".").system(doing)?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).system(doing)?;
+    rustix::process::chdir("/").system(doing)?;
+    let Some(spread) = spread.filter(|spread| !spread.is_empty()) else {
+        return Ok(());
+    };
+    // Volumes have a propagation of their own: this is the root's alone.
+    let (propagation, _) = propagation(spread)
+        .ok_or_else(|| Failure::invalid(format!("rootfsPropagation {spread:?} is unknown")))?;
+    if matches!(propagation, libc::MS_SLAVE | libc::MS_PRIVATE) {
+        // A new file system in a namespace that has turned away from the node is both.
+        return Ok(());
+    }
+    let change = MountSetattr {
+        propagation,
+        ..MountSetattr::default()
+    };
+    mount_setattr(root, false, &change).system(doing)
+}

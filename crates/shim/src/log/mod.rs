@@ -1,0 +1,119 @@
+//! Container logs in the format that the CRI sets out: `<RFC 3339 time> stdout|stderr P|F <line>`.
+
+mod file;
+mod split;
+mod timestamp;
+
+use std::path::PathBuf;
+
+use self::file::LogFile;
+use self::split::{Splitter, Tag};
+use self::timestamp::Timestamp;
+use crate::failure::Outcome;
+use crate::record::now;
+
+/// Which of a container's streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stream {
+    /// Standard output, or a terminal.
+    Out,
+    /// Standard error.
+    Error,
+}
+
+/// How much is written at once, in bytes, unless a single line is longer.
+const BATCH: usize = 32 * 1024;
+
+/// A container's log.
+#[derive(Debug)]
+pub(crate) struct Log {
+    file: LogFile,
+    out: Splitter,
+    error: Splitter,
+}
+
+impl Log {
+    /// Opens the file. Where that fails the log drops what it is given until it is reopened: a
+    /// log never keeps a container from running.
+    pub(crate) fn open(path: PathBuf) -> Self {
+        Self {
+            file: LogFile::open(path),
+            out: Splitter::default(),
+            error: Splitter::default(),
+        }
+    }
+
+    /// Opens the path anew. On failure the old file stays in use.
+    pub(crate) fn reopen(&mut self) -> Outcome<()> {
+        self.file.reopen()
+    }
+
+    /// Takes what a stream has brought.
+    pub(crate) fn push(&mut self, stream: Stream, bytes: &[u8]) {
+        let mut batch = Batch::new(&mut self.file, stream);
+        let splitter = match stream {
+            Stream::Out => &mut self.out,
+            Stream::Error => &mut self.error,
+        };
+        splitter.push(bytes, |tag, head, tail| batch.line(tag, head, tail));
+        batch.write();
+    }
+
+    /// Writes last lines that had no newline. As with the other runtimes they are full lines:
+    /// whoever collects logs waits for one to end.
+    pub(crate) fn finish(&mut self) {
+        for (stream, splitter) in [
+            (Stream::Out, &mut self.out),
+            (Stream::Error, &mut self.error),
+        ] {
+            let mut batch = Batch::new(&mut self.file, stream);
+            splitter.finish(|tag, head, tail| batch.line(tag, head, tail));
+            batch.write();
+        }
+    }
+}
+
+/// Lines that arrived together, have one time, and are written together.
+struct Batch<'a> {
+    file: &'a mut LogFile,
+    stream: Stream,
+    time: Option<Timestamp>,
+    lines: Vec<u8>,
+}
+
+impl<'a> Batch<'a> {
+    fn new(file: &'a mut LogFile, stream: Stream) -> Self {
+        Self {
+            file,
+            stream,
+            time: None,
+            lines: Vec::new(),
+        }
+    }
+
+    fn line(&mut self, tag: Tag, head: &[u8], tail: &[u8]) {
+        let time = self.time.get_or_insert_with(|| Timestamp::new(now()));
+        self.lines.extend_from_slice(time.as_bytes());
+        self.lines.extend_from_slice(match self.stream {
+            Stream::Out => b" stdout ",
+            Stream::Error => b" stderr ",
+        });
+        self.lines.extend_from_slice(match tag {
+            Tag::Full => b"F ",
+            Tag::Partial => b"P ",
+        });
+        self.lines.extend_from_slice(head);
+        self.lines.extend_from_slice(tail);
+        self.lines.push(b'\n');
+        if self.lines.len() >= BATCH {
+            self.write();
+        }
+    }
+
+    fn write(&mut self) {
+        if !self.lines.is_empty() {
+            self.file.append(&self.lines);
+            self.lines.clear();
+        }
+    }
+}

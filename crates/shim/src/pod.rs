@@ -1,0 +1,294 @@
+//! What a pod has before its first container: namespaces, pins, `/dev/shm`, kernel parameters.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{Pid, Signal};
+use rustix::thread::UnshareFlags;
+
+use crate::failure::{Explain, Outcome};
+use crate::protocol::{Failure, Pod};
+use crate::syscall::{self, Cloned};
+
+/// A pod's surroundings. Until they are [kept](Self::keep), dropping them takes every mount back.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    mounts: Mounts,
+    /// The init of a PID namespace that the containers share.
+    pub(crate) init: Option<Pid>,
+}
+
+/// Mounts made so far, to be taken back in the opposite order; with a file or directory each, if
+/// that was made for it.
+#[derive(Debug, Default)]
+struct Mounts(Vec<PathBuf>);
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        for path in self.0.iter().rev() {
+            // There is nobody left to tell.
+            let _ = rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+            let _ = if path.is_dir() {
+                fs::remove_dir(path)
+            } else {
+                fs::remove_file(path)
+            };
+        }
+    }
+}
+
+impl Surroundings {
+    /// Makes them; the calling process stays in the new namespaces, for its children to inherit.
+    pub(crate) fn make(pod: &Pod) -> Outcome<Self> {
+        let mut mounts = Mounts::default();
+        unshare(pod)?;
+        if pod.network {
+            loopback_up().system(|| "bring the pod's loopback interface up")?;
+        }
+        if let Some(hostname) = &pod.hostname {
+            rustix::system::sethostname(hostname.as_bytes())
+                .system(|| format!("set the host name {hostname:?}"))?;
+        }
+        for (name, value) in &pod.sysctls {
+            set_sysctl(pod, name, value)?;
+        }
+        let pins = pod.directory.join("ns");
+        make_directory(&pins).system(|| format!("make {}", pins.display()))?;
+        for (wanted, name) in [
+            (pod.network, "net"),
+            (pod.ipc, "ipc"),
+            (pod.hostname.is_some(), "uts"),
+        ] {
+            if wanted {
+                mounts.pin(&format!("/proc/self/ns/{name}"), pins.join(name))?;
+            }
+        }
+        if let Some(size) = pod.shm_size {
+            mounts.shared_memory(pod.directory.join("shm"), size)?;
+        }
+        let mut surroundings = Self { mounts, init: None };
+        if pod.shared_pid {
+            let init = start_init().system(|| "start the init of the pod's PID namespace")?;
+            surroundings.init = Some(init);
+            let namespace = format!("/proc/{}/ns/pid", init.as_raw_nonzero());
+            if let Err(failure) = surroundings.mounts.pin(&namespace, pins.join("pid")) {
+                surroundings.end_init();
+                return Err(failure);
+            }
+        }
+        Ok(surroundings)
+    }
+
+    /// Leaves the mounts to the daemon.
+    pub(crate) fn keep(&mut self) {
+        self.mounts.0.clear();
+    }
+
+    /// Kills the init of a shared PID namespace, and with it whatever still runs there.
+    pub(crate) fn end_init(&mut self) {
+        if let Some(init) = self.init.take() {
+            // It may have ended by itself.
+            let _ = syscall::kill(init, libc::SIGKILL);
+        }
+    }
+}
+
+impl Mounts {
+    fn pin(&mut self, namespace: &str, path: PathBuf) -> Outcome<()> {
+        let doing = || format!("pin {namespace} at {}", path.display());
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::WRONLY;
+        rustix::fs::open(&path, flags, Mode::from_raw_mode(0o444)).system(doing)?;
+        let mounted = rustix::mount::mount_bind(namespace, &path).system(doing);
+        self.0.push(path);
+        mounted
+    }
+
+    fn shared_memory(&mut self, path: PathBuf, size: u64) -> Outcome<()> {
+        let doing = || format!("mount a tmpfs of {size} bytes on {}", path.display());
+        make_directory(&path).system(doing)?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        let data = std::ffi::CString::new(format!("mode=1777,size={size}")).unwrap_or_default();
+        rustix::mount::mount("shm", &path, "tmpfs", flags, data.as_c_str()).system(doing)?;
+        self.0.push(path);
+        Ok(())
+    }
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+fn unshare(pod: &Pod) -> Outcome<()> {
+    let mut flags = UnshareFlags::empty();
+    flags.set(UnshareFlags::NEWNET, pod.network);
+    flags.set(UnshareFlags::NEWIPC, pod.ipc);
+    flags.set(UnshareFlags::NEWUTS, pod.hostname.is_some());
+    syscall::unshare(flags).system(|| format!("unshare the pod's namespaces ({flags:?})"))
+}
+
+fn loopback_up() -> rustix::io::Result<()> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::INET,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    syscall::loopback_up(socket.as_fd())
+}
+
+/// Sets a kernel parameter, if it is one of a namespace that the pod has for itself.
+fn set_sysctl(pod: &Pod, name: &str, value: &str) -> Outcome<()> {
+    let path = sysctl_path(name)
+        .ok_or_else(|| Failure::invalid(format!("{name:?} is not the name of a sysctl")))?;
+    let (namespace, own) = match sysctl_namespace(&path) {
+        Some(Namespace::Network) => ("network", pod.network),
+        Some(Namespace::Ipc) => ("IPC", pod.ipc),
+        None => {
+            return Err(Failure::invalid(format!(
+                "sysctl {name} belongs to the whole node: a pod can set net.*, kernel.shm*, \
+                 kernel.msg*, kernel.sem and fs.mqueue.*"
+            )));
+        }
+    };
+    if !own {
+        return Err(Failure::invalid(format!(
+            "sysctl {name} needs a pod with its own {namespace} namespace; this one uses the node's"
+        )));
+    }
+    let path = Path::new("/proc/sys").join(path);
+    fs::write(&path, value).invalid(|| format!("set sysctl {name} to {value:?}"))
+}
+
+/// A parameter's path below `/proc/sys`. Both notations of sysctl(8) are known: the first
+/// separator of a name tells which one it is, and the other character is then part of a name.
+pub(crate) fn sysctl_path(name: &str) -> Option<String> {
+    let separator = name.find(['.', '/']).map(|at| name.as_bytes()[at])?;
+    let path: String = if separator == b'.' {
+        name.chars()
+            .map(|letter| match letter {
+                '.' => '/',
+                '/' => '.',
+                other => other,
+            })
+            .collect()
+    } else {
+        name.to_owned()
+    };
+    path.split('/')
+        .all(|part| !matches!(part, "" | "." | ".."))
+        .then_some(path)
+}
+
+/// The namespaces that have parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Namespace {
+    Network,
+    Ipc,
+}
+
+/// Which namespace a parameter belongs to; none where it is the whole node's.
+pub(crate) fn sysctl_namespace(path: &str) -> Option<Namespace> {
+    const IPC: [&str; 3] = ["kernel/shm", "kernel/msg", "fs/mqueue/"];
+    if path.starts_with("net/") {
+        Some(Namespace::Network)
+    } else if path == "kernel/sem" || IPC.iter().any(|prefix| path.starts_with(prefix)) {
+        Some(Namespace::Ipc)
+    } else {
+        None
+    }
+}
+
+/// Starts the first process of a new PID namespace. It reaps what is orphaned there, ends on
+/// `SIGTERM`, and does not outlive the shim.
+fn start_init() -> Outcome<Pid> {
+    match syscall::clone_process(true, None).system(|| "clone")? {
+        Cloned::Parent { pid, .. } => Ok(pid),
+        Cloned::Child => run_init(),
+    }
+}
+
+fn run_init() -> ! {
+    const SIGNALS: [i32; 2] = [libc::SIGCHLD, libc::SIGTERM];
+    syscall::block_signals(&SIGNALS);
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    let _ = rustix::thread::set_name(c"slipway-init");
+    let _ = rustix::process::chdir("/");
+    if stdio_to(&open_null().unwrap_or_else(|_| syscall::exit(1))).is_err()
+        || syscall::close_all_but(&mut []).is_err()
+    {
+        syscall::exit(1);
+    }
+    while syscall::wait_for_signal(&SIGNALS) != libc::SIGTERM {
+        while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
+    }
+    syscall::exit(0)
+}
+
+/// Opens `/dev/null`.
+pub(crate) fn open_null() -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Makes `descriptor` the standard input, output and error.
+pub(crate) fn stdio_to(descriptor: &OwnedFd) -> rustix::io::Result<()> {
+    rustix::stdio::dup2_stdin(descriptor)?;
+    rustix::stdio::dup2_stdout(descriptor)?;
+    rustix::stdio::dup2_stderr(descriptor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sysctl_names_in_both_notations() {
+        assert_eq!(
+            sysctl_path("net.ipv4.ip_forward").as_deref(),
+            Some("net/ipv4/ip_forward")
+        );
+        assert_eq!(
+            sysctl_path("net.ipv4.conf.eth0/100.forwarding").as_deref(),
+            Some("net/ipv4/conf/eth0.100/forwarding")
+        );
+        assert_eq!(
+            sysctl_path("net/ipv4/conf/eth0.100/forwarding").as_deref(),
+            Some("net/ipv4/conf/eth0.100/forwarding")
+        );
+    }
+
+    #[test]
+    fn sysctl_names_do_not_leave_their_directory() {
+        for name in [
+            "net/../kernel/core_pattern",
+            "net.//.kernel",
+            "/kernel/x",
+            "",
+            "net..x",
+        ] {
+            assert_eq!(sysctl_path(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn sysctl_namespaces() {
+        assert_eq!(
+            sysctl_namespace("net/core/somaxconn"),
+            Some(Namespace::Network)
+        );
+        assert_eq!(
+            sysctl_namespace("kernel/shm_rmid_forced"),
+            Some(Namespace::Ipc)
+        );
+        assert_eq!(sysctl_namespace("kernel/sem"), Some(Namespace::Ipc));
+        assert_eq!(sysctl_namespace("kernel/semaphores"), None);
+        assert_eq!(sysctl_namespace("kernel/core_pattern"), None);
+    }
+}

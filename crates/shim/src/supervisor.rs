@@ -1,0 +1,678 @@
+//! The containers of a pod and the processes executed in them: what is asked of them, and what
+//! becomes of them.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, WaitStatus};
+
+use crate::cgroup::Cgroup;
+use crate::container::{Container, Ended, OomCount, Stage, Waiter};
+use crate::create::{self, Child, Progress, START};
+use crate::exec::{ExecChild, ExecStage, Executed};
+use crate::failure::{Explain, Outcome};
+use crate::log::{Log, Stream};
+use crate::packet::{receive_packet, send_packet};
+use crate::pod::open_null;
+use crate::poller::{Poller, Token};
+use crate::protocol::{Create, Event, Exec, Exit, Failure, Record, Reply, Request};
+use crate::record::now;
+use crate::syscall;
+
+/// How much is read from a stream at once, in bytes.
+const BUFFER: usize = 32 * 1024;
+
+/// What is to be sent.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// To whoever asked.
+    Answer(Waiter, Result<Reply, Failure>),
+    /// To all who have subscribed.
+    Tell(Event),
+}
+
+/// The containers of the pod.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    /// By numbers that are never used twice. A pod has a handful of containers, so that looking
+    /// through them costs less than an index.
+    containers: BTreeMap<u64, Container>,
+    executed: BTreeMap<u64, Executed>,
+    next: u64,
+    /// The shim's own PID namespace.
+    pid_namespace: OwnedFd,
+    null: OwnedFd,
+    /// The shim's oom_score_adj before it changed it.
+    oom_score: i32,
+    effects: Vec<Effect>,
+    buffer: Vec<u8>,
+    /// Who has asked for the end.
+    ending: Option<Waiter>,
+}
+
+impl Supervisor {
+    /// `oom_score` is what containers get that ask for none.
+    pub(crate) fn new(oom_score: i32) -> Outcome<Self> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(Self {
+            containers: BTreeMap::new(),
+            executed: BTreeMap::new(),
+            next: 0,
+            pid_namespace: rustix::fs::open("/proc/self/ns/pid", flags, Mode::empty())
+                .system(|| "open /proc/self/ns/pid")?,
+            null: open_null().system(|| "open /dev/null")?,
+            oom_score,
+            effects: Vec::new(),
+            buffer: Vec::new(),
+            ending: None,
+        })
+    }
+
+    /// What has come up to be sent.
+    pub(crate) fn effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Every container.
+    pub(crate) fn records(&self) -> Vec<Record> {
+        self.containers
+            .values()
+            .filter_map(Container::record)
+            .collect()
+    }
+
+    /// Who waits for the end, once everything has come to it.
+    pub(crate) fn is_over(&self) -> Option<Waiter> {
+        let over = |container: &Container| matches!(container.stage, Stage::Exited(_));
+        self.ending.filter(|_| self.containers.values().all(over))
+    }
+
+    /// Carries a request out, or begins to; the answer is among the [`effects`](Self::effects),
+    /// now or later.
+    pub(crate) fn request(
+        &mut self,
+        poller: &Poller,
+        waiter: Waiter,
+        request: Request,
+        descriptors: Vec<OwnedFd>,
+    ) {
+        let outcome = match request {
+            Request::Create(_) | Request::Exec(_) if self.ending.is_some() => {
+                Err(Failure::wrong_state("the pod is being shut down"))
+            }
+            Request::Create(create) => self.create(poller, waiter, create).map(|()| None),
+            Request::Start { container } => self.start(waiter, &container).map(|()| None),
+            Request::Kill {
+                container,
+                signal,
+                all,
+            } => self
+                .kill(&container, signal, all)
+                .map(|()| Some(Reply::Done)),
+            Request::Delete { container } => Ok(self.delete(poller, waiter, &container)),
+            Request::Exec(exec) => self.exec(poller, waiter, &exec, descriptors).map(|()| None),
+            Request::KillExec { exec, signal } => {
+                self.kill_exec(exec, signal).map(|()| Some(Reply::Done))
+            }
+            Request::ReopenLog { container } => {
+                self.reopen_log(&container).map(|()| Some(Reply::Done))
+            }
+            Request::List | Request::Subscribe => Ok(Some(Reply::Containers(self.records()))),
+            Request::Shutdown => {
+                self.shut_down(waiter);
+                Ok(None)
+            }
+        };
+        if let Some(answer) = outcome.transpose() {
+            self.effects.push(Effect::Answer(waiter, answer));
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn find(&self, id: &str) -> Option<u64> {
+        let found = self
+            .containers
+            .iter()
+            .find(|(_, container)| container.id == id);
+        found.map(|(number, _)| *number)
+    }
+
+    fn known(&mut self, id: &str) -> Outcome<(u64, &mut Container)> {
+        self.find(id)
+            .and_then(|number| Some((number, self.containers.get_mut(&number)?)))
+            .ok_or_else(|| Failure::not_found(format!("this pod has no container {id}")))
+    }
+
+    fn create(&mut self, poller: &Poller, waiter: Waiter, create: Create) -> Outcome<()> {
+        if self.find(&create.container).is_some() {
+            let id = create.container;
+            return Err(Failure::wrong_state(format!(
+                "there is a container {id} already"
+            )));
+        }
+        let namespace = create::pid_namespace(&create.bundle.join("config.json"))?;
+        let cgroup = Cgroup::new(&create.cgroups)?;
+        let unified = cgroup.open_unified()?;
+        let oom = create.oom_events.clone().map(OomCount::new);
+        let (sync, child_sync) = sync_pair()?;
+        let streams = Streams::open(&create)?;
+        let log = create.log.clone().map(Log::open);
+        let number = self.number();
+        poller
+            .add(&sync, Token::ContainerSync(number))
+            .system(|| "watch the new container")?;
+
+        let null = self.null.as_fd();
+        let child = Child {
+            create: &create,
+            cgroup: &cgroup,
+            sync: child_sync.as_fd(),
+            streams: streams.of_child(null),
+            oom_score: self.oom_score,
+        };
+        let spawned = create::spawn(
+            &namespace,
+            self.pid_namespace.as_fd(),
+            unified.as_ref().map(AsFd::as_fd),
+            &child,
+        );
+        let (pid, pidfd) =
+            spawned.system(|| format!("clone the first process of {}", create.container))?;
+        let Streams { input, out, error } = streams;
+        let (out, error) = (out.map(Pipe::read), error.map(Pipe::read));
+        let container = Container {
+            id: create.container,
+            bundle: create.bundle,
+            pid,
+            pidfd,
+            cgroup,
+            oom,
+            log,
+            sync: Some(sync),
+            out,
+            error,
+            input: input.map(|pipe| pipe.write),
+            stage: Stage::Creating(waiter),
+            leftover: None,
+            deleting: Vec::new(),
+        };
+        for (stream, token) in [
+            (&container.out, Token::Output(number)),
+            (&container.error, Token::ErrorOutput(number)),
+        ] {
+            if let Some(stream) = stream {
+                watch_stream(poller, stream, token)?;
+            }
+        }
+        self.containers.insert(number, container);
+        Ok(())
+    }
+
+    fn start(&mut self, waiter: Waiter, id: &str) -> Outcome<()> {
+        let (_, container) = self.known(id)?;
+        match (&container.stage, container.sync()) {
+            (Stage::Created, Some(sync)) => {
+                send_packet(sync, START, &[]).system(|| format!("start container {id}"))?;
+                container.stage = Stage::Starting(waiter);
+                Ok(())
+            }
+            (stage, _) => Err(Failure::wrong_state(format!(
+                "container {id} cannot be started: it {}",
+                describe(stage)
+            ))),
+        }
+    }
+
+    fn kill(&mut self, id: &str, signal: i32, all: bool) -> Outcome<()> {
+        let (_, container) = self.known(id)?;
+        match container.stage {
+            Stage::Exited(_) | Stage::Ending(_) => Ok(()),
+            _ => match container.signal(signal, all) {
+                Err(Errno::INVAL) => Err(Failure::invalid(format!("{signal} is not a signal"))),
+                other => other.system(|| format!("send signal {signal} to container {id}")),
+            },
+        }
+    }
+
+    fn delete(&mut self, poller: &Poller, waiter: Waiter, id: &str) -> Option<Reply> {
+        let Some(number) = self.find(id) else {
+            return Some(Reply::Done);
+        };
+        let container = self.containers.get_mut(&number)?;
+        if matches!(container.stage, Stage::Exited(_)) {
+            self.forget(poller, number);
+            return Some(Reply::Done);
+        }
+        container.deleting.push(waiter);
+        if container.has_process() {
+            // It is a process of ours until we reap it.
+            let _ = container.signal(libc::SIGKILL, false);
+        }
+        None
+    }
+
+    fn reopen_log(&mut self, id: &str) -> Outcome<()> {
+        let (_, container) = self.known(id)?;
+        container.log.as_mut().map_or(Ok(()), Log::reopen)
+    }
+
+    fn exec(
+        &mut self,
+        poller: &Poller,
+        waiter: Waiter,
+        exec: &Exec,
+        descriptors: Vec<OwnedFd>,
+    ) -> Outcome<()> {
+        let number = self.number();
+        let (oom_score, id) = (self.oom_score, &exec.container);
+        let pid_namespace = self
+            .pid_namespace
+            .try_clone()
+            .system(|| "copy the descriptor of the PID namespace")?;
+        let (container_number, container) = self.known(id)?;
+        if !matches!(container.stage, Stage::Running { .. }) {
+            return Err(Failure::wrong_state(format!(
+                "nothing can be executed in container {id}: it {}",
+                describe(&container.stage)
+            )));
+        }
+        let streams: [OwnedFd; 3] = descriptors.try_into().map_err(|found: Vec<_>| {
+            Failure::invalid(format!(
+                "an exec comes with 3 descriptors, not {}",
+                found.len()
+            ))
+        })?;
+        let init = container
+            .pidfd
+            .try_clone()
+            .system(|| "copy the container's descriptor")?;
+        let unified = container.cgroup.open_unified()?;
+        let (sync, child_sync) = sync_pair()?;
+        poller
+            .add(&sync, Token::ExecSync(number))
+            .system(|| "watch the new process")?;
+        let child = ExecChild {
+            process: &exec.process,
+            init: container.pidfd.as_fd(),
+            cgroup: &container.cgroup,
+            sync: child_sync.as_fd(),
+            streams: streams.each_ref().map(AsFd::as_fd),
+            oom_score,
+        };
+        let spawned = create::spawn(
+            &create::PidNamespace::Of(init),
+            pid_namespace.as_fd(),
+            unified.as_ref().map(AsFd::as_fd),
+            &child,
+        );
+        let (pid, _) = spawned.map_err(|error| match error {
+            // The namespace's init has ended, and the container with it.
+            Errno::NOMEM | Errno::SRCH => {
+                Failure::wrong_state(format!("container {id} has just ended"))
+            }
+            other => Failure::system(format!("clone a process for container {id}: {other}")),
+        })?;
+        let executed = Executed {
+            pid,
+            container: container_number,
+            sync: Some(sync),
+            stage: ExecStage::Starting(waiter),
+        };
+        self.executed.insert(number, executed);
+        Ok(())
+    }
+
+    fn kill_exec(&mut self, exec: u64, signal: i32) -> Outcome<()> {
+        let executed = self
+            .executed
+            .get(&exec)
+            .ok_or_else(|| Failure::not_found(format!("no executed process {exec} is running")))?;
+        let doing = || format!("send signal {signal} to the executed process {exec}");
+        for sent in [
+            syscall::kill_group(executed.pid, signal),
+            syscall::kill(executed.pid, signal),
+        ] {
+            match sent {
+                // Not the leader of its group yet, or ended and not reaped yet.
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(Errno::INVAL) => {
+                    return Err(Failure::invalid(format!("{signal} is not a signal")));
+                }
+                other => other.system(doing)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn shut_down(&mut self, waiter: Waiter) {
+        self.ending = Some(waiter);
+        for container in self
+            .containers
+            .values()
+            .filter(|container| container.has_process())
+        {
+            // It is a process of ours until we reap it.
+            let _ = container.signal(libc::SIGKILL, false);
+            container.cgroup.kill();
+        }
+    }
+
+    /// A stream of a container has something, or has ended.
+    pub(crate) fn stream_ready(&mut self, poller: &Poller, number: u64, stream: Stream) {
+        self.buffer.resize(BUFFER, 0);
+        if let Some(container) = self.containers.get_mut(&number) {
+            container.read(poller, stream, &mut self.buffer);
+        }
+    }
+
+    /// A container's child has said something, or is gone from the other end of its socket.
+    pub(crate) fn container_ready(&mut self, poller: &Poller, number: u64) {
+        let Some(container) = self.containers.get_mut(&number) else {
+            return;
+        };
+        let Some(sync) = container.sync() else { return };
+        match receive_packet(sync) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Ok(Some((bytes, descriptors))) => {
+                let progress = postcard::from_bytes(&bytes).unwrap_or_else(|error| {
+                    Progress::Failed(Failure::system(format!("the child said: {error}")))
+                });
+                self.container_progress(poller, number, progress, descriptors);
+            }
+            Ok(None) | Err(_) => {
+                container.close_sync(poller);
+                if let Stage::Starting(waiter) = container.stage {
+                    let started_at = now();
+                    container.stage = Stage::Running { started_at };
+                    container.save();
+                    let reply = Ok(Reply::Started { started_at });
+                    self.effects.push(Effect::Answer(waiter, reply));
+                }
+            }
+        }
+    }
+
+    fn container_progress(
+        &mut self,
+        poller: &Poller,
+        number: u64,
+        progress: Progress,
+        mut descriptors: Vec<OwnedFd>,
+    ) {
+        let Some(container) = self.containers.get_mut(&number) else {
+            return;
+        };
+        let answer = match (progress, &container.stage) {
+            (Progress::Ready, Stage::Creating(waiter)) => {
+                let waiter = *waiter;
+                if let Some(master) = descriptors.pop()
+                    && watch_stream(poller, &master, Token::Output(number)).is_ok()
+                {
+                    container.out = Some(master);
+                }
+                container.stage = Stage::Created;
+                container.save();
+                let pid = container.pid.as_raw_nonzero().get();
+                Effect::Answer(waiter, Ok(Reply::Created { pid }))
+            }
+            (Progress::Failed(failure), Stage::Creating(waiter)) => {
+                container.stage = Stage::Failed(*waiter, failure);
+                return;
+            }
+            (Progress::Failed(failure), Stage::Starting(waiter)) => {
+                let waiter = *waiter;
+                // Its exit follows.
+                container.stage = Stage::Created;
+                Effect::Answer(waiter, Err(failure))
+            }
+            _ => return,
+        };
+        self.effects.push(answer);
+    }
+
+    /// An exec's child has said something, or is gone from the other end of its socket.
+    pub(crate) fn exec_ready(&mut self, poller: &Poller, number: u64) {
+        let Some(executed) = self.executed.get_mut(&number) else {
+            return;
+        };
+        let Some(sync) = &executed.sync else { return };
+        let answer = match receive_packet(sync) {
+            Err(Errno::AGAIN | Errno::INTR) => return,
+            Ok(Some((bytes, _))) => match postcard::from_bytes(&bytes) {
+                Ok(Progress::Failed(failure)) => Err(failure),
+                Ok(Progress::Ready) | Err(_) => return,
+            },
+            Ok(None) | Err(_) => {
+                poller.remove(sync);
+                executed.sync = None;
+                let pid = executed.pid.as_raw_nonzero().get();
+                Ok(Reply::Executed { exec: number, pid })
+            }
+        };
+        if let ExecStage::Starting(waiter) = executed.stage {
+            executed.stage = if answer.is_ok() {
+                ExecStage::Running
+            } else {
+                ExecStage::Failed
+            };
+            self.effects.push(Effect::Answer(waiter, answer));
+        }
+    }
+
+    /// A child of the shim has ended. One that is not known was orphaned in a container.
+    pub(crate) fn reaped(&mut self, poller: &Poller, pid: Pid, status: WaitStatus) {
+        let container = self
+            .containers
+            .iter()
+            .find(|(_, container)| container.pid == pid && container.has_process())
+            .map(|(number, _)| *number);
+        if let Some(number) = container {
+            self.init_ended(poller, number, status);
+            return;
+        }
+        let executed = self
+            .executed
+            .iter()
+            .find(|(_, executed)| executed.pid == pid);
+        if let Some(number) = executed.map(|(number, _)| *number) {
+            self.executed_ended(poller, number, status);
+        }
+    }
+
+    fn init_ended(&mut self, poller: &Poller, number: u64, status: WaitStatus) {
+        let finished_at = now();
+        self.finish_conversation(poller, number);
+        let Some(container) = self.containers.get_mut(&number) else {
+            return;
+        };
+        container.close_sync(poller);
+        let failed = match &container.stage {
+            Stage::Creating(waiter) => {
+                let failure = Failure::system(format!(
+                    "the first process of container {} ended while it was being set up: {}",
+                    container.id,
+                    describe_status(status)
+                ));
+                Some((*waiter, failure))
+            }
+            Stage::Failed(waiter, failure) => Some((*waiter, failure.clone())),
+            _ => None,
+        };
+        if let Some((waiter, failure)) = failed {
+            self.forget(poller, number);
+            self.effects.push(Effect::Answer(waiter, Err(failure)));
+            return;
+        }
+        let started_at = match container.stage {
+            Stage::Running { started_at } => Some(started_at),
+            _ => None,
+        };
+        let exit = Exit::new(status.exit_status(), status.terminating_signal(), false);
+        container.stage = Stage::Ending(Ended {
+            started_at,
+            finished_at,
+            exit,
+        });
+        self.settle(poller, number);
+    }
+
+    /// Hears what a child that is gone had still to say.
+    fn finish_conversation(&mut self, poller: &Poller, number: u64) {
+        for _ in 0..3 {
+            self.container_ready(poller, number);
+        }
+    }
+
+    /// Ends what the init has left behind, and when nothing is left, the container.
+    pub(crate) fn settle(&mut self, poller: &Poller, number: u64) {
+        self.buffer.resize(BUFFER, 0);
+        let Some(container) = self.containers.get_mut(&number) else {
+            return;
+        };
+        let Stage::Ending(mut ended) = container.stage else {
+            return;
+        };
+        if let Some(process) = container.leftover.take() {
+            poller.remove(&process);
+        }
+        if let Some(process) = container.kill_leftovers()
+            && poller.add(&process, Token::Leftover(number)).is_ok()
+        {
+            container.leftover = Some(process);
+            return;
+        }
+        container.drain(poller, &mut self.buffer);
+        ended.exit.oom_killed = container.oom.as_ref().is_some_and(OomCount::has_grown);
+        container.stage = Stage::Exited(ended);
+        container.save();
+        self.effects.extend(
+            container
+                .record()
+                .map(|record| Effect::Tell(Event::Exited(record))),
+        );
+        if !container.deleting.is_empty() {
+            self.forget(poller, number);
+        }
+        syscall::trim_heap();
+    }
+
+    /// Lets go of a container that has no processes any more, and tells those who wait for that.
+    fn forget(&mut self, poller: &Poller, number: u64) {
+        let Some(mut container) = self.containers.remove(&number) else {
+            return;
+        };
+        container.close_sync(poller);
+        for stream in [&container.out, &container.error].into_iter().flatten() {
+            poller.remove(stream);
+        }
+        for waiter in container.deleting {
+            self.effects.push(Effect::Answer(waiter, Ok(Reply::Done)));
+        }
+    }
+
+    fn executed_ended(&mut self, poller: &Poller, number: u64, status: WaitStatus) {
+        for _ in 0..3 {
+            self.exec_ready(poller, number);
+        }
+        let Some(executed) = self.executed.remove(&number) else {
+            return;
+        };
+        if let Some(sync) = &executed.sync {
+            poller.remove(sync);
+        }
+        if executed.stage == ExecStage::Running {
+            let signal = status.terminating_signal();
+            let container = self.containers.get(&executed.container);
+            let oom = container.and_then(|container| container.oom.as_ref());
+            let oom_killed = signal == Some(libc::SIGKILL) && oom.is_some_and(OomCount::has_grown);
+            let exit = Exit::new(status.exit_status(), signal, oom_killed);
+            self.effects
+                .push(Effect::Tell(Event::ExecExited { exec: number, exit }));
+        }
+    }
+}
+
+/// A pipe, until each end is where it belongs.
+#[derive(Debug)]
+struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+impl Pipe {
+    fn new() -> Outcome<Self> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).system(|| "make a pipe")?;
+        Ok(Self { read, write })
+    }
+
+    fn read(self) -> OwnedFd {
+        self.read
+    }
+}
+
+/// A new container's standard streams; those that are not there are `/dev/null`, until the child
+/// has its terminal.
+#[derive(Debug)]
+struct Streams {
+    input: Option<Pipe>,
+    out: Option<Pipe>,
+    error: Option<Pipe>,
+}
+
+impl Streams {
+    fn open(create: &Create) -> Outcome<Self> {
+        let pipe = |wanted: bool| wanted.then(Pipe::new).transpose();
+        Ok(Self {
+            input: pipe(create.stdin && !create.terminal)?,
+            out: pipe(!create.terminal)?,
+            error: pipe(!create.terminal)?,
+        })
+    }
+
+    fn of_child<'a>(&'a self, null: BorrowedFd<'a>) -> [BorrowedFd<'a>; 3] {
+        let written =
+            |pipe: &'a Option<Pipe>| pipe.as_ref().map_or(null, |pipe| pipe.write.as_fd());
+        let input = self.input.as_ref().map_or(null, |pipe| pipe.read.as_fd());
+        [input, written(&self.out), written(&self.error)]
+    }
+}
+
+/// The two ends of the socket between the shim and a child.
+fn sync_pair() -> Outcome<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC;
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        .system(|| "make a socket for the new process")
+}
+
+/// Reads from a stream whenever it has something.
+fn watch_stream(poller: &Poller, stream: &OwnedFd, token: Token) -> Outcome<()> {
+    rustix::fs::fcntl_setfl(stream, OFlags::NONBLOCK)
+        .and_then(|()| poller.add(stream, token))
+        .system(|| "watch a container's output")
+}
+
+fn describe(stage: &Stage) -> &'static str {
+    match stage {
+        Stage::Creating(_) | Stage::Failed(..) => "is still being created",
+        Stage::Created => "has not been started",
+        Stage::Starting(_) => "is being started",
+        Stage::Running { .. } => "is running",
+        Stage::Ending(_) | Stage::Exited(_) => "has exited",
+    }
+}
+
+fn describe_status(status: WaitStatus) -> String {
+    match (status.exit_status(), status.terminating_signal()) {
+        (_, Some(signal)) => format!("signal {signal}"),
+        (Some(code), None) => format!("exit code {code}"),
+        (None, None) => "for no reason known".to_owned(),
+    }
+}

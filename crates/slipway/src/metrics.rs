@@ -1,0 +1,64 @@
+//! The Prometheus endpoint.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+
+/// Offers a registry's metrics under `/metrics` until the process ends.
+pub(crate) async fn serve(address: SocketAddr, registry: Registry) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("metrics_listen {address} cannot be used"))?;
+    let registry = Arc::new(registry);
+    tokio::spawn(async move {
+        loop {
+            let Ok((connection, _)) = listener.accept().await else {
+                continue;
+            };
+            let registry = Arc::clone(&registry);
+            tokio::spawn(async move {
+                let service = service_fn(move |request| {
+                    let answer = answer(&request, &registry);
+                    async move { Ok::<_, Infallible>(answer) }
+                });
+                // A scraper that goes away is its own business.
+                let _ = http1::Builder::new()
+                    .serve_connection(TokioIo::new(connection), service)
+                    .await;
+            });
+        }
+    });
+    Ok(())
+}
+
+fn answer<B>(request: &Request<B>, registry: &Registry) -> Response<Full<Bytes>> {
+    let mut text = String::new();
+    let status = if request.uri().path() != "/metrics" {
+        text.push_str("see /metrics\n");
+        StatusCode::NOT_FOUND
+    } else if encode(&mut text, registry).is_err() {
+        StatusCode::INTERNAL_SERVER_ERROR
+    } else {
+        StatusCode::OK
+    };
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        hyper::header::CONTENT_TYPE,
+        hyper::header::HeaderValue::from_static(
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        ),
+    );
+    response
+}

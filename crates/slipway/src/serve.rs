@@ -1,0 +1,176 @@
+//! `slipway serve`: the daemon.
+
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
+use slipway_cri::CallMetrics;
+use slipway_native::{Native, Settings};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Config;
+use crate::metrics;
+
+/// What `slipway serve` is told on its command line. Each flag is also a key of the configuration
+/// file, and wins over it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServeArgs {
+    /// Configuration file [default: /etc/slipway/config.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Socket to answer on [default: unix:///run/slipway/slipway.sock]
+    #[arg(long, value_name = "ENDPOINT")]
+    pub(crate) listen: Option<String>,
+
+    /// Directory of what survives a reboot: images, layers, records [default: /var/lib/slipway]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+
+    /// Directory of what a reboot ends: pods, sockets, namespaces [default: /run/slipway]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+
+    /// Directory of the network configurations [default: /etc/cni/net.d]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cni_conf_dir: Option<PathBuf>,
+
+    /// Directory of network plugins; may be repeated [default: /opt/cni/bin and /usr/lib/cni]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cni_bin_dir: Vec<PathBuf>,
+
+    /// Registries, their mirrors and blocks [default: /etc/containers/registries.conf]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) registries_conf: Option<PathBuf>,
+
+    /// How the log is written [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+
+    /// Address on which to offer Prometheus metrics [default: none]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics_listen: Option<SocketAddr>,
+
+    /// The shim's executable [default: slipway-shim beside this executable]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) shim: Option<PathBuf>,
+}
+
+/// How the daemon's log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object on each line.
+    Json,
+}
+
+/// Runs the daemon until it is told to stop by SIGTERM or SIGINT: calls that are under way are
+/// finished, pods go on. A second signal ends it at once.
+pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
+    let config = Config::load(&args)?;
+    start_log(config.log_format);
+    let socket = config.socket()?.to_owned();
+    let mut registry = Registry::default();
+    let calls = CallMetrics::new(&mut registry);
+    let engine = Native::open(Settings {
+        root: config.root.clone(),
+        state: config.state.clone(),
+        runtime: config.runtime.clone(),
+        image: config.image.clone(),
+        network: config.network.clone(),
+    })
+    .await?;
+    if let Some(address) = config.metrics_listen {
+        metrics::serve(address, registry).await?;
+    }
+    let listener = listen(&socket)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        socket = %socket.display(),
+        root = %config.root.display(),
+        state = %config.state.display(),
+        "slipway answers"
+    );
+    let stop = stop_signal()?;
+    slipway_cri::serve(
+        listener,
+        Arc::new(engine),
+        env!("CARGO_PKG_VERSION"),
+        calls,
+        stop,
+    )
+    .await?;
+    // Another daemon may have bound it anew only after this one's lock is gone.
+    let _ = std::fs::remove_file(&socket);
+    tracing::info!("slipway has stopped; pods go on");
+    Ok(())
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("SLIPWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}
+
+/// Binds the socket, for root alone. One that a killed daemon left is replaced; whoever holds the
+/// root's lock is the only one to use it.
+fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
+    let directory = socket.parent().context("the socket has no directory")?;
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("{} cannot be made", directory.display()))?;
+    match std::fs::symlink_metadata(socket) {
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            bail!(
+                "{} is there and is not a socket; choose another --listen",
+                socket.display()
+            )
+        }
+        Ok(_) if std::os::unix::net::UnixStream::connect(socket).is_ok() => bail!(
+            "somebody answers on {} already; stop him or choose another --listen",
+            socket.display()
+        ),
+        Ok(_) => std::fs::remove_file(socket)
+            .with_context(|| format!("{} cannot be removed", socket.display()))?,
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(socket)
+        .with_context(|| format!("{} cannot be bound", socket.display()))?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o660))
+        .with_context(|| format!("{} cannot be given its mode", socket.display()))?;
+    Ok(listener)
+}
+
+/// Ends with the first SIGTERM or SIGINT; the second one ends the process.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping when the calls under way have ended; a second signal stops now");
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            std::process::exit(1);
+        });
+    })
+}

@@ -1,0 +1,450 @@
+//! Containers: what they are made of, how they end, what they may do.
+
+use std::time::{Duration, Instant};
+
+use slipway_cri_api::v1::{
+    Capability, ContainerConfig, ContainerState, ImageSpec, Int64Value, KeyValue,
+    LinuxContainerResources, LinuxContainerSecurityContext, Mount, SecurityProfile,
+    security_profile::ProfileType,
+};
+use slipway_testbed::{Image, Layer, Node, eventually, pod, read_log};
+use tonic::Code;
+
+use crate::{node, refused};
+
+fn security(container: &mut ContainerConfig) -> &mut LinuxContainerSecurityContext {
+    container
+        .linux
+        .as_mut()
+        .unwrap()
+        .security_context
+        .as_mut()
+        .unwrap()
+}
+
+fn resources(container: &mut ContainerConfig) -> &mut LinuxContainerResources {
+    container
+        .linux
+        .as_mut()
+        .unwrap()
+        .resources
+        .get_or_insert_default()
+}
+
+/// Runs a script in a pod of its own and answers what it wrote, once it has ended well.
+async fn output(node: &Node, name: &str, mut container: ContainerConfig) -> String {
+    let cri = node.cri();
+    container.log_path = "0.log".to_owned();
+    let config = node.pod(name);
+    let pod = cri.run_pod(&config).await.unwrap();
+    let id = cri.launch(&pod, &config, &container).await.unwrap();
+    let status = cri.wait_for_exit(&id).await.unwrap();
+    let lines = read_log(&pod::log_path(&config, &container));
+    let text: Vec<_> = lines.into_iter().map(|line| line.text).collect();
+    assert_eq!(status.exit_code, 0, "{text:?}");
+    cri.remove_pod(&pod).await.unwrap();
+    text.join("\n")
+}
+
+#[tokio::test]
+async fn exit_codes_signals_times_and_reasons_are_reported() {
+    let (node, image) = node().await;
+    let cri = node.cri();
+    let config = node.pod("ends");
+    let pod = cri.run_pod(&config).await.unwrap();
+    for (name, script, code, reason) in [
+        ("zero", "exit 0", 0, "Completed"),
+        ("seven", "exit 7", 7, "Error"),
+        ("killed", "kill -9 $$", 137, "Error"),
+        ("terminated", "kill -15 $$; sleep 100", 143, "Error"),
+    ] {
+        let script = match name {
+            // PID 1 of a namespace ignores the signals it sends itself.
+            "killed" | "terminated" => format!("sh -c '{script}'"),
+            _ => script.to_owned(),
+        };
+        let id = cri
+            .create(&pod, &config, &pod::shell(name, &image, &script))
+            .await
+            .unwrap();
+        let created = cri.container_status(&id).await.unwrap();
+        assert_eq!(created.state(), ContainerState::ContainerCreated);
+        assert_eq!((created.started_at, created.finished_at), (0, 0));
+        cri.start(&id).await.unwrap();
+        let ended = cri.wait_for_exit(&id).await.unwrap();
+        assert_eq!(
+            (ended.exit_code, ended.reason.as_str()),
+            (code, reason),
+            "{name}"
+        );
+        assert!(created.created_at < ended.started_at && ended.started_at < ended.finished_at);
+        refused(cri.start(&id).await, Code::FailedPrecondition, &["exited"]);
+    }
+    node.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_container_over_its_memory_limit_is_reported_as_oom_killed() {
+    let (node, image) = node().await;
+    let cri = node.cri();
+    let config = node.pod("oom");
+    let pod = cri.run_pod(&config).await.unwrap();
+    let mut container = pod::shell("eater", &image, "tail /dev/zero");
+    resources(&mut container).memory_limit_in_bytes = 16 * 1024 * 1024;
+    let id = cri.launch(&pod, &config, &container).await.unwrap();
+    let ended = cri.wait_for_exit(&id).await.unwrap();
+    assert_eq!((ended.exit_code, ended.reason.as_str()), (137, "OOMKilled"));
+    node.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn stop_uses_the_images_signal_and_kills_after_the_timeout() {
+    let node = Node::start().await.unwrap();
+    let cri = node.cri();
+    let image = Image::busybox().stop_signal("SIGUSR1");
+    let image = node.provide("signal:1", &image).await.unwrap().reference;
+    let config = node.pod("stops");
+    let pod = cri.run_pod(&config).await.unwrap();
+    let script =
+        "trap 'echo told; exit 3' USR1; trap '' TERM; echo ready; while :; do sleep 0.1; done";
+    let polite = pod::shell("polite", &image, script);
+    let id = cri.launch(&pod, &config, &polite).await.unwrap();
+    ready(&pod::log_path(&config, &polite)).await;
+    cri.stop(&id, 30).await.unwrap();
+    assert_eq!(cri.container_status(&id).await.unwrap().exit_code, 3);
+    cri.stop(&id, 30).await.expect("stopping again is fine");
+
+    let deaf = pod::shell(
+        "deaf",
+        &image,
+        "trap '' USR1 TERM; echo ready; while :; do sleep 0.1; done",
+    );
+    let id = cri.launch(&pod, &config, &deaf).await.unwrap();
+    ready(&pod::log_path(&config, &deaf)).await;
+    let began = Instant::now();
+    cri.stop(&id, 1).await.unwrap();
+    assert!(
+        began.elapsed() >= Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(cri.container_status(&id).await.unwrap().exit_code, 137);
+    node.finish().await.unwrap();
+}
+
+async fn ready(log: &std::path::Path) {
+    eventually(
+        "the container to be ready",
+        Duration::from_secs(20),
+        async || Ok(read_log(log).iter().any(|line| line.text == "ready")),
+    )
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn image_and_request_decide_together_what_runs() {
+    let node = Node::start().await.unwrap();
+    let image = Image::busybox()
+        .layer(
+            Layer::new()
+                .file(
+                    "etc/passwd",
+                    0o644,
+                    "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n",
+                )
+                .file("etc/group", 0o644, "root:x:0:\nweb:x:34:\nlogs:x:44:web\n")
+                .directory("srv", 0o755),
+        )
+        .entrypoint([
+            "/bin/sh",
+            "-c",
+            "echo \"$0 $*; $(pwd); $(id -u) $(id -g) $(id -G); $A $B\"",
+        ])
+        .command(["zero", "one"])
+        .env("A", "image")
+        .env("B", "image")
+        .user("web")
+        .working_dir("/srv");
+    let image = node.provide("config:1", &image).await.unwrap().reference;
+    let plain = pod::container("main", &image, []);
+    assert_eq!(
+        output(&node, "plain", plain.clone()).await,
+        "zero one; /srv; 33 34 34 44; image image"
+    );
+
+    let mut asked = plain.clone();
+    asked.args = vec!["arg".to_owned()];
+    asked.working_dir = "/tmp".to_owned();
+    asked.envs = vec![KeyValue {
+        key: "B".to_owned(),
+        value: "request".to_owned(),
+    }];
+    security(&mut asked).run_as_user = Some(Int64Value { value: 1000 });
+    security(&mut asked).run_as_group = Some(Int64Value { value: 1001 });
+    security(&mut asked).supplemental_groups = vec![2000];
+    assert_eq!(
+        output(&node, "asked", asked).await,
+        "arg ; /tmp; 1000 1001 1001 2000; image request"
+    );
+
+    let mut unknown = plain;
+    security(&mut unknown).run_as_username = "nobody".to_owned();
+    let config = node.pod("unknown");
+    let pod = node.cri().run_pod(&config).await.unwrap();
+    let answer = node.cri().create(&pod, &config, &unknown).await;
+    refused(answer, Code::InvalidArgument, &["nobody", "/etc/passwd"]);
+    node.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn privileges_are_what_was_granted() {
+    let (node, image) = node().await;
+    let status =
+        "grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status | tr -d '\\t' | tr '\\n' ' '";
+    let default = pod::shell("main", &image, status);
+    assert_eq!(
+        output(&node, "default", default.clone()).await.trim(),
+        "CapEff:00000000a80425fb CapBnd:00000000a80425fb NoNewPrivs:0"
+    );
+    let mut none = default.clone();
+    security(&mut none).capabilities = Some(Capability {
+        drop_capabilities: vec!["ALL".to_owned()],
+        add_capabilities: vec!["NET_BIND_SERVICE".to_owned()],
+        ..Default::default()
+    });
+    security(&mut none).no_new_privs = true;
+    assert_eq!(
+        output(&node, "none", none).await.trim(),
+        "CapEff:0000000000000400 CapBnd:0000000000000400 NoNewPrivs:1"
+    );
+    // A user without privileges has none in effect, only a bound.
+    let mut user = default;
+    security(&mut user).run_as_user = Some(Int64Value { value: 1000 });
+    assert_eq!(
+        output(&node, "user", user).await.trim(),
+        "CapEff:0000000000000000 CapBnd:00000000a80425fb NoNewPrivs:0"
+    );
+
+    let script = "cat /proc/kcore 2>&1 | wc -c; (echo 1 > /proc/sys/kernel/panic) 2>&1 | wc -l; \
+                  (mount -t tmpfs none /mnt) 2>&1 | wc -l; ls /dev/vda /dev/loop0 2>/dev/null | wc -l";
+    let confined = pod::shell("main", &image, script);
+    assert_eq!(
+        output(&node, "confined", confined.clone()).await,
+        "0\n1\n1\n0"
+    );
+    let mut privileged = pod::shell(
+        "main",
+        &image,
+        "mkdir /m && mount -t tmpfs none /m && ls /dev | wc -l",
+    );
+    security(&mut privileged).privileged = true;
+    let devices: usize = output(&node, "privileged", privileged)
+        .await
+        .parse()
+        .unwrap();
+    let confined = pod::shell("main", &image, "ls /dev | wc -l");
+    let few: usize = output(&node, "few", confined).await.parse().unwrap();
+    assert!(
+        devices > few,
+        "{devices} devices of the node, {few} of a container"
+    );
+    node.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn limits_reach_the_kernel() {
+    let node = Node::start_with(|daemon| {
+        daemon.config(
+            "[runtime]\npids_limit = 50\n[runtime.rlimits]\nnofile = { soft = 512, hard = 1024 }\n",
+        )
+    })
+    .await
+    .unwrap();
+    let image = node
+        .provide("busybox:1", &Image::busybox())
+        .await
+        .unwrap()
+        .reference;
+    let mut container = pod::shell(
+        "main",
+        &image,
+        "cat /proc/self/oom_score_adj; ulimit -Sn; ulimit -Hn; \
+         cd /sys/fs/cgroup; cat cpu/cpu.shares cpu/cpu.cfs_quota_us memory/memory.limit_in_bytes pids/pids.max",
+    );
+    *resources(&mut container) = LinuxContainerResources {
+        cpu_shares: 512,
+        cpu_quota: 50_000,
+        cpu_period: 100_000,
+        memory_limit_in_bytes: 64 << 20,
+        oom_score_adj: 500,
+        ..Default::default()
+    };
+    assert_eq!(
+        output(&node, "limits", container).await,
+        "500\n512\n1024\n512\n50000\n67108864\n50"
+    );
+    node.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn volumes_are_mounted_as_asked_and_the_root_can_be_read_only() {
+    let (node, image) = node().await;
+    let source = node.scratch.join("volume");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("file"), "from the node\n").unwrap();
+    let mount = |path: &str, readonly: bool| Mount {
+        container_path: path.to_owned(),
+        host_path: source.display().to_string(),
+        readonly,
+        ..Default::default()
+    };
+    let script = "cat /ro/file; touch /ro/x 2>/dev/null || echo ro refuses; echo back > /rw/back; \
+                  touch /y 2>/dev/null || echo root refuses; touch /dev/shm/z && echo shm takes";
+    let mut container = pod::shell("main", &image, script);
+    container.mounts = vec![mount("/ro", true), mount("/rw", false)];
+    security(&mut container).readonly_rootfs = true;
+    assert_eq!(
+        output(&node, "volumes", container.clone()).await,
+        "from the node\nro refuses\nroot refuses\nshm takes"
+    );
+    assert_eq!(
+        std::fs::read_to_string(source.join("back")).unwrap(),
+        "back\n"
+    );
+
+    // A host path that is not there becomes a directory; a mount target that would leave the root
+    // file system through a link stays in it.
+    let absent = node.scratch.join("absent/below");
+    let mut container = pod::shell(
+        "main",
+        &image,
+        "ls -d /new && ls -d /etc/inside && touch /etc/inside/x",
+    );
+    container.mounts = vec![
+        Mount {
+            host_path: absent.display().to_string(),
+            ..mount("/new", false)
+        },
+        mount("/proc/../etc/inside", false),
+    ];
+    let config = node.pod("dots");
+    let pod = node.cri().run_pod(&config).await.unwrap();
+    let answer = node.cri().create(&pod, &config, &container).await;
+    refused(answer, Code::InvalidArgument, &["container_path"]);
+    container.mounts[1].container_path = "/etc/inside".to_owned();
+    output(&node, "absent", container).await;
+    assert!(absent.is_dir());
+    node.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_container_is_refused_and_leaves_nothing() {
+    let (node, image) = node().await;
+    let cri = node.cri();
+    let config = node.pod("bad");
+    let pod = cri.run_pod(&config).await.unwrap();
+    let before = slipway_testbed::leaks::snapshot(&node.scratch);
+
+    let answer = cri
+        .create(
+            &pod,
+            &config,
+            &pod::container("c", &image, ["/no/such/file"]),
+        )
+        .await;
+    refused(answer, Code::InvalidArgument, &["/no/such/file"]);
+    let answer = cri
+        .create(
+            &pod,
+            &config,
+            &pod::container("c", &image, ["nothing-of-that-name"]),
+        )
+        .await;
+    refused(answer, Code::InvalidArgument, &["nothing-of-that-name"]);
+    let answer = cri
+        .create(&pod, &config, &pod::container("c", &image, ["/etc/passwd"]))
+        .await;
+    refused(answer, Code::InvalidArgument, &["/etc/passwd"]);
+    let absent = pod::sleeper("c", "localhost:1/not/pulled:1");
+    refused(
+        cri.create(&pod, &config, &absent).await,
+        Code::NotFound,
+        &["not/pulled"],
+    );
+    let mut escaping = pod::sleeper("c", &image);
+    escaping.log_path = "../../escape.log".to_owned();
+    refused(
+        cri.create(&pod, &config, &escaping).await,
+        Code::InvalidArgument,
+        &["log_path"],
+    );
+    let mut nameless = pod::sleeper("c", &image);
+    nameless.metadata = None;
+    refused(
+        cri.create(&pod, &config, &nameless).await,
+        Code::InvalidArgument,
+        &["metadata"],
+    );
+    let mut imageless = pod::sleeper("c", &image);
+    imageless.image = Some(ImageSpec::default());
+    refused(
+        cri.create(&pod, &config, &imageless).await,
+        Code::InvalidArgument,
+        &["image"],
+    );
+    let mut confined = pod::sleeper("c", &image);
+    security(&mut confined).seccomp = Some(SecurityProfile {
+        profile_type: ProfileType::RuntimeDefault.into(),
+        localhost_ref: String::new(),
+    });
+    refused(
+        cri.create(&pod, &config, &confined).await,
+        Code::Unimplemented,
+        &["seccomp"],
+    );
+    let none = cri
+        .create("0123456789", &config, &pod::sleeper("c", &image))
+        .await;
+    refused(none, Code::NotFound, &["0123456789"]);
+    refused(
+        cri.start("0123456789").await,
+        Code::NotFound,
+        &["0123456789"],
+    );
+    refused(
+        cri.container_status("0123456789").await,
+        Code::NotFound,
+        &["0123456789"],
+    );
+    cri.stop("0123456789", 1)
+        .await
+        .expect("stopping what is not there is fine");
+    cri.remove("0123456789")
+        .await
+        .expect("removing what is not there is fine");
+
+    slipway_testbed::leaks::assert_no_more(&node.scratch, &before);
+    node.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn every_process_of_a_container_ends_with_it() {
+    let (node, image) = node().await;
+    let cri = node.cri();
+    let config = node.pod("family");
+    let pod = cri.run_pod(&config).await.unwrap();
+    let script = "for i in 1 2 3; do setsid sleep 1000 & done; echo ready; sleep 0.2";
+    let container = pod::shell("main", &image, script);
+    let id = cri.launch(&pod, &config, &container).await.unwrap();
+    cri.wait_for_exit(&id).await.unwrap();
+    let left: Vec<_> = node
+        .daemon
+        .pod_processes()
+        .into_iter()
+        .filter(|(_, group)| group.as_ref().is_some_and(|group| group.ends_with(&id)))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    cri.remove(&id).await.unwrap();
+    node.finish().await.unwrap();
+}

@@ -1,0 +1,99 @@
+//! Commands in running containers.
+
+use std::time::{Duration, Instant};
+
+use slipway_cri_api::v1::ExecSyncRequest;
+use slipway_testbed::pod;
+use tonic::Code;
+
+use crate::{node, refused};
+
+#[tokio::test]
+async fn output_and_exit_code_come_back() {
+    let (node, image) = node().await;
+    let cri = node.cri();
+    let config = node.pod("exec");
+    let pod = cri.run_pod(&config).await.unwrap();
+    let id = cri
+        .create(&pod, &config, &pod::sleeper("main", &image))
+        .await
+        .unwrap();
+    refused(
+        cri.exec(&id, &["true"]).await,
+        Code::FailedPrecondition,
+        &["not running"],
+    );
+    cri.start(&id).await.unwrap();
+
+    let answer = cri
+        .exec(&id, &["sh", "-c", "echo out; echo err >&2; exit 5"])
+        .await
+        .unwrap();
+    assert_eq!(answer.stdout, b"out\n");
+    assert_eq!(answer.stderr, b"err\n");
+    assert_eq!(answer.exit_code, 5);
+    let large = cri
+        .exec(&id, &["head", "-c", "5000000", "/dev/zero"])
+        .await
+        .unwrap();
+    assert_eq!(large.stdout.len(), 5_000_000);
+    // It is in all of the container's namespaces, and reads nothing from standard input.
+    let inside = cri
+        .exec(&id, &["sh", "-c", "cat; hostname; ps | wc -l"])
+        .await
+        .unwrap();
+    let inside = String::from_utf8(inside.stdout).unwrap();
+    assert!(inside.starts_with("exec\n"), "{inside}");
+    // A child that lives on does not hold the answer up.
+    let began = Instant::now();
+    let left = cri
+        .exec(&id, &["sh", "-c", "sleep 30 & echo done"])
+        .await
+        .unwrap();
+    assert_eq!(left.stdout, b"done\n");
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+
+    refused(cri.exec(&id, &[]).await, Code::InvalidArgument, &["cmd"]);
+    refused(
+        cri.exec(&id, &["/no/such"]).await,
+        Code::InvalidArgument,
+        &["/no/such"],
+    );
+    refused(cri.exec("0123", &["true"]).await, Code::NotFound, &["0123"]);
+    node.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_command_is_killed_at_its_timeout() {
+    let (node, image) = node().await;
+    let cri = node.cri();
+    let config = node.pod("slow");
+    let pod = cri.run_pod(&config).await.unwrap();
+    let id = cri
+        .launch(&pod, &config, &pod::sleeper("main", &image))
+        .await
+        .unwrap();
+    let request = ExecSyncRequest {
+        container_id: id.clone(),
+        cmd: ["sh", "-c", "sleep 777; true"].map(str::to_owned).to_vec(),
+        timeout: 1,
+    };
+    let began = Instant::now();
+    let answer = Box::pin(cri.runtime().exec_sync(request)).await;
+    refused(answer, Code::DeadlineExceeded, &["1 s"]);
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    let left = cri
+        .exec(&id, &["sh", "-c", "ps | grep 'sleep 777' | grep -vc grep"])
+        .await
+        .unwrap();
+    assert_eq!(left.stdout, b"0\n");
+    node.finish().await.unwrap();
+}

@@ -1,0 +1,205 @@
+//! Starting the daemon: what it answers first, and what it refuses.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Output};
+
+use slipway_cri_api::v1::runtime_service_client::RuntimeServiceClient;
+use slipway_cri_api::v1::{
+    CgroupDriver, PodSandboxConfig, RunPodSandboxRequest, RuntimeConfigRequest, StatusRequest,
+};
+use slipway_testbed::{Node, slipway_binary};
+use tonic::Code;
+
+use crate::refused;
+
+fn serve(arguments: &[&str], change: impl FnOnce(&mut Command)) -> Output {
+    let mut command = Command::new(slipway_binary().unwrap());
+    command.arg("serve").args(arguments);
+    change(&mut command);
+    command.output().unwrap()
+}
+
+#[track_caller]
+fn refuses_to_start(output: &Output, words: &[&str]) {
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    for word in words {
+        assert!(message.contains(word), "{word:?} is not in: {message}");
+    }
+}
+
+#[tokio::test]
+async fn the_daemon_says_what_it_is_and_how_to_configure_a_kubelet() {
+    let node = Node::start().await.unwrap();
+    let cri = node.cri();
+    let version = cri.version().await.unwrap();
+    assert_eq!(
+        (
+            version.runtime_name.as_str(),
+            version.runtime_api_version.as_str()
+        ),
+        ("slipway", "v1")
+    );
+    let answer = Box::pin(cri.runtime().runtime_config(RuntimeConfigRequest {}))
+        .await
+        .unwrap();
+    assert_eq!(
+        answer.into_inner().linux.unwrap().cgroup_driver(),
+        CgroupDriver::Cgroupfs
+    );
+    let answer = Box::pin(cri.runtime().status(StatusRequest { verbose: true }))
+        .await
+        .unwrap();
+    let answer = answer.into_inner();
+    assert!(
+        answer
+            .status
+            .unwrap()
+            .conditions
+            .iter()
+            .all(|condition| condition.status)
+    );
+    assert!(answer.info["config"].contains("cgroups"));
+    let answer = Box::pin(
+        cri.runtime()
+            .exec(slipway_cri_api::v1::ExecRequest::default()),
+    )
+    .await;
+    assert_eq!(answer.unwrap_err().code(), Code::Unimplemented);
+    node.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_second_daemon_on_one_root_is_refused() {
+    let node = Node::start().await.unwrap();
+    let root = node.daemon.root();
+    let state = node.scratch.join("other");
+    let listen = format!("unix://{}", node.scratch.join("other.sock").display());
+    let arguments = [
+        "--root",
+        root.to_str().unwrap(),
+        "--state",
+        state.to_str().unwrap(),
+        "--listen",
+        &listen,
+    ];
+    refuses_to_start(
+        &serve(&arguments, |_| {}),
+        &["another slipway", root.to_str().unwrap()],
+    );
+    node.finish().await.unwrap();
+}
+
+#[test]
+fn who_is_not_root_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let binary = directory.path().join("slipway");
+    // The build's own directory need not be open to everybody.
+    std::fs::copy(slipway_binary().unwrap(), &binary).unwrap();
+    std::fs::set_permissions(
+        directory.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    let output = Command::new(binary)
+        .args(["serve"])
+        .uid(65534)
+        .gid(65534)
+        .output()
+        .unwrap();
+    refuses_to_start(&output, &["must run as root"]);
+}
+
+#[test]
+fn a_configuration_that_is_wrong_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.toml");
+    let path = file.to_str().unwrap();
+    refuses_to_start(&serve(&["--config", path], |_| {}), &[path, "not there"]);
+    std::fs::write(&file, "rooot = \"/x\"\n").unwrap();
+    refuses_to_start(
+        &serve(&["--config", path], |_| {}),
+        &[path, "rooot", "line 1"],
+    );
+    std::fs::write(&file, "").unwrap();
+    let output = serve(&["--config", path, "--listen", "tcp://127.0.0.1:1"], |_| {});
+    refuses_to_start(&output, &["tcp://127.0.0.1:1", "unix://"]);
+}
+
+#[tokio::test]
+async fn large_messages_are_accepted_up_to_16_mib() {
+    let node = Node::start().await.unwrap();
+    let cri = node.cri();
+    let mut config: PodSandboxConfig = node.pod("large");
+    config
+        .annotations
+        .insert("notes".to_owned(), "x".repeat(15 << 20));
+    let id = cri.run_pod(&config).await.unwrap();
+    assert_eq!(
+        cri.pod_status(&id).await.unwrap().annotations["notes"].len(),
+        15 << 20
+    );
+    cri.remove_pod(&id).await.unwrap();
+    config
+        .annotations
+        .insert("notes".to_owned(), "x".repeat(17 << 20));
+    let request = RunPodSandboxRequest {
+        config: Some(config),
+        ..Default::default()
+    };
+    let answer = RuntimeServiceClient::new(cri.channel())
+        .run_pod_sandbox(request)
+        .await;
+    refused(answer, Code::OutOfRange, &["16777216"]);
+    node.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_changes_nothing_about_what_the_call_leaves() {
+    let node = Node::start().await.unwrap();
+    let config = node.pod("abandoned");
+    for millis in [1, 5, 20] {
+        let cri = slipway_testbed::Cri::new(node.cri().socket());
+        let call = cri.run_pod(&config);
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(millis), call).await;
+        drop(cri);
+        // The call that was left is the one that makes the pod, whoever asks meanwhile.
+        slipway_testbed::eventually("the pod", std::time::Duration::from_secs(20), async || {
+            Ok(node.cri().pods().await?.len() == 1)
+        })
+        .await
+        .unwrap();
+        refused(
+            node.cri().run_pod(&config).await,
+            Code::AlreadyExists,
+            &["abandoned"],
+        );
+        node.cri().remove_all().await.unwrap();
+    }
+    node.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn metrics_are_offered_when_asked_for() {
+    let port = slipway_testbed::Scratch::new().unwrap().host_port();
+    let address = format!("127.0.0.1:{port}");
+    let node = Node::start_with(|daemon| {
+        daemon
+            .argument("--metrics-listen")
+            .argument(address.clone())
+    })
+    .await
+    .unwrap();
+    node.cri().pods().await.unwrap();
+    let mut stream = TcpStream::connect(&address).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(
+        text.contains("slipway_cri_calls_total{method=\"ListPodSandbox\",code=\"Ok\"}"),
+        "{text}"
+    );
+    node.finish().await.unwrap();
+}

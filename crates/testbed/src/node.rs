@@ -1,0 +1,88 @@
+//! All parts of a node together.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use slipway_cri_api::v1::PodSandboxConfig;
+
+use crate::{Cni, Cri, Daemon, Image, Pushed, Registry, Scratch, leaks, pod};
+
+/// A node of one test's own: Slipway's daemon, a registry and a pod network.
+///
+/// The fields are dropped from the first to the last, so that the daemon can still use the network
+/// to remove its pods.
+#[derive(Debug)]
+pub struct Node {
+    /// The daemon.
+    pub daemon: Daemon,
+    /// The registry, empty at first.
+    pub registry: Registry,
+    /// The network.
+    pub cni: Cni,
+    /// The directory.
+    pub scratch: Arc<Scratch>,
+}
+
+impl Node {
+    /// Starts everything, with a daemon that has an empty configuration.
+    ///
+    /// # Errors
+    /// When a part is not installed, not built, or does not come up; with its own words.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(|builder| builder).await
+    }
+
+    /// As [`start`](Self::start), with a daemon that is told more.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_with(
+        tell: impl FnOnce(crate::DaemonBuilder) -> crate::DaemonBuilder,
+    ) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let cni = Cni::new(&scratch)?;
+        let registry = Registry::start(&scratch).await?;
+        let daemon = tell(Daemon::builder(&scratch, &cni)).start().await?;
+        Ok(Self {
+            daemon,
+            registry,
+            cni,
+            scratch,
+        })
+    }
+
+    /// A client of the daemon.
+    pub fn cri(&self) -> &Cri {
+        self.daemon.cri()
+    }
+
+    /// A pod's configuration; see [`pod::config`].
+    pub fn pod(&self, name: &str) -> PodSandboxConfig {
+        pod::config(&self.scratch, name)
+    }
+
+    /// Pushes an image as `name` and has the daemon pull it.
+    ///
+    /// # Errors
+    /// When either fails.
+    pub async fn provide(&self, name: &str, image: &Image) -> Result<Pushed> {
+        let pushed = self.registry.push(name, image).await?;
+        self.cri().pull(&pushed.reference).await?;
+        Ok(pushed)
+    }
+
+    /// Removes all pods over CRI, then ends the daemon, and looks for leaks after each.
+    ///
+    /// # Errors
+    /// When a call fails or the daemon does not end well.
+    ///
+    /// # Panics
+    /// When something was left behind; see [`leaks::assert_none`].
+    pub async fn finish(mut self) -> Result<()> {
+        self.cri().remove_all().await?;
+        leaks::assert_none(&self.scratch);
+        self.daemon.stop()?;
+        leaks::assert_none(&self.scratch);
+        Ok(())
+    }
+}

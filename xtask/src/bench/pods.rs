@@ -1,0 +1,78 @@
+//! `cargo xtask bench pods`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use slipway_testbed::{Cni, Image, Registry, Scratch};
+
+use super::cycle::{Call, Life, advance};
+use super::report::{Figures, Report, operations};
+use super::subject::{self, Subject};
+use super::{Pods, memory, progress};
+
+/// Measures all runtimes in rounds, and then their memory one after the other.
+///
+/// # Errors
+/// With the first call that fails, and the end of the log of the daemon that it was made to.
+pub(crate) async fn measure(options: &Pods, slipway: Option<PathBuf>) -> Result<Report> {
+    let parallel = usize::from(options.parallel);
+    let scratch = Scratch::new()?;
+    let registry = Registry::start(&scratch).await?;
+    let cni = Cni::new(&scratch)?;
+    let image = registry
+        .push("busybox:1", &Image::busybox())
+        .await?
+        .reference;
+    let subjects = subject::start(&options.contest, slipway, &cni, &registry).await?;
+    for subject in &subjects {
+        subject
+            .runtime
+            .cri()
+            .pull(&image)
+            .await
+            .map_err(|error| subject.explain(error.into()))?;
+        // The first pod also makes the bridge, and pulls containerd's pause image.
+        round(subject, &image, 1).await?;
+    }
+    let mut lives: Vec<Vec<Life>> = subjects.iter().map(|_| Vec::new()).collect();
+    let rounds = usize::from(options.number).div_ceil(parallel);
+    for number in 0..rounds {
+        progress(number + 1, rounds);
+        // Whoever comes second in a round may find the machine busier or warmer.
+        for turn in 0..subjects.len() {
+            let index = (number + turn) % subjects.len();
+            lives[index].extend(round(&subjects[index], &image, parallel).await?);
+        }
+    }
+    let mut runtimes = Vec::new();
+    for (subject, lives) in subjects.iter().zip(&lives) {
+        runtimes.push(figures(subject, lives, &image, usize::from(options.idle)).await?);
+    }
+    Ok(Report { parallel, runtimes })
+}
+
+/// Runs and removes `count` pods at once.
+async fn round(subject: &Subject, image: &str, count: usize) -> Result<Vec<Life>> {
+    let lives = (0..count)
+        .map(|_| Life::new(&subject.scratch, image))
+        .collect();
+    let cri = subject.runtime.cri();
+    let up = advance(cri, lives, &Call::UP)
+        .await
+        .map_err(|error| subject.explain(error))?;
+    advance(cri, up, &Call::DOWN)
+        .await
+        .map_err(|error| subject.explain(error))
+}
+
+async fn figures(subject: &Subject, lives: &[Life], image: &str, idle: usize) -> Result<Figures> {
+    let memory = memory::of_pods(subject, image, idle)
+        .await
+        .map_err(|error| subject.explain(error))?;
+    Ok(Figures {
+        name: subject.name.to_owned(),
+        version: subject.runtime.cri().version().await?.runtime_version,
+        operations: operations(lives),
+        memory,
+    })
+}

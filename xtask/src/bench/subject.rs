@@ -1,0 +1,82 @@
+//! The runtimes that take part, each in a scratch directory of its own.
+
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Error, Result};
+use slipway_testbed::{Cni, Containerd, Daemon, Registry, Runtime, Scratch};
+
+use super::{Contest, Peer, memory};
+
+/// A runtime that is measured.
+pub(crate) struct Subject {
+    pub(crate) name: &'static str,
+    pub(crate) runtime: Server,
+    pub(crate) scratch: Arc<Scratch>,
+    /// Its daemon's size before the first call, in bytes.
+    pub(crate) daemon_at_rest: u64,
+}
+
+/// The daemons there are; each is dropped with what it left.
+pub(crate) enum Server {
+    Slipway(Daemon),
+    Containerd(Containerd),
+}
+
+impl Deref for Server {
+    type Target = Runtime;
+
+    fn deref(&self) -> &Runtime {
+        match self {
+            Self::Slipway(daemon) => daemon,
+            Self::Containerd(containerd) => containerd,
+        }
+    }
+}
+
+impl Subject {
+    async fn new(name: &'static str, runtime: Server) -> Result<Self> {
+        let daemon_at_rest = memory::at_rest(&runtime).await?;
+        let scratch = Arc::clone(runtime.scratch());
+        Ok(Self {
+            name,
+            runtime,
+            scratch,
+            daemon_at_rest,
+        })
+    }
+
+    /// Adds whose call it was, and the end of the daemon's log.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        let log = self.runtime.log();
+        let lines: Vec<_> = log.lines().collect();
+        let end = lines[lines.len().saturating_sub(20)..].join("\n");
+        error.context(format!("{} failed; its log ends with:\n{end}\n", self.name))
+    }
+}
+
+/// Starts Slipway, unless `slipway` is `None`, and then the peer if there is one; on one network.
+///
+/// # Errors
+/// When a daemon does not come up; with its log.
+pub(crate) async fn start(
+    contest: &Contest,
+    slipway: Option<PathBuf>,
+    cni: &Cni,
+    registry: &Registry,
+) -> Result<Vec<Subject>> {
+    let mut subjects = Vec::new();
+    if let Some(binary) = slipway {
+        let daemon = Daemon::builder(&Scratch::new()?, cni)
+            .binary(binary)
+            .start()
+            .await?;
+        subjects.push(Subject::new("slipway", Server::Slipway(daemon)).await?);
+    }
+    if contest.against == Some(Peer::Containerd) {
+        let containerd = Containerd::start(&Scratch::new()?, cni, registry).await?;
+        subjects.push(Subject::new("containerd", Server::Containerd(containerd)).await?);
+    }
+    Ok(subjects)
+}

@@ -1,0 +1,146 @@
+//! `cargo xtask test`: every check there is, one after the other, with a summary.
+
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::cargo;
+use crate::prerequisites::{self, Needs};
+use crate::table::Table;
+
+/// A check; `needed` if nothing after it can succeed without it.
+struct Step {
+    name: &'static str,
+    arguments: &'static [&'static str],
+    needed: bool,
+}
+
+/// Everything is built with one selection of packages and targets, so that no dependency is built
+/// twice with other features.
+const STEPS: &[Step] = &[
+    Step {
+        name: "format",
+        arguments: &["fmt", "--all", "--check"],
+        needed: false,
+    },
+    Step {
+        name: "lints",
+        arguments: &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ],
+        needed: false,
+    },
+    Step {
+        name: "build",
+        arguments: &["build", "--workspace", "--all-targets"],
+        needed: true,
+    },
+    Step {
+        name: "unit and end-to-end tests",
+        arguments: &["test", "--workspace", "--all-targets", "--no-fail-fast"],
+        needed: false,
+    },
+    Step {
+        name: "documentation tests",
+        arguments: &["test", "--workspace", "--doc", "--no-fail-fast"],
+        needed: false,
+    },
+];
+
+/// How a step ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Failed,
+    NotRun,
+}
+
+/// Runs all steps, prints the summary and returns failure if one of them failed.
+///
+/// # Errors
+/// When something that the tests need is missing; see [`prerequisites::provide`].
+pub(crate) fn run(install: bool) -> Result<ExitCode> {
+    prerequisites::provide(Needs::NodeAndContainerd, install)?;
+    prerequisites::components(&["fmt", "clippy"])?;
+    let slipway = cargo::target_directory()?.join("debug/slipway");
+    let mut results = Vec::new();
+    let mut blocked = false;
+    for step in STEPS {
+        if blocked {
+            results.push((step.name, Outcome::NotRun, Duration::ZERO));
+            continue;
+        }
+        println!("\n==> {}: cargo {}", step.name, step.arguments.join(" "));
+        let begin = Instant::now();
+        let passed = succeeds(cargo::command(step.arguments).env("SLIPWAY_BIN", &slipway));
+        blocked = step.needed && !passed;
+        let outcome = if passed {
+            Outcome::Passed
+        } else {
+            Outcome::Failed
+        };
+        results.push((step.name, outcome, begin.elapsed()));
+    }
+    print!("\n{}", summary(&results));
+    let all = results
+        .iter()
+        .all(|(_, outcome, _)| *outcome == Outcome::Passed);
+    Ok(if all {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    cargo::run(command)
+        .inspect_err(|error| eprintln!("{error:#}"))
+        .is_ok()
+}
+
+fn summary(results: &[(&str, Outcome, Duration)]) -> Table {
+    let mut table = Table::new(["step", "result", "time"]);
+    for (name, outcome, time) in results {
+        let word = match outcome {
+            Outcome::Passed => "ok",
+            Outcome::Failed => "FAILED",
+            Outcome::NotRun => "not run",
+        };
+        table.row([
+            (*name).to_owned(),
+            word.to_owned(),
+            format!("{:.1} s", time.as_secs_f64()),
+        ]);
+    }
+    let total: Duration = results.iter().map(|(_, _, time)| *time).sum();
+    table.row([
+        "all".to_owned(),
+        String::new(),
+        format!("{:.1} s", total.as_secs_f64()),
+    ]);
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_names_every_step_and_the_sum() {
+        let results = [
+            ("format", Outcome::Passed, Duration::from_millis(500)),
+            ("build", Outcome::Failed, Duration::from_millis(1500)),
+            ("tests", Outcome::NotRun, Duration::ZERO),
+        ];
+        let text = summary(&results).to_string();
+        for words in ["format", "ok", "FAILED", "not run", "2.0 s"] {
+            assert!(text.contains(words), "{words} is not in\n{text}");
+        }
+    }
+}
