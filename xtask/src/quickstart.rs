@@ -24,13 +24,17 @@ pub(crate) fn run() -> Result<()> {
     let missing = prerequisites::missing(Needs::Node);
     prerequisites::provide(Needs::Node, true)?;
     match missing.as_slice() {
-        [] => say("all there", "", None),
+        [] => say("all there", "nothing to install", None),
         names => say("installed", names.join(" "), None),
     }
 
     step("Build slipway and slipway-shim (the first time takes minutes)");
     let slipway = build::release(build::Sizes::Printed)?;
-    say("built", "", Some(begin.elapsed()));
+    say(
+        "built",
+        format!("in {:.1} s", begin.elapsed().as_secs_f64()),
+        None,
+    );
 
     let begin = Instant::now();
     tokio::runtime::Builder::new_multi_thread()
@@ -128,8 +132,9 @@ fn serve(page: &str) -> String {
 /// Fetches the page as soon as the server listens, then stays until SIGTERM.
 fn ask(address: &str) -> String {
     format!(
-        "trap 'exit 0' TERM; until nc -z -w 1 {address} 80; do sleep 0.05; done; \
-         echo \"asked {address}: $(wget -q -O - http://{address}/)\"; sleep 3600 & wait"
+        "trap 'exit 0' TERM; \
+         until page=$(wget -q -O - http://{address}/ 2> /dev/null); do sleep 0.05; done; \
+         echo \"asked {address}: $page\"; sleep 3600 & wait"
     )
 }
 
@@ -177,7 +182,11 @@ async fn expect_greeting(config: &PodSandboxConfig, container: &ContainerConfig)
         },
     )
     .await
-    .with_context(|| format!("the log of the container has {:?}", read_log(&path)))?;
+    .with_context(|| {
+        let lines = read_log(&path);
+        let last = &lines[lines.len().saturating_sub(5)..];
+        format!("{} ends with {last:?}", path.display())
+    })?;
     say("log", container.log_path.as_str(), None);
     quote(&std::fs::read_to_string(path)?);
     Ok(())

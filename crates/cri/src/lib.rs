@@ -16,22 +16,29 @@ mod status;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use slipway_cri_api::slipway::pulls_server::PullsServer;
 use slipway_cri_api::v1::image_service_server::ImageServiceServer;
 use slipway_cri_api::v1::runtime_service_server::RuntimeServiceServer;
 use slipway_engine::Engine;
 use tokio::net::UnixListener;
+use tokio::sync::oneshot;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
 
 use authority::Lenient;
 pub use metrics::CallMetrics;
+use metrics::UnderWay;
 
 /// The largest message that is accepted or sent, in bytes: what kubelets and crictl use.
 pub const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 
-/// Serves an engine on a socket until `shutdown` ends; calls that are under way then are finished.
+/// How long clients have to take their last answers and close their connections.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Serves an engine on a socket until `shutdown` ends; calls that are under way then are finished,
+/// and clients that keep their connections open all the same are not waited for.
 ///
 /// `runtime_version` is what Version answers, and so what `kubectl get nodes` shows.
 ///
@@ -48,8 +55,19 @@ pub async fn serve(
     let runtime = runtime::Runtime::new(Arc::clone(&engine), runtime_version.to_owned());
     let images = image::Images::new(Arc::clone(&engine));
     let connections = UnixListenerStream::new(listener).map(|stream| stream.map(Lenient::new));
-    tonic::transport::Server::builder()
-        .layer(metrics::CallLayer::new(calls))
+    let under_way = UnderWay::default();
+    let (stopping, stopped) = oneshot::channel();
+    let idle = async {
+        let _ = stopped.await;
+        under_way.none().await;
+        tokio::time::sleep(FAREWELL).await;
+    };
+    let shutdown = async {
+        shutdown.await;
+        let _ = stopping.send(());
+    };
+    let server = tonic::transport::Server::builder()
+        .layer(metrics::CallLayer::new(calls, under_way.clone()))
         .add_service(
             RuntimeServiceServer::new(runtime)
                 .max_decoding_message_size(MAX_MESSAGE)
@@ -61,6 +79,9 @@ pub async fn serve(
                 .max_encoding_message_size(MAX_MESSAGE),
         )
         .add_service(PullsServer::new(pulls::Pulls::new(engine)))
-        .serve_with_incoming_shutdown(connections, shutdown)
-        .await
+        .serve_with_incoming_shutdown(connections, shutdown);
+    tokio::select! {
+        ended = server => ended,
+        () = idle => Ok(()),
+    }
 }

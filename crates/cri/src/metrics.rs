@@ -10,6 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
@@ -70,15 +71,42 @@ impl CallMetrics {
     }
 }
 
+/// How many calls are being worked on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct UnderWay(watch::Sender<usize>);
+
+impl UnderWay {
+    fn begin(&self) -> OneUnderWay {
+        self.0.send_modify(|count| *count += 1);
+        OneUnderWay(self.0.clone())
+    }
+
+    /// Waits until there is none.
+    pub(crate) async fn none(&self) {
+        let mut count = self.0.subscribe();
+        // The sender is in self, so that it cannot go before the wait ends.
+        let _ = count.wait_for(|&count| count == 0).await;
+    }
+}
+
+struct OneUnderWay(watch::Sender<usize>);
+
+impl Drop for OneUnderWay {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
 /// Puts [`CallMetrics`] around the services.
 #[derive(Debug, Clone)]
 pub(crate) struct CallLayer {
     calls: CallMetrics,
+    under_way: UnderWay,
 }
 
 impl CallLayer {
-    pub(crate) fn new(calls: CallMetrics) -> Self {
-        Self { calls }
+    pub(crate) fn new(calls: CallMetrics, under_way: UnderWay) -> Self {
+        Self { calls, under_way }
     }
 }
 
@@ -89,6 +117,7 @@ impl<S> Layer<S> for CallLayer {
         Measured {
             inner,
             calls: self.calls.clone(),
+            under_way: self.under_way.clone(),
         }
     }
 }
@@ -98,6 +127,7 @@ impl<S> Layer<S> for CallLayer {
 pub(crate) struct Measured<S> {
     inner: S,
     calls: CallMetrics,
+    under_way: UnderWay,
 }
 
 impl<S, B, R> Service<http::Request<B>> for Measured<S>
@@ -123,8 +153,10 @@ where
             .unwrap_or_default()
             .to_owned();
         let calls = self.calls.clone();
+        let under_way = self.under_way.begin();
         let answer = self.inner.call(request);
         Box::pin(async move {
+            let _under_way = under_way;
             let answer = answer.await;
             // A unary call that ends in an error says so in the headers; one that is still
             // streaming when its headers go out counts as begun well.

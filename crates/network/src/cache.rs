@@ -7,7 +7,7 @@
 //!   daemon that is killed for as long as its plugin does.
 //! - `attachment.json` is the pod's parameters and the configuration, written before the first
 //!   plugin runs. The attachment exists while this file does.
-//! - `result.json` is the result of the last plugin whose ADD succeeded.
+//! - `results` has the result of each plugin whose ADD succeeded, one a line.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -26,7 +26,7 @@ use crate::conflist::{Conflist, is_identifier};
 
 const INPUT: &str = "input";
 const ATTACHMENT: &str = "attachment.json";
-const RESULT: &str = "result.json";
+const RESULTS: &str = "results";
 /// What a file is called until it is complete; left only by a crash.
 const INCOMPLETE: &str = "incomplete";
 
@@ -102,13 +102,7 @@ impl Cache {
         let directory = self.directory.join(pod_id);
         let path = directory.join(INPUT);
         loop {
-            let opened = File::options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(&path);
+            let opened = writable().read(true).truncate(false).open(&path);
             let file = match opened {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -160,15 +154,34 @@ impl Entry {
         &self.input
     }
 
-    /// Records what is about to be done. It is on the disk when this returns: a power failure later
-    /// may forget what plugins have written (host-local's addresses, say), but does not remember it
-    /// without this.
+    /// Records what is about to be done.
+    ///
+    /// It is not forced to the disk. What plugins write later (host-local's addresses, say) does not
+    /// outlive a power failure without this file's name; if only its content is lost, that is found
+    /// out ([`Recorded::Damaged`]).
     pub(crate) fn begin(&self, record: &Record) -> Result<(), Error> {
-        self.write(ATTACHMENT, record, true)
+        let path = self.directory.join(ATTACHMENT);
+        let incomplete = self.directory.join(INCOMPLETE);
+        let write = || {
+            let mut file = writable().truncate(true).open(&incomplete)?;
+            file.write_all(&serde_json::to_vec(record)?)?;
+            fs::rename(&incomplete, &path)
+        };
+        write().map_err(|source| failure("write", &path, source))
     }
 
+    /// Records what a plugin has done. The file is appended to: to replace it would make file
+    /// systems write it to the disk at once, and its removal wait for that.
     pub(crate) fn progress(&self, result: &Value) -> Result<(), Error> {
-        self.write(RESULT, result, false)
+        let path = self.directory.join(RESULTS);
+        let line = format!("{result}\n");
+        let write = || {
+            writable()
+                .append(true)
+                .open(&path)?
+                .write_all(line.as_bytes())
+        };
+        write().map_err(|source| failure("write", &path, source))
     }
 
     pub(crate) fn record(&self) -> Result<Recorded, Error> {
@@ -183,14 +196,15 @@ impl Entry {
 
     /// The last result, if there is one that can be read.
     pub(crate) fn result(&self) -> Result<Option<Value>, Error> {
-        let content = self.read(RESULT)?;
-        Ok(content.and_then(|content| serde_json::from_slice(&content).ok()))
+        let content = self.read(RESULTS)?.unwrap_or_default();
+        let mut lines = content.rsplit(|byte| *byte == b'\n');
+        Ok(lines.find_map(|line| serde_json::from_slice(line).ok()))
     }
 
     /// Forgets the attachment.
     pub(crate) fn remove(self) -> Result<(), Error> {
         // In this order, so that what remains after a crash says that there is nothing to undo.
-        for name in [ATTACHMENT, RESULT, INCOMPLETE, INPUT] {
+        for name in [ATTACHMENT, RESULTS, INCOMPLETE, INPUT] {
             let path = self.directory.join(name);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -215,26 +229,6 @@ impl Entry {
             Err(error) => Err(failure("read", &path, error)),
         }
     }
-
-    /// Replaces a file whole.
-    fn write(&self, name: &str, content: &impl Serialize, durable: bool) -> Result<(), Error> {
-        let path = self.directory.join(name);
-        let failed = |source| failure("write", &path, source);
-        let content = serde_json::to_vec(content).map_err(|error| failed(error.into()))?;
-        let temporary = self.directory.join(INCOMPLETE);
-        let mut file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)
-            .map_err(failed)?;
-        file.write_all(&content).map_err(failed)?;
-        if durable {
-            file.sync_data().map_err(failed)?;
-        }
-        fs::rename(&temporary, &path).map_err(failed)
-    }
 }
 
 impl Drop for Entry {
@@ -244,6 +238,13 @@ impl Drop for Entry {
             tracing::warn!(directory = %self.directory.display(), %error, "cannot unlock");
         }
     }
+}
+
+/// For a file that is made when it is not there, for the daemon's eyes only.
+fn writable() -> fs::OpenOptions {
+    let mut options = File::options();
+    options.write(true).create(true).mode(0o600);
+    options
 }
 
 fn failure(action: &'static str, path: &Path, source: io::Error) -> Error {

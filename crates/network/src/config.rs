@@ -13,7 +13,7 @@ pub struct Config {
     pub conf_dir: PathBuf,
     /// The directories of plugins, in the order in which they are searched.
     pub bin_dirs: Vec<PathBuf>,
-    /// How long one plugin may run before it is killed, in seconds.
+    /// How long one plugin may run before it is killed, in seconds; at least 1, at most 86400.
     pub plugin_timeout: u64,
 }
 
@@ -30,6 +30,6 @@ impl Default for Config {
 
 impl Config {
     pub(crate) fn timeout(&self) -> Duration {
-        Duration::from_secs(self.plugin_timeout)
+        Duration::from_secs(self.plugin_timeout.clamp(1, 86_400))
     }
 }

@@ -91,9 +91,12 @@ fn is_executable(path: &PathBuf) -> bool {
 /// Writes the configuration where the plugin reads it. A file and not a pipe: nobody has to feed
 /// it, and the lock on it lives as long as the plugin does, even when the daemon does not.
 fn input(call: &Call<'_>) -> io::Result<File> {
+    let content = call.configuration.to_string();
     let mut file = call.input;
-    file.set_len(0)?;
-    file.write_all_at(call.configuration.to_string().as_bytes(), 0)?;
+    file.write_all_at(content.as_bytes(), 0)?;
+    // Only now, and not to nothing before: a file that has been truncated to nothing is written to
+    // the disk as soon as it is closed.
+    file.set_len(content.len() as u64)?;
     file.rewind()?;
     file.try_clone()
 }

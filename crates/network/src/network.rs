@@ -267,6 +267,6 @@ fn find_namespace(path: &Path) -> Result<(), String> {
     if u64::try_from(found.f_type).is_ok_and(|kind| NAMESPACE_FILE_SYSTEMS.contains(&kind)) {
         Ok(())
     } else {
-        Err("it is an ordinary file, as a reboot leaves it where a namespace was pinned".into())
+        Err("it is something else, such as the file on which one was pinned before a reboot".into())
     }
 }

@@ -26,8 +26,8 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use tokio::runtime;
 
-use connection::Client;
 pub(crate) use connection::ConnectionArgs;
+use connection::{Client, Timeout};
 pub(crate) use failure::{fail, finish};
 
 /// How `run` ends where the runtime, not the command in the container, failed.
@@ -68,6 +68,16 @@ pub(crate) enum Command {
     Version(info::VersionArgs),
 }
 
+impl Command {
+    /// What `--timeout` means to it.
+    fn timeout(&self) -> Timeout {
+        match self {
+            Self::Exec(_) | Self::Stop(_) | Self::Rm(_) | Self::Rmp(_) => Timeout::OfContainer,
+            _ => Timeout::OfAnswer,
+        }
+    }
+}
+
 /// Carries out `command` to its end.
 pub(crate) fn run(command: Command, connection: &ConnectionArgs) -> ExitCode {
     let failed = if matches!(command, Command::Run(_)) {
@@ -87,7 +97,7 @@ async fn dispatch(command: Command, connection: &ConnectionArgs) -> anyhow::Resu
     if let Command::Version(args) = command {
         return args.run(connection).await;
     }
-    let client = Client::connect(connection).await?;
+    let client = Client::connect(connection, command.timeout()).await?;
     match command {
         Command::Pull(args) => args.run(&client).await,
         Command::Images(args) => args.run(&client).await,

@@ -184,10 +184,8 @@ mod tests {
 
     fn load(directory: &Path, flags: &[&str]) -> anyhow::Result<Config> {
         let file = directory.join("config.toml");
-        let all = ["serve", "--config", file.to_str().unwrap()]
-            .iter()
-            .chain(flags);
-        Config::load(&Cli::parse_from(all).serve)
+        let named = ["serve", "--config", file.to_str().unwrap()];
+        Config::load(&Cli::parse_from(named.iter().chain(flags)).serve)
     }
 
     #[test]

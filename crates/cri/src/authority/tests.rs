@@ -182,8 +182,11 @@ fn sizes() -> impl Strategy<Value = Vec<usize>> {
     prop::collection::vec(prop_oneof![1..4_usize, 1..200_usize, Just(100_000)], 1..6)
 }
 
+/// An authority, how the header block is framed, further fields and a body.
+type Call = (String, Framing, Vec<(String, String)>, Vec<u8>);
+
 /// Several requests with their bodies, by one client.
-fn connection(requests: &[(String, Framing, Vec<(String, String)>, Vec<u8>)]) -> Vec<u8> {
+fn connection(requests: &[Call]) -> Vec<u8> {
     let mut encoder = Encoder::new();
     let mut bytes = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
     for (index, (authority, framing, extra, body)) in requests.iter().enumerate() {
@@ -195,9 +198,7 @@ fn connection(requests: &[(String, Framing, Vec<(String, String)>, Vec<u8>)]) ->
     bytes
 }
 
-fn requests(
-    authority: &'static str,
-) -> impl Strategy<Value = Vec<(String, Framing, Vec<(String, String)>, Vec<u8>)>> {
+fn requests(authority: &'static str) -> impl Strategy<Value = Vec<Call>> {
     let body = prop::collection::vec(any::<u8>(), 0..300);
     let request = (authority.prop_map(|a: String| a), framing(), extra(), body);
     prop::collection::vec(request, 1..6)

@@ -89,7 +89,7 @@ impl<R: BufRead> Archive<R> {
             }
             let header = Header::from_byte_slice(&block);
             check(header)?;
-            let size = field(header.entry_size(), "size")?;
+            let size = number(header.entry_size(), &header.as_old().size, "size")?;
             match header.entry_type() {
                 EntryType::XHeader => {
                     let data = self.read_extension(size)?;
@@ -149,10 +149,10 @@ impl<R: BufRead> Archive<R> {
                 .ok_or_else(|| Failure::corrupt(format!("link {:?} has no target", lossy(&path))))
         };
         let device = || -> Result<(u32, u32), Failure> {
-            let major = field(header.device_major(), "device major")?.unwrap_or(0);
+            let major = malformed(header.device_major(), "device major")?.unwrap_or(0);
             Ok((
                 major,
-                field(header.device_minor(), "device minor")?.unwrap_or(0),
+                malformed(header.device_minor(), "device minor")?.unwrap_or(0),
             ))
         };
         let kind = match header.entry_type() {
@@ -187,12 +187,12 @@ impl<R: BufRead> Archive<R> {
             _ => 0,
         };
         self.start_content(size);
-        let header_time = field(header.mtime(), "mtime")?.cast_signed();
+        let header_time = number(header.mtime(), &header.as_old().mtime, "mtime")?.cast_signed();
         Ok(Entry {
             kind,
-            mode: field(header.mode(), "mode")? & 0o7777,
-            uid: id(extensions.uid, header.uid(), "uid")?,
-            gid: id(extensions.gid, header.gid(), "gid")?,
+            mode: number(header.mode(), &header.as_old().mode, "mode")? & 0o7777,
+            uid: id(extensions.uid, header.uid(), &header.as_old().uid, "uid")?,
+            gid: id(extensions.gid, header.gid(), &header.as_old().gid, "gid")?,
             modified: extensions.modified.unwrap_or(Time {
                 seconds: header_time,
                 nanoseconds: 0,
@@ -365,7 +365,15 @@ fn check(header: &Header) -> Result<(), Failure> {
     }
 }
 
-fn field<T>(value: io::Result<T>, name: &str) -> Result<T, Failure> {
+/// A numeric field, which counts as 0 where it was left empty.
+fn number<T: Default>(value: io::Result<T>, raw: &[u8], name: &str) -> Result<T, Failure> {
+    if raw.iter().all(|byte| matches!(byte, 0 | b' ')) {
+        return Ok(T::default());
+    }
+    malformed(value, name)
+}
+
+fn malformed<T>(value: io::Result<T>, name: &str) -> Result<T, Failure> {
     value.map_err(|error| {
         Failure::corrupt(format!(
             "the {name} of an archive entry is malformed: {error}"
@@ -373,11 +381,16 @@ fn field<T>(value: io::Result<T>, name: &str) -> Result<T, Failure> {
     })
 }
 
-fn id(extended: Option<u32>, header: io::Result<u64>, name: &str) -> Result<u32, Failure> {
+fn id(
+    extended: Option<u32>,
+    header: io::Result<u64>,
+    raw: &[u8],
+    name: &str,
+) -> Result<u32, Failure> {
     if let Some(id) = extended {
         return Ok(id);
     }
-    let id = field(header, name)?;
+    let id = number(header, raw, name)?;
     u32::try_from(id)
         .map_err(|_| Failure::corrupt(format!("the {name} {id} of an archive entry is too large")))
 }

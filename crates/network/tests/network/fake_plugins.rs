@@ -353,7 +353,7 @@ fn what_is_no_namespace_is_refused() {
             .expect_err("a directory")
             .to_string();
         assert!(
-            error.contains("net.d is not a network namespace"),
+            error.contains("net.d is not a network namespace: it is something else"),
             "{error}"
         );
         pod.netns = node.path("nothing");
@@ -410,7 +410,7 @@ fn a_damaged_record_is_replaced_by_the_configuration_of_the_day() {
         node.wait(network.add(&pod("p1", &namespace)))
             .expect("attached");
         fs::write(node.path("cache/p1/attachment.json"), "").expect("written");
-        fs::write(node.path("cache/p1/result.json"), "").expect("written");
+        fs::write(node.path("cache/p1/results"), "").expect("written");
         node.wait(network.delete(&pod("p1", &namespace)))
             .expect("detached");
         assert_eq!(node.calls(), ["ADD only", "DEL only"]);

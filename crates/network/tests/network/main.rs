@@ -4,4 +4,3 @@
 mod fake_plugins;
 mod node;
 mod real_plugins;
-mod cost;

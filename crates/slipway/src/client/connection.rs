@@ -95,12 +95,24 @@ impl FromStr for Endpoint {
 /// A runtime that is asked by client commands.
 pub(super) struct Client {
     channel: Channel,
-    timeout: Option<Duration>,
+    /// How long an answer is waited for.
+    answer: Option<Duration>,
+    /// How long a container may take to stop, or a command in it.
+    container: Option<Duration>,
+}
+
+/// What a command's `--timeout` limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Timeout {
+    /// The wait for each of the runtime's answers.
+    OfAnswer,
+    /// Something in a container, so that the runtime takes its time to answer.
+    OfContainer,
 }
 
 impl Client {
     /// Connects to the runtime. The error says why it cannot be reached and what to do.
-    pub(super) async fn connect(args: &ConnectionArgs) -> anyhow::Result<Self> {
+    pub(super) async fn connect(args: &ConnectionArgs, limits: Timeout) -> anyhow::Result<Self> {
         let Endpoint(path) = args.endpoint()?;
         let socket = path.clone();
         // The URI becomes the requests' :authority and has no other use: the connector knows the
@@ -115,7 +127,8 @@ impl Client {
             .map_err(|error| unreachable_socket(&path, &error))?;
         Ok(Self {
             channel,
-            timeout: args.timeout,
+            answer: args.timeout.filter(|_| limits == Timeout::OfAnswer),
+            container: args.timeout.filter(|_| limits == Timeout::OfContainer),
         })
     }
 
@@ -133,13 +146,13 @@ impl Client {
 
     /// `--timeout`, for the commands to which it means something else than the wait for an answer.
     pub(super) fn timeout(&self) -> Option<Duration> {
-        self.timeout
+        self.container
     }
 
     /// A request that is given up after `--timeout`.
     pub(super) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        if let Some(timeout) = self.timeout {
+        if let Some(timeout) = self.answer {
             request.set_timeout(timeout);
         }
         request

@@ -15,7 +15,7 @@ use slipway_cri_api::v1::{
 };
 use tonic::Code;
 
-use super::connection::{Client, ConnectionArgs};
+use super::connection::{Client, ConnectionArgs, Timeout};
 use super::inspect::parsed_info;
 use super::output::{Format, print_structured, print_table, write_stdout};
 use super::table::{Cell, Table};
@@ -159,7 +159,7 @@ impl VersionArgs {
             );
             write_stdout(client.as_bytes())?;
         }
-        let client = Client::connect(connection).await?;
+        let client = Client::connect(connection, Timeout::OfAnswer).await?;
         let request = client.request(VersionRequest {
             version: "v1".into(),
         });

@@ -11,16 +11,16 @@ use tonic::{Code, Status};
 
 use crate::{node, refused};
 
-fn spec(name: &str) -> Option<ImageSpec> {
-    Some(ImageSpec {
+fn spec(name: &str) -> ImageSpec {
+    ImageSpec {
         image: name.to_owned(),
         ..ImageSpec::default()
-    })
+    }
 }
 
 async fn status(cri: &Cri, name: &str) -> Option<slipway_cri_api::v1::Image> {
     let request = ImageStatusRequest {
-        image: spec(name),
+        image: Some(spec(name)),
         verbose: false,
     };
     Box::pin(cri.images().image_status(request))
@@ -40,7 +40,9 @@ async fn list(cri: &Cri) -> Vec<slipway_cri_api::v1::Image> {
 }
 
 async fn remove(cri: &Cri, name: &str) -> Result<(), Status> {
-    let request = RemoveImageRequest { image: spec(name) };
+    let request = RemoveImageRequest {
+        image: Some(spec(name)),
+    };
     Box::pin(cri.images().remove_image(request)).await.map(drop)
 }
 
@@ -86,10 +88,10 @@ async fn an_index_gives_this_machines_image_by_tag_and_by_digest() {
     let id = cri.pull(&pushed.reference).await.unwrap();
     let image = status(cri, &pushed.reference).await.unwrap();
     assert_eq!(image.id, id);
-    assert_eq!(image.repo_tags, [pushed.reference.clone()]);
+    assert_eq!(image.repo_tags, std::slice::from_ref(&pushed.reference));
     let repository = pushed.reference.rsplit_once(':').unwrap().0;
     let by_digest = format!("{repository}@{}", pushed.digest);
-    assert_eq!(image.repo_digests, [by_digest.clone()]);
+    assert_eq!(image.repo_digests, std::slice::from_ref(&by_digest));
     assert_eq!(cri.pull(&by_digest).await.unwrap(), id);
     for name in [id.as_str(), id.strip_prefix("sha256:").unwrap(), &by_digest] {
         assert_eq!(status(cri, name).await.unwrap().id, id, "{name}");
@@ -116,9 +118,9 @@ async fn what_cannot_be_pulled_says_why_and_stores_nothing() {
         &["no/such", &registry.to_string()],
     );
     refused(
-        node.cri().pull("UPPER/case").await,
+        node.cri().pull("lower/UPPER").await,
         Code::InvalidArgument,
-        &["UPPER/case"],
+        &["lower/UPPER"],
     );
     refused(
         node.cri().pull("").await,

@@ -399,7 +399,7 @@ async fn pods_are_listed_by_id_state_and_label() {
         id: one[..12].to_owned(),
         ..Default::default()
     };
-    assert_eq!(list(by_id).await, [one.clone()]);
+    assert_eq!(list(by_id).await, std::slice::from_ref(&one));
     let ready = PodSandboxStateValue {
         state: PodSandboxState::SandboxReady.into(),
     };
@@ -407,7 +407,7 @@ async fn pods_are_listed_by_id_state_and_label() {
         state: Some(ready),
         ..Default::default()
     };
-    assert_eq!(list(by_state).await, [one.clone()]);
+    assert_eq!(list(by_state).await, std::slice::from_ref(&one));
     let selector = [("app".to_owned(), "two".to_owned())].into();
     let by_label = PodSandboxFilter {
         label_selector: selector,

@@ -1,0 +1,12 @@
+//! The image store against a real registry, against one that misbehaves, and on a full disk.
+//! Run as root, with Debian's `docker-registry` and `openssl` installed.
+
+mod disk;
+mod image;
+mod interruptions;
+mod lifecycle;
+mod misbehaving;
+mod node;
+mod pulling;
+mod real_registry;
+mod refusals;
