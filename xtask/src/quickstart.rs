@@ -121,11 +121,12 @@ async fn run_pods(node: &Node, image: &Pushed) -> Result<Vec<Running>> {
     Ok(vec![visitor, web])
 }
 
-/// A server of one page that ends on SIGTERM.
+/// A server of one page. The shell is there because a PID namespace's first process ignores the
+/// SIGTERM that it has no handler for, and httpd has none.
 fn serve(page: &str) -> String {
     format!(
         "mkdir -p /tmp/www; echo '{page}' > /tmp/www/index.html; \
-         echo 'listening on port 80'; exec httpd -f -p 80 -h /tmp/www"
+         trap 'exit 0' TERM; httpd -f -p 80 -h /tmp/www & wait"
     )
 }
 

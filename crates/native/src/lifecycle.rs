@@ -91,9 +91,15 @@ pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig)
         return Err(error);
     }
     let container = Container::new(record, Arc::clone(&pod), ContainerState::Created);
+    let container = Arc::new(container);
     pod.add_container(&id);
-    reservation.fill(Arc::new(container));
-    // A shim that ended just now has told so before the container could be found.
+    reservation.fill(Arc::clone(&container));
+    // What was told before the container could be found is asked for: its end, or its shim's.
+    for record in shim.list().await.unwrap_or_default() {
+        if record.container == id {
+            container.follow(node, &record).await;
+        }
+    }
     if !matches!(pod.state(), PodState::Ready { .. }) {
         crate::sandbox::lose_containers(node, &pod, "the pod's slipway-shim was killed").await;
     }
@@ -411,10 +417,21 @@ pub(crate) async fn remove(node: &Arc<Node>, id: &str) -> Result<()> {
     )
     .await?;
     container.forget(node).await?;
-    node.images.release(&container.record.chain_ids);
     container.pod.remove_container(container.id());
     node.containers.remove(container.id());
+    release_image(node, &container.record).await;
     Ok(())
+}
+
+/// Lets go of a container's layers; those of an image that was removed meanwhile go with the last
+/// container.
+async fn release_image(node: &Node, record: &ContainerRecord) {
+    node.images.release(&record.chain_ids);
+    if let Ok(None) = node.images.find(&record.image_id)
+        && let Err(error) = node.images.collect().await
+    {
+        tracing::warn!(image = record.image_id, %error, "layers of a removed image are left");
+    }
 }
 
 /// Undoes a container that was being made.
@@ -434,12 +451,14 @@ async fn clean(
     parent: &CgroupPath,
     shim: Option<&Shim>,
 ) -> Result<()> {
-    if let Some(shim) = shim {
-        match shim.delete(&record.id).await {
-            Ok(()) | Err(slipway_shim::Error::Gone { .. }) => {}
+    let deleted = match shim {
+        None => false,
+        Some(shim) => match shim.delete(&record.id).await {
+            Ok(()) => true,
+            Err(slipway_shim::Error::Gone { .. }) => false,
             Err(error) => return Err(failure::of_shim(&error)),
-        }
-    }
+        },
+    };
     let path = parent
         .join(&record.id)
         .map_err(|error| Error::internal(error.to_string()))?;
@@ -447,6 +466,9 @@ async fn clean(
     let bundle = node.bundle(&record.pod, &record.id);
     let writable = node.writable(&record.id);
     blocking::run(move || {
+        if !deleted && cgroup.exists() {
+            cgroup.kill().map_err(|error| failure::of_cgroup(&error))?;
+        }
         cgroup
             .remove()
             .map_err(|error| failure::of_cgroup(&error))?;

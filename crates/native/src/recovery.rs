@@ -20,7 +20,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::container::{Container, exit_of};
 use crate::node::{Node, now};
 use crate::pod::{Pod, PodState};
-use crate::sandbox::{follow, lose_containers, recorded_cgroup, remove_directory, undo, unpin};
+use crate::sandbox::{
+    follow, keep_broken, lose_containers, recorded_cgroup, remove_directory, undo, unpin,
+};
 use crate::store::{ContainerRecord, PodPhase, PodRecord};
 use crate::{blocking, failure, lifecycle};
 
@@ -37,12 +39,19 @@ pub(crate) async fn recover(node: &Arc<Node>) -> Result<()> {
     for record in pods {
         if record.phase() == PodPhase::Starting {
             tracing::warn!(pod = record.id, "undoing a pod that was being made");
-            undo(node, &record).await?;
+            if let Err(error) = undo(node, &record).await {
+                tracing::error!(pod = record.id, %error, "it is not wholly undone");
+                let cgroup = recorded_cgroup(node, &record)?;
+                let broken = keep_broken(node, record, cgroup).await?;
+                let name = PodName::of(&broken.record.config)?;
+                node.pods
+                    .reserve(name, broken.id())?
+                    .fill(Arc::clone(&broken));
+                told.push((broken, None));
+            }
             continue;
         }
-        if let Some((pod, heard)) = pod(node, record).await? {
-            told.push((pod, heard));
-        }
+        told.push(pod(node, record).await?);
     }
     for record in containers {
         container(node, record, &told).await?;
@@ -61,7 +70,10 @@ pub(crate) async fn recover(node: &Arc<Node>) -> Result<()> {
             None => {}
         }
     }
-    sweep(node, &known).await?;
+    if let Err(error) = sweep(node, &known).await {
+        // Nothing that is in use is at stake, and the next start tries again.
+        tracing::error!(%error, "something that no pod uses is left on this node");
+    }
     node.images
         .collect()
         .await
@@ -86,7 +98,7 @@ impl Known {
     }
 }
 
-async fn pod(node: &Arc<Node>, record: PodRecord) -> Result<Option<(Arc<Pod>, Option<Told>)>> {
+async fn pod(node: &Arc<Node>, record: PodRecord) -> Result<(Arc<Pod>, Option<Told>)> {
     let directory = node.pod_directory(&record.id);
     let cgroup = recorded_cgroup(node, &record)?;
     let mut heard = None;
@@ -115,7 +127,7 @@ async fn pod(node: &Arc<Node>, record: PodRecord) -> Result<Option<(Arc<Pod>, Op
     let reservation = node.pods.reserve(name, &record.id)?;
     let pod = Arc::new(Pod::new(record, directory, cgroup, state));
     reservation.fill(Arc::clone(&pod));
-    Ok(Some((pod, heard)))
+    Ok((pod, heard))
 }
 
 async fn revive(directory: &Path) -> std::result::Result<(Shim, Told), slipway_shim::Error> {
@@ -159,7 +171,10 @@ async fn container(
                 "undoing a container that was being made"
             );
             let shim = pod.any_shim();
-            return lifecycle::undo(node, &record, shim.as_ref()).await;
+            if let Err(error) = lifecycle::undo(node, &record, shim.as_ref()).await {
+                tracing::error!(container = record.id, %error, "it is not wholly undone");
+            }
+            return Ok(());
         }
     };
     if let Err(error) = node.images.hold_layers(&record.chain_ids) {

@@ -72,6 +72,8 @@ pub(crate) async fn run(
         Err(error) => {
             if let Err(left) = undo(node, &record).await {
                 tracing::error!(pod = id, error = %left, "a pod that failed is not wholly undone");
+                let broken = keep_broken(node, record, cgroup).await?;
+                reservation.fill(broken);
             }
             Err(error)
         }
@@ -314,6 +316,21 @@ pub(crate) async fn undo(node: &Node, record: &PodRecord) -> Result<()> {
     let shim = Shim::connect(&node.pod_directory(&record.id)).await.ok();
     release(node, record, shim).await?;
     forget(node, record).await
+}
+
+/// Makes a pod of what could not be undone: not ready, but listed, so that a kubelet stops and
+/// removes it once that is possible.
+pub(crate) async fn keep_broken(
+    node: &Node,
+    mut record: PodRecord,
+    cgroup: CgroupPath,
+) -> Result<Arc<Pod>> {
+    record.phase = PodPhase::Ready.into();
+    node.store.put_pod(record.clone()).await?;
+    let directory = node.pod_directory(&record.id);
+    let shim = Shim::connect(&directory).await.ok();
+    let state = PodState::Broken { shim };
+    Ok(Arc::new(Pod::new(record, directory, cgroup, state)))
 }
 
 /// Removes a released pod's directory, cgroups and record.

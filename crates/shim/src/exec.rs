@@ -2,12 +2,12 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use oci_spec::runtime::Process;
 use rustix::fs::Mode;
 use rustix::process::Pid;
 use rustix::thread::ThreadNameSpaceType;
 
 use crate::cgroup::Cgroup;
+use crate::config::Process;
 use crate::container::Waiter;
 use crate::create::{
     Identity, NOT_EXECUTED, Offspring, Progress, assume, detach, refuse_unsupported, report,
@@ -77,7 +77,7 @@ impl ExecChild<'_> {
         let process: Process =
             serde_json::from_str(self.process).invalid(|| "read the process to execute")?;
         refuse_unsupported(&process)?;
-        if process.terminal().unwrap_or(false) {
+        if process.terminal {
             return Err(Failure::invalid(
                 "a terminal for an exec is not supported yet; it comes with a later version",
             ));

@@ -112,7 +112,8 @@ impl Launcher {
         };
         command
             .arg0("slipway-shim")
-            .arg(&pod.id)
+            // For whoever looks at the node's processes; the shim itself is told on its input.
+            .arg(&pod.directory)
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::piped())

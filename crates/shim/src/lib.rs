@@ -18,6 +18,7 @@ mod client;
 mod launch;
 
 mod cgroup;
+mod config;
 mod container;
 mod create;
 mod exec;

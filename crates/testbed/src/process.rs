@@ -109,8 +109,9 @@ pub fn of(scratch: &Path) -> Vec<Found> {
 
 /// Ends what is left of the processes of `scratch`, and waits until they are gone.
 ///
-/// Only processes that carry the directory's mark in their environment, and those recorded when
-/// they were started, are killed: somebody else's `tail -f` of a log in there is not.
+/// Killed are those that were recorded when they were started, those that carry the directory's
+/// mark in their environment, and shims (which have no environment) of a pod in there; somebody
+/// else's `tail -f` of a log in there is not.
 pub(crate) fn kill_all(scratch: &Path) {
     for pid in recorded(scratch) {
         kill(pid);
@@ -118,12 +119,14 @@ pub(crate) fn kill_all(scratch: &Path) {
     kill_strays(scratch);
 }
 
-/// Ends the marked processes of `scratch` that the testbed has not started itself: what a daemon
-/// left when it ended. Waits until they are gone.
+/// Ends the marked processes and shims of `scratch` that the testbed has not started itself: what
+/// a daemon left when it ended. Waits until they are gone.
 pub(crate) fn kill_strays(scratch: &Path) {
     within(Duration::from_secs(5), || {
         let started = recorded(scratch);
-        let left = matching(|pid| !started.contains(&pid) && is_marked(pid, scratch));
+        let left = matching(|pid| {
+            !started.contains(&pid) && (is_marked(pid, scratch) || is_shim(pid, scratch))
+        });
         for process in &left {
             kill(process.pid);
         }
@@ -225,6 +228,17 @@ fn is_marked(pid: i32, scratch: &Path) -> bool {
     environment
         .split(|&byte| byte == 0)
         .any(|entry| entry == expected)
+}
+
+/// Whether this is a `slipway-shim` that was started for a pod directory below `scratch`, or the
+/// init process that it has forked for the pod.
+fn is_shim(pid: i32, scratch: &Path) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut words = line.split(|&byte| byte == 0);
+    words.next() == Some(b"slipway-shim")
+        && words
+            .next()
+            .is_some_and(|word| Path::new(OsStr::from_bytes(word)).starts_with(scratch))
 }
 
 fn refers(pid: i32, scratch: &Path) -> bool {

@@ -3,13 +3,13 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
 
 use super::inside::{self, Kind};
 use super::mounts::{attach, clone_tree};
 use super::options::Reach;
+use crate::config::{Device, DeviceKind};
 use crate::failure::{Explain, Outcome};
 use crate::protocol::Failure;
 
@@ -46,10 +46,10 @@ const LINKS: [(&str, &str); 6] = [
 ];
 
 /// Makes the default devices, those of the specification, and the links.
-pub(super) fn populate(root: BorrowedFd<'_>, devices: &[LinuxDevice]) -> Outcome<()> {
+pub(super) fn populate(root: BorrowedFd<'_>, devices: &[Device]) -> Outcome<()> {
     for (path, major, minor) in DEFAULTS {
         let path = Path::new(path);
-        if devices.iter().any(|device| device.path() == path) {
+        if devices.iter().any(|device| device.path == path) {
             continue;
         }
         let kind = FileType::CharacterDevice;
@@ -67,7 +67,7 @@ pub(super) fn populate(root: BorrowedFd<'_>, devices: &[LinuxDevice]) -> Outcome
         )?;
     }
     for device in devices {
-        make(root, &node(device)?)?;
+        make(root, &node(device))?;
     }
     for (path, target) in LINKS {
         inside::link(root, Path::new(path), target)
@@ -76,31 +76,20 @@ pub(super) fn populate(root: BorrowedFd<'_>, devices: &[LinuxDevice]) -> Outcome
     Ok(())
 }
 
-fn node(device: &LinuxDevice) -> Outcome<Node<'_>> {
-    let path = device.path();
-    let kind = match device.typ() {
-        LinuxDeviceType::B => FileType::BlockDevice,
-        LinuxDeviceType::C | LinuxDeviceType::U => FileType::CharacterDevice,
-        LinuxDeviceType::P => FileType::Fifo,
-        LinuxDeviceType::A => {
-            return Err(Failure::invalid(format!(
-                "device {}: \"a\" is no type",
-                path.display()
-            )));
-        }
-    };
-    let number = |value: i64| {
-        u32::try_from(value).invalid(|| format!("device {}: number {value}", path.display()))
-    };
-    Ok(Node {
-        path,
-        kind,
-        major: number(device.major())?,
-        minor: number(device.minor())?,
-        mode: device.file_mode().unwrap_or(0o666) & 0o7777,
-        uid: device.uid().unwrap_or(0),
-        gid: device.gid().unwrap_or(0),
-    })
+fn node(device: &Device) -> Node<'_> {
+    Node {
+        path: &device.path,
+        kind: match device.kind {
+            DeviceKind::Block => FileType::BlockDevice,
+            DeviceKind::Character => FileType::CharacterDevice,
+            DeviceKind::Pipe => FileType::Fifo,
+        },
+        major: device.major,
+        minor: device.minor,
+        mode: device.file_mode.unwrap_or(0o666) & 0o7777,
+        uid: device.uid,
+        gid: device.gid,
+    }
 }
 
 fn make(root: BorrowedFd<'_>, node: &Node<'_>) -> Outcome<()> {

@@ -18,7 +18,6 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxDevice, Mount, Process, Spec};
 use rustix::fs::Mode;
 use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
@@ -32,6 +31,7 @@ pub(crate) use self::process::{
 };
 use self::terminal::Terminal;
 use crate::cgroup::Cgroup;
+use crate::config::{Process, Spec};
 use crate::failure::{Explain, Outcome};
 use crate::packet::send_packet;
 use crate::protocol::{Create, Failure};
@@ -101,10 +101,7 @@ impl Child<'_> {
         self.cgroup.join_hierarchies()?;
 
         let spec = read(&self.create.bundle.join("config.json"))?;
-        let process = spec
-            .process()
-            .as_ref()
-            .ok_or_else(|| Failure::invalid("config.json has no process"))?;
+        let process = &spec.process;
         refuse_unsupported(process)?;
         refuse_unsupported_container(&spec)?;
         set_oom_score(process, self.oom_score)?;
@@ -112,9 +109,7 @@ impl Child<'_> {
         set_sysctls(&spec)?;
 
         let (root, terminal) = self.furnish(&spec, process)?;
-        let linux = spec.linux().as_ref();
-        let spread = linux.and_then(|linux| linux.rootfs_propagation().as_deref());
-        rootfs::move_into(root.as_fd(), spread)?;
+        rootfs::move_into(root.as_fd(), &spec.linux.rootfs_propagation)?;
         drop(root);
         let master = match terminal {
             Some(Terminal { master, slave }) => {
@@ -129,50 +124,35 @@ impl Child<'_> {
 
     /// Mounts the root file system and everything in it.
     fn furnish(&self, spec: &Spec, process: &Process) -> Outcome<(OwnedFd, Option<Terminal>)> {
-        let root_path = spec
-            .root()
-            .as_ref()
-            .map(|root| self.create.bundle.join(root.path()))
-            .ok_or_else(|| Failure::invalid("config.json has no root"))?;
-        let listed: &[Mount] = spec.mounts().as_deref().unwrap_or_default();
-        let planned = mounts::plan(listed, &self.create.bundle, self.cgroup)?;
+        let bundle = &self.create.bundle;
+        let planned = mounts::plan(&spec.mounts, bundle, self.cgroup)?;
         let null = mounts::clone_tree(Path::new("/dev/null"), options::Reach::One)
             .system(|| "open /dev/null")?;
         rootfs::turn_away_from_node()?;
-        let root = rootfs::mount(&self.create.rootfs, &root_path)?;
+        let root = rootfs::mount(&self.create.rootfs, &bundle.join(&spec.root.path))?;
 
         let own_devices = !planned.iter().any(|mount| mount.binds("/dev"));
         let mut unsealed = Vec::new();
         for mount in planned {
             unsealed.extend(mount.mount(root.as_fd())?);
         }
-        let linux = spec.linux().as_ref();
         if own_devices {
-            let devices: &[LinuxDevice] = linux
-                .and_then(|linux| linux.devices().as_deref())
-                .unwrap_or_default();
-            devices::populate(root.as_fd(), devices)?;
+            devices::populate(root.as_fd(), &spec.linux.devices)?;
         }
-        let terminal = if process.terminal().unwrap_or(false) || self.create.terminal {
+        let terminal = if process.terminal || self.create.terminal {
             Some(Terminal::open(root.as_fd(), process)?)
         } else {
             None
         };
-        inside::ensure(root.as_fd(), process.cwd(), inside::Kind::Directory)
-            .invalid(|| format!("the working directory {}", process.cwd().display()))?;
-        let paths = |paths: Option<&'_ Vec<String>>| paths.cloned().unwrap_or_default();
-        for path in paths(linux.and_then(|linux| linux.readonly_paths().as_ref())) {
-            rootfs::protect(root.as_fd(), Path::new(&path))?;
+        inside::ensure(root.as_fd(), &process.cwd, inside::Kind::Directory)
+            .invalid(|| format!("the working directory {}", process.cwd.display()))?;
+        for path in &spec.linux.readonly_paths {
+            rootfs::protect(root.as_fd(), path)?;
         }
-        for path in paths(linux.and_then(|linux| linux.masked_paths().as_ref())) {
-            rootfs::mask(root.as_fd(), null.as_fd(), Path::new(&path))?;
+        for path in &spec.linux.masked_paths {
+            rootfs::mask(root.as_fd(), null.as_fd(), path)?;
         }
-        if spec
-            .root()
-            .as_ref()
-            .and_then(oci_spec::runtime::Root::readonly)
-            .unwrap_or(false)
-        {
+        if spec.root.readonly {
             rootfs::seal(root.as_fd(), false).system(|| "make the root file system read-only")?;
         }
         for mount in &unsealed {
@@ -196,62 +176,23 @@ fn read(config: &Path) -> Outcome<Spec> {
 }
 
 fn refuse_unsupported_container(spec: &Spec) -> Outcome<()> {
-    let linux = spec.linux().as_ref();
-    let hooks = spec.hooks().as_ref().is_some_and(|hooks| {
-        [
-            hooks.create_runtime(),
-            hooks.create_container(),
-            hooks.start_container(),
-            hooks.poststart(),
-            hooks.poststop(),
-        ]
-        .iter()
-        .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
-    });
-    let label = |linux: &oci_spec::runtime::Linux| {
-        linux
-            .mount_label()
-            .as_deref()
-            .is_some_and(|label| !label.is_empty())
-    };
+    let linux = &spec.linux;
     refuse(&[
-        ("hooks", hooks),
-        (
-            "linux.seccomp",
-            linux.is_some_and(|linux| linux.seccomp().is_some()),
-        ),
-        ("linux.mountLabel", linux.is_some_and(label)),
-        (
-            "linux.intelRdt",
-            linux.is_some_and(|linux| linux.intel_rdt().is_some()),
-        ),
-        (
-            "linux.personality",
-            linux.is_some_and(|linux| linux.personality().is_some()),
-        ),
-        (
-            "linux.memoryPolicy",
-            linux.is_some_and(|linux| linux.memory_policy().is_some()),
-        ),
-        (
-            "linux.timeOffsets",
-            linux.is_some_and(|linux| linux.time_offsets().is_some()),
-        ),
-        (
-            "linux.netDevices",
-            linux.is_some_and(|linux| linux.net_devices().is_some()),
-        ),
+        ("hooks", spec.hooks.values().any(|hooks| !hooks.is_empty())),
+        ("linux.seccomp", linux.seccomp.is_some()),
+        ("linux.mountLabel", !linux.mount_label.is_empty()),
+        ("linux.intelRdt", linux.intel_rdt.is_some()),
+        ("linux.personality", linux.personality.is_some()),
+        ("linux.memoryPolicy", linux.memory_policy.is_some()),
+        ("linux.timeOffsets", linux.time_offsets.is_some()),
+        ("linux.netDevices", linux.net_devices.is_some()),
     ])
 }
 
 /// Sets the kernel parameters that the specification lists; the process is in the namespaces that
 /// they belong to.
 fn set_sysctls(spec: &Spec) -> Outcome<()> {
-    let sysctls = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.sysctl().as_ref());
-    for (name, value) in sysctls.into_iter().flatten() {
+    for (name, value) in &spec.linux.sysctl {
         let path = crate::pod::sysctl_path(name)
             .filter(|path| crate::pod::sysctl_namespace(path).is_some())
             .ok_or_else(|| {

@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::fs::MetadataExt;
 use std::path::Path;
 
-use oci_spec::runtime::Mount;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
@@ -13,6 +12,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, O
 use super::inside::{self, Kind};
 use super::options::{MountOptions, Reach};
 use crate::cgroup::Cgroup;
+use crate::config::Mount;
 use crate::failure::{Explain, Outcome};
 use crate::protocol::Failure;
 use crate::syscall::{MountSetattr, mount_setattr};
@@ -66,28 +66,32 @@ pub(super) fn plan<'a>(
 }
 
 fn plan_one<'a>(mount: &'a Mount, bundle: &Path, cgroup: &Cgroup) -> Outcome<Planned<'a>> {
-    let mut options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
-    let kind = mount.typ().as_deref().unwrap_or_default();
+    let mut options = MountOptions::parse(&mount.options);
+    let kind = mount.kind.as_str();
     if kind == "bind" && options.bind.is_none() {
         options.bind = Some(Reach::One);
     }
-    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
+    if mount.uid_mappings.is_some() || mount.gid_mappings.is_some() {
         return Err(Failure::invalid(format!(
             "mount {}: id-mapped mounts come with a later version",
-            mount.destination().display()
+            mount.destination.display()
         )));
     }
+    // A copy of a shared mount is its peer until it is told otherwise.
     let source = if let Some(reach) = options.bind {
+        options
+            .propagation
+            .get_or_insert((libc::MS_PRIVATE, Reach::Recursive));
         if let Some(unknown) = options.data.first() {
             return Err(Failure::invalid(format!(
                 "mount {}: a bind mount has no option {unknown:?}",
-                mount.destination().display()
+                mount.destination.display()
             )));
         }
-        let source = mount.source().as_deref().ok_or_else(|| {
+        let source = mount.source.as_deref().ok_or_else(|| {
             Failure::invalid(format!(
                 "mount {}: a bind mount needs a source",
-                mount.destination().display()
+                mount.destination.display()
             ))
         })?;
         let source = bundle.join(source);
@@ -95,7 +99,7 @@ fn plan_one<'a>(mount: &'a Mount, bundle: &Path, cgroup: &Cgroup) -> Outcome<Pla
             format!(
                 "mount {} on {}",
                 source.display(),
-                mount.destination().display()
+                mount.destination.display()
             )
         })?)
     } else if kind == "cgroup" && !cgroup.hierarchies().is_empty() {
@@ -235,19 +239,19 @@ pub(super) fn is_directory(descriptor: impl AsFd) -> Result<bool, Errno> {
 impl Planned<'_> {
     /// Whether this is a mount of the node's files on exactly that place.
     pub(super) fn binds(&self, destination: &str) -> bool {
-        matches!(self.source, Source::Tree(_)) && self.mount.destination() == Path::new(destination)
+        matches!(self.source, Source::Tree(_)) && self.mount.destination == Path::new(destination)
     }
 
     /// Mounts it below `root`. Gives the mount that is still to be made read-only, once everything
     /// that lies in it has been made.
     pub(super) fn mount(self, root: BorrowedFd<'_>) -> Outcome<Option<OwnedFd>> {
-        let destination = self.mount.destination().clone();
+        let destination = &self.mount.destination;
         let doing = || format!("mount {}", destination.display());
-        let place = self.place(root, &destination)?;
+        let place = self.place(root, destination)?;
         if rustix::fs::fstatfs(&place).system(doing)?.f_type == PROC
             && !OVER_PROC
                 .iter()
-                .any(|allowed| Path::new(allowed) == destination)
+                .any(|allowed| Path::new(allowed) == *destination)
         {
             return Err(Failure::invalid(format!(
                 "mount {}: nothing may be mounted over a part of /proc",
@@ -273,7 +277,7 @@ impl Planned<'_> {
                 attributes
                     .set
                     .set(MountAttrFlags::MOUNT_ATTR_RDONLY, read_only && !later);
-                let source = self.mount.source().as_deref().unwrap_or(Path::new(&kind));
+                let source = self.mount.source.as_deref().unwrap_or(Path::new(&kind));
                 let source = source.to_string_lossy();
                 let data = data.iter().map(String::as_str);
                 let tree = new_file_system(&kind, &source, data, attributes.set)

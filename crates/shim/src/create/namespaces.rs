@@ -3,14 +3,14 @@
 use std::fs::File;
 use std::io::BufReader;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use serde::Deserialize;
 
 use super::clone::PidNamespace;
+use crate::config::{Namespace, NamespaceKind, Spec};
 use crate::failure::{Explain, Outcome};
 use crate::protocol::Failure;
 use crate::syscall;
@@ -25,14 +25,7 @@ struct Sketch {
 #[derive(Deserialize, Default)]
 struct SketchLinux {
     #[serde(default)]
-    namespaces: Vec<SketchNamespace>,
-}
-
-#[derive(Deserialize)]
-struct SketchNamespace {
-    #[serde(rename = "type")]
-    kind: String,
-    path: Option<PathBuf>,
+    namespaces: Vec<Namespace>,
 }
 
 /// Which PID namespace the container of this `config.json` is born into.
@@ -46,7 +39,7 @@ pub(crate) fn pid_namespace(config: &Path) -> Outcome<PidNamespace> {
         .linux
         .namespaces
         .into_iter()
-        .find(|found| found.kind == "pid")
+        .find(|found| found.kind == NamespaceKind::Pid)
     else {
         return Ok(PidNamespace::Node);
     };
@@ -63,40 +56,34 @@ pub(crate) fn pid_namespace(config: &Path) -> Outcome<PidNamespace> {
 /// which the caller was born. It must have joined its cgroup already, for that is what a new
 /// cgroup namespace has as its root.
 pub(super) fn enter(spec: &Spec) -> Outcome<()> {
-    let namespaces = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.namespaces().as_deref());
     let mut unshared = UnshareFlags::empty();
-    for namespace in namespaces.unwrap_or_default() {
-        let (link, flag) = match namespace.typ() {
-            LinuxNamespaceType::Pid => continue,
-            LinuxNamespaceType::User => {
+    for namespace in &spec.linux.namespaces {
+        let (link, flag) = match namespace.kind {
+            NamespaceKind::Pid => continue,
+            NamespaceKind::User => {
                 return Err(Failure::invalid(
                     "user namespaces come with a later version",
                 ));
             }
-            LinuxNamespaceType::Mount if namespace.path().is_some() => {
+            NamespaceKind::Mount if namespace.path.is_some() => {
                 return Err(Failure::invalid(
                     "a container cannot join another mount namespace",
                 ));
             }
-            LinuxNamespaceType::Mount => (LinkNameSpaceType::Mount, UnshareFlags::NEWNS),
-            LinuxNamespaceType::Cgroup => {
-                (LinkNameSpaceType::ControlGroup, UnshareFlags::NEWCGROUP)
-            }
-            LinuxNamespaceType::Uts => (
+            NamespaceKind::Mount => (LinkNameSpaceType::Mount, UnshareFlags::NEWNS),
+            NamespaceKind::Cgroup => (LinkNameSpaceType::ControlGroup, UnshareFlags::NEWCGROUP),
+            NamespaceKind::Uts => (
                 LinkNameSpaceType::HostNameAndNISDomainName,
                 UnshareFlags::NEWUTS,
             ),
-            LinuxNamespaceType::Ipc => (
+            NamespaceKind::Ipc => (
                 LinkNameSpaceType::InterProcessCommunication,
                 UnshareFlags::NEWIPC,
             ),
-            LinuxNamespaceType::Network => (LinkNameSpaceType::Network, UnshareFlags::NEWNET),
-            LinuxNamespaceType::Time => (LinkNameSpaceType::Time, UnshareFlags::NEWTIME),
+            NamespaceKind::Network => (LinkNameSpaceType::Network, UnshareFlags::NEWNET),
+            NamespaceKind::Time => (LinkNameSpaceType::Time, UnshareFlags::NEWTIME),
         };
-        match namespace.path() {
+        match &namespace.path {
             Some(path) => join(path, link)?,
             None => unshared |= flag,
         }
@@ -108,7 +95,7 @@ pub(super) fn enter(spec: &Spec) -> Outcome<()> {
     }
     syscall::unshare(unshared)
         .system(|| format!("unshare the container's namespaces ({unshared:?})"))?;
-    match spec.hostname() {
+    match &spec.hostname {
         Some(hostname) if unshared.contains(UnshareFlags::NEWUTS) => {
             rustix::system::sethostname(hostname.as_bytes())
                 .system(|| format!("set the host name {hostname:?}"))

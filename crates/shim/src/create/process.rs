@@ -9,12 +9,12 @@ use std::os::linux::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimit, PosixRlimitType, Process};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use crate::config::{Capabilities, Process, ResourceLimit};
 use crate::failure::{Explain, Outcome};
 use crate::protocol::Failure;
 use crate::syscall;
@@ -82,7 +82,7 @@ fn hide() -> Outcome<()> {
 /// the one that the shim was started with. Where the kernel refuses a value that low (it takes
 /// `CAP_SYS_RESOURCE`), the lowest permitted one is what the shim was started with.
 pub(crate) fn set_oom_score(process: &Process, inherited: i32) -> Outcome<()> {
-    let wanted = process.oom_score_adj().unwrap_or(inherited);
+    let wanted = process.oom_score_adj.unwrap_or(inherited);
     match write_oom_score(wanted) {
         Err(_) if wanted < inherited => write_oom_score(inherited),
         other => other,
@@ -97,15 +97,17 @@ pub(crate) fn write_oom_score(value: i32) -> std::io::Result<()> {
 
 /// Refuses what this version would have to leave undone.
 pub(crate) fn refuse_unsupported(process: &Process) -> Outcome<()> {
-    let given = |value: &Option<String>| value.as_deref().is_some_and(|value| !value.is_empty());
     let unsupported = [
-        ("process.apparmorProfile", given(process.apparmor_profile())),
-        ("process.selinuxLabel", given(process.selinux_label())),
-        ("process.ioPriority", process.io_priority().is_some()),
-        ("process.scheduler", process.scheduler().is_some()),
+        (
+            "process.apparmorProfile",
+            !process.apparmor_profile.is_empty(),
+        ),
+        ("process.selinuxLabel", !process.selinux_label.is_empty()),
+        ("process.ioPriority", process.io_priority.is_some()),
+        ("process.scheduler", process.scheduler.is_some()),
         (
             "process.execCPUAffinity",
-            process.exec_cpu_affinity().is_some(),
+            process.exec_cpu_affinity.is_some(),
         ),
     ];
     refuse(&unsupported)
@@ -125,40 +127,36 @@ pub(crate) fn refuse(unsupported: &[(&str, bool)]) -> Outcome<()> {
 /// streams in place, into the one asked for, up to execve(2).
 pub(crate) fn assume(process: &Process, shim: Identity) -> Outcome<Command> {
     let environment = environment(process);
-    for limit in process.rlimits().as_deref().unwrap_or_default() {
+    for limit in &process.rlimits {
         set_rlimit(limit)?;
     }
-    let user = process.user();
-    let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.gid()));
+    let user = &process.user;
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     own_streams(uid);
-    let capabilities = Wanted::new(process.capabilities().as_ref())?;
+    let capabilities = Wanted::new(&process.capabilities)?;
     capabilities.bound()?;
     // Root can go where the user cannot, and the other way round on a network file system.
-    let gone = change_directory(process.cwd());
-    assume_user(
-        uid,
-        gid,
-        user.additional_gids().as_deref().unwrap_or_default(),
-    )?;
+    let gone = change_directory(&process.cwd);
+    assume_user(uid, gid, &user.additional_gids)?;
     if gone.is_err() {
-        change_directory(process.cwd())?;
+        change_directory(&process.cwd)?;
     }
     capabilities.assume()?;
     hide()?;
-    if process.no_new_privileges().unwrap_or(false) {
+    if process.no_new_privileges {
         rustix::thread::set_no_new_privs(true).system(|| "set no_new_privs")?;
     }
-    rustix::process::umask(Mode::from_raw_mode(user.umask().unwrap_or(0o022)));
+    rustix::process::umask(Mode::from_raw_mode(user.umask.unwrap_or(0o022)));
     command(process, &environment, shim)
 }
 
 fn environment(process: &Process) -> Vec<String> {
-    let mut environment = process.env().clone().unwrap_or_default();
+    let mut environment = process.env.clone();
     if !environment
         .iter()
         .any(|variable| variable.starts_with("HOME="))
     {
-        let home = home(process.user().uid()).unwrap_or_else(|| "/".to_owned());
+        let home = home(process.user.uid).unwrap_or_else(|| "/".to_owned());
         environment.push(format!("HOME={home}"));
     }
     environment
@@ -189,12 +187,13 @@ fn home_in(passwd: &str, uid: u32) -> Option<&str> {
     })
 }
 
-fn set_rlimit(limit: &PosixRlimit) -> Outcome<()> {
-    let resource = resource(limit.typ());
+fn set_rlimit(limit: &ResourceLimit) -> Outcome<()> {
+    let resource = resource(&limit.name)
+        .ok_or_else(|| Failure::invalid(format!("{:?} is not a resource limit", limit.name)))?;
     let finite = |value: u64| (value != u64::MAX).then_some(value);
     let wanted = Rlimit {
-        current: finite(limit.soft()),
-        maximum: finite(limit.hard()),
+        current: finite(limit.soft),
+        maximum: finite(limit.hard),
     };
     match rustix::process::setrlimit(resource, wanted) {
         Err(Errno::PERM) => {
@@ -208,9 +207,7 @@ fn set_rlimit(limit: &PosixRlimit) -> Outcome<()> {
     .invalid(|| {
         format!(
             "set {} to {} (at most {})",
-            limit.typ(),
-            limit.soft(),
-            limit.hard()
+            limit.name, limit.soft, limit.hard
         )
     })
 }
@@ -223,25 +220,26 @@ fn lower(one: Option<u64>, other: Option<u64>) -> Option<u64> {
     }
 }
 
-fn resource(kind: PosixRlimitType) -> Resource {
-    match kind {
-        PosixRlimitType::RlimitCpu => Resource::Cpu,
-        PosixRlimitType::RlimitFsize => Resource::Fsize,
-        PosixRlimitType::RlimitData => Resource::Data,
-        PosixRlimitType::RlimitStack => Resource::Stack,
-        PosixRlimitType::RlimitCore => Resource::Core,
-        PosixRlimitType::RlimitRss => Resource::Rss,
-        PosixRlimitType::RlimitNproc => Resource::Nproc,
-        PosixRlimitType::RlimitNofile => Resource::Nofile,
-        PosixRlimitType::RlimitMemlock => Resource::Memlock,
-        PosixRlimitType::RlimitAs => Resource::As,
-        PosixRlimitType::RlimitLocks => Resource::Locks,
-        PosixRlimitType::RlimitSigpending => Resource::Sigpending,
-        PosixRlimitType::RlimitMsgqueue => Resource::Msgqueue,
-        PosixRlimitType::RlimitNice => Resource::Nice,
-        PosixRlimitType::RlimitRtprio => Resource::Rtprio,
-        PosixRlimitType::RlimitRttime => Resource::Rttime,
-    }
+fn resource(name: &str) -> Option<Resource> {
+    Some(match name {
+        "RLIMIT_CPU" => Resource::Cpu,
+        "RLIMIT_FSIZE" => Resource::Fsize,
+        "RLIMIT_DATA" => Resource::Data,
+        "RLIMIT_STACK" => Resource::Stack,
+        "RLIMIT_CORE" => Resource::Core,
+        "RLIMIT_RSS" => Resource::Rss,
+        "RLIMIT_NPROC" => Resource::Nproc,
+        "RLIMIT_NOFILE" => Resource::Nofile,
+        "RLIMIT_MEMLOCK" => Resource::Memlock,
+        "RLIMIT_AS" => Resource::As,
+        "RLIMIT_LOCKS" => Resource::Locks,
+        "RLIMIT_SIGPENDING" => Resource::Sigpending,
+        "RLIMIT_MSGQUEUE" => Resource::Msgqueue,
+        "RLIMIT_NICE" => Resource::Nice,
+        "RLIMIT_RTPRIO" => Resource::Rtprio,
+        "RLIMIT_RTTIME" => Resource::Rttime,
+        _ => return None,
+    })
 }
 
 /// Gives the streams to the user, so that `/dev/stdout` can be opened anew.
@@ -305,7 +303,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn new(asked: Option<&LinuxCapabilities>) -> Outcome<Self> {
+    fn new(asked: &Capabilities) -> Outcome<Self> {
         let have = rustix::thread::capabilities(None)
             .system(|| "read the capabilities")?
             .permitted;
@@ -313,20 +311,14 @@ impl Wanted {
             .iter()
             .filter(|one| is_bounding(*one))
             .collect::<CapabilitySet>();
-        let set = |pick: fn(&LinuxCapabilities) -> &Option<Capabilities>| {
-            asked
-                .and_then(|asked| pick(asked).as_ref())
-                .map_or(CapabilitySet::empty(), set_of)
-                & have
-        };
-        let bounding = set(LinuxCapabilities::bounding);
-        let permitted = set(LinuxCapabilities::permitted);
-        let inheritable = set(LinuxCapabilities::inheritable) & bounding;
+        let bounding = set_of(&asked.bounding)? & have;
+        let permitted = set_of(&asked.permitted)? & have;
+        let inheritable = set_of(&asked.inheritable)? & bounding;
         Ok(Self {
             bounding,
-            ambient: set(LinuxCapabilities::ambient) & permitted & inheritable,
+            ambient: set_of(&asked.ambient)? & permitted & inheritable,
             sets: CapabilitySets {
-                effective: set(LinuxCapabilities::effective) & permitted,
+                effective: set_of(&asked.effective)? & permitted,
                 permitted,
                 inheritable,
             },
@@ -360,17 +352,18 @@ fn is_bounding(capability: CapabilitySet) -> bool {
     rustix::thread::capability_is_in_bounding_set(capability).unwrap_or(false)
 }
 
-fn set_of(capabilities: &Capabilities) -> CapabilitySet {
-    // Both spell a capability like capabilities(7), without the prefix.
-    capabilities
-        .iter()
-        .filter_map(|one| CapabilitySet::from_name(&one.to_string()))
-        .collect()
+fn set_of(names: &[String]) -> Outcome<CapabilitySet> {
+    let one = |name: &String| {
+        name.strip_prefix("CAP_")
+            .and_then(CapabilitySet::from_name)
+            .ok_or_else(|| Failure::invalid(format!("{name:?} is not a capability")))
+    };
+    names.iter().map(one).collect()
 }
 
 /// Finds the command, as the user who is to run it.
 fn command(process: &Process, environment: &[String], shim: Identity) -> Outcome<Command> {
-    let arguments = process.args().as_deref().unwrap_or_default();
+    let arguments = &process.args;
     let name = arguments
         .first()
         .filter(|name| !name.is_empty())
@@ -538,8 +531,11 @@ mod tests {
     fn every_capability_has_a_bit() {
         let text = include_str!("capabilities.txt");
         for (number, name) in text.lines().enumerate() {
-            let capability: Capabilities = serde_json::from_str(&format!("[\"{name}\"]")).unwrap();
-            assert_eq!(set_of(&capability).bits(), 1 << number, "{name}");
+            assert_eq!(
+                set_of(&[name.to_owned()]).unwrap().bits(),
+                1 << number,
+                "{name}"
+            );
         }
         assert_eq!(text.lines().count(), 41);
     }

@@ -164,16 +164,16 @@ pub(super) fn seal(mount: BorrowedFd<'_>, recursive: bool) -> Result<(), Errno> 
 }
 
 /// Makes `root` the root directory of the mount namespace and lets go of the old one.
-pub(super) fn move_into(root: BorrowedFd<'_>, spread: Option<&str>) -> Outcome<()> {
+pub(super) fn move_into(root: BorrowedFd<'_>, spread: &str) -> Outcome<()> {
     let doing = || "move into the root file system";
     rustix::process::fchdir(root).system(doing)?;
     // The old root ends up on top of the new one (pivot_root(2)), and is taken off from there.
     rustix::process::pivot_root(".", ".").system(doing)?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).system(doing)?;
     rustix::process::chdir("/").system(doing)?;
-    let Some(spread) = spread.filter(|spread| !spread.is_empty()) else {
+    if spread.is_empty() {
         return Ok(());
-    };
+    }
     // Volumes have a propagation of their own: this is the root's alone.
     let (propagation, _) = propagation(spread)
         .ok_or_else(|| Failure::invalid(format!("rootfsPropagation {spread:?} is unknown")))?;

@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use oci_spec::runtime::Process;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
@@ -11,6 +10,7 @@ use rustix::termios::Winsize;
 use super::inside::{self, Kind};
 use super::mounts::{attach, clone_tree_at};
 use super::options::Reach;
+use crate::config::Process;
 use crate::failure::{Explain, Outcome};
 use crate::protocol::Failure;
 
@@ -42,9 +42,8 @@ impl Terminal {
         rustix::pty::unlockpt(&master).system(doing)?;
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).system(doing)?;
-        if let Some(size) = process.console_size() {
-            let cells = |count: u64| u16::try_from(count).unwrap_or(u16::MAX);
-            let (ws_row, ws_col) = (cells(size.height()), cells(size.width()));
+        if let Some(size) = process.console_size {
+            let (ws_row, ws_col) = (size.height, size.width);
             let size = Winsize {
                 ws_row,
                 ws_col,

@@ -59,8 +59,7 @@ impl Log {
         batch.write();
     }
 
-    /// Writes last lines that had no newline. As with the other runtimes they are full lines:
-    /// whoever collects logs waits for one to end.
+    /// Writes last lines that had no newline.
     pub(crate) fn finish(&mut self) {
         for (stream, splitter) in [
             (Stream::Out, &mut self.out),

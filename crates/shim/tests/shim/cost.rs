@@ -2,12 +2,10 @@
 //! machine; to measure, point `SLIPWAY_SHIM` at an optimised executable and run with
 //! `--nocapture`.
 
-mod scene;
-
 use std::fs;
 use std::time::{Duration, Instant};
 
-use scene::Scene;
+use crate::scene::Scene;
 
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();

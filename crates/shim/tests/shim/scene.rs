@@ -25,8 +25,8 @@ pub(crate) struct Scene {
     pub(crate) shim: Shim,
     pub(crate) events: UnboundedReceiver<Event>,
     pub(crate) layer: PathBuf,
-    cgroups: Vec<PathBuf>,
-    name: String,
+    pub(crate) cgroups: Vec<PathBuf>,
+    pub(crate) name: String,
 }
 
 impl Drop for Scene {
@@ -290,9 +290,12 @@ impl Scene {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        if tokio::time::timeout(PATIENCE, seen).await.is_err() {
-            panic!("the log has no {end:?}: {:?}", self.lines(container));
-        }
+        let seen = tokio::time::timeout(PATIENCE, seen).await;
+        assert!(
+            seen.is_ok(),
+            "the log has no {end:?}: {:?}",
+            self.lines(container)
+        );
     }
 
     /// What the node's mount table has of this scene.

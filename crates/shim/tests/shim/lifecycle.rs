@@ -1,8 +1,6 @@
 //! Containers from creation to removal.
 
-mod scene;
-
-use scene::Scene;
+use crate::scene::Scene;
 use serde_json::json;
 use slipway_shim::Error;
 use slipway_shim::protocol::{Event, Exec, FailureKind, Phase};
@@ -45,7 +43,7 @@ async fn a_container_runs_and_is_recorded() {
     lines.sort();
     assert_eq!(
         lines,
-        ["stderr F trouble", "stdout F end", "stdout F hello"]
+        ["stderr F trouble", "stdout F hello", "stdout P end"]
     );
 
     scene.shim.delete("one").await.unwrap();
@@ -209,7 +207,7 @@ async fn a_container_out_of_memory_says_so() {
 
 #[tokio::test]
 async fn what_the_init_leaves_behind_is_killed() {
-    let mut pod = scene::pod();
+    let mut pod = crate::scene::pod();
     pod.shared_pid = true;
     let mut scene = Scene::with(pod).await;
     let mut config = scene.config(&["sh", "-c", "sleep 1000 & sleep 1000 & echo $$"]);
@@ -315,4 +313,85 @@ async fn a_daemon_that_comes_back_finds_everything() {
     again.kill("one", libc::SIGKILL, false).await.unwrap();
     assert!(matches!(events.recv().await, Some(Event::Exited(_))));
     scene.exit("one").await;
+}
+
+#[tokio::test]
+async fn a_broken_packet_ends_its_connection_only() {
+    use rustix::net;
+    let scene = Scene::new().await;
+    let directory = std::fs::File::open(scene.directory.path()).unwrap();
+    let path = format!(
+        "/proc/self/fd/{}/shim.sock",
+        std::os::fd::AsRawFd::as_raw_fd(&directory)
+    );
+    let address = net::SocketAddrUnix::new(path).unwrap();
+    for packet in [&b"\xff\xff\xff\xff\xff\xff"[..], b"", &[1; 100_000]] {
+        let socket =
+            net::socket(net::AddressFamily::UNIX, net::SocketType::SEQPACKET, None).unwrap();
+        net::connect(&socket, &address).unwrap();
+        net::send(&socket, packet, net::SendFlags::empty()).unwrap();
+        let (_, received) = net::recv(&socket, &mut [0; 16], net::RecvFlags::empty()).unwrap();
+        assert_eq!(received, 0, "the connection is closed");
+    }
+    scene.shim.list().await.unwrap();
+}
+
+/// On cgroup v2, which is there beside v1 on some machines, without controllers.
+#[tokio::test]
+async fn a_container_is_born_in_its_unified_cgroup() {
+    let root = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        .map(std::path::PathBuf::from)
+        .into_iter()
+        .find(|path| path.join("cgroup.procs").exists() && path.join("cgroup.controllers").exists())
+        .expect("cgroup v2 is mounted nowhere");
+    let mut pod = crate::scene::pod();
+    pod.shared_pid = true;
+    let mut scene = Scene::with(pod).await;
+    let cgroup = root.join(&scene.name);
+    std::fs::create_dir(&cgroup).unwrap();
+    scene.cgroups.push(cgroup.clone());
+    let script = "sleep 1000 & cat /proc/self/cgroup; ls /sys/fs/cgroup";
+    let mut config = scene.config(&["sh", "-c", script]);
+    config["linux"]["namespaces"][0] = json!({"type": "pid", "path": scene.path("ns/pid")});
+    let mut create = scene.bundle_of("one", &config);
+    create.cgroups = vec![cgroup.clone()];
+    create.oom_events = None;
+    scene.shim.create(create).await.unwrap();
+    scene.shim.start("one").await.unwrap();
+    scene.exit("one").await;
+    let lines = scene.lines("one");
+    // Its root, in a namespace of its own.
+    assert!(lines.contains(&"stdout F 0::/".to_owned()), "{lines:#?}");
+    assert!(
+        lines.contains(&"stdout F cgroup.procs".to_owned()),
+        "{lines:#?}"
+    );
+    assert_eq!(
+        std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap(),
+        ""
+    );
+}
+
+#[tokio::test]
+async fn a_pod_of_the_node_has_nothing_of_its_own() {
+    let mut pod = crate::scene::pod();
+    (pod.network, pod.ipc, pod.hostname, pod.shm_size) = (false, false, None, None);
+    let mut scene = Scene::with(pod).await;
+    assert_eq!(scene.mounts(), Vec::<String>::new());
+    let mut config = scene.config(&[
+        "sh",
+        "-c",
+        "stat -L -c %i /proc/self/ns/net /proc/self/ns/pid",
+    ]);
+    config["linux"]["namespaces"] = json!([{"type": "mount"}]);
+    config["mounts"].as_array_mut().unwrap().pop();
+    let (_, lines) = scene.run("one", &config).await;
+    let own = |name: &str| {
+        let metadata = std::fs::metadata(format!("/proc/self/ns/{name}")).unwrap();
+        format!(
+            "stdout F {}",
+            std::os::unix::fs::MetadataExt::ino(&metadata)
+        )
+    };
+    assert_eq!(lines, [own("net"), own("pid")]);
 }

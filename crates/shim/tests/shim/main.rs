@@ -1,0 +1,7 @@
+//! The shim on the real kernel, as root.
+
+mod cost;
+mod isolation;
+mod lifecycle;
+mod logs;
+mod scene;
