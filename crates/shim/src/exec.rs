@@ -1,20 +1,24 @@
 //! Further processes in a running container.
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::Mode;
-use rustix::process::Pid;
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitStatus};
 use rustix::thread::ThreadNameSpaceType;
 
 use crate::cgroup::Cgroup;
 use crate::config::Process;
-use crate::container::Waiter;
+use crate::container::{OomCount, Stage, Waiter};
 use crate::create::{
-    Identity, NOT_EXECUTED, Offspring, Progress, assume, detach, refuse_unsupported, report,
+    self, Identity, NOT_EXECUTED, Offspring, Progress, assume, detach, refuse_unsupported, report,
     set_oom_score, set_streams,
 };
 use crate::failure::{Explain, Outcome};
-use crate::protocol::Failure;
+use crate::packet::receive_packet;
+use crate::poller::{Poller, Token};
+use crate::protocol::{Event, Exec, Exit, Failure, Reply};
+use crate::supervisor::{Effect, Supervisor, describe, sync_pair};
 use crate::syscall;
 
 /// A process that was started by an exec.
@@ -37,6 +41,149 @@ pub(crate) enum ExecStage {
     Failed,
     /// Executed.
     Running,
+}
+
+impl Supervisor {
+    /// Begins to execute a process in a container.
+    pub(crate) fn exec(
+        &mut self,
+        poller: &Poller,
+        waiter: Waiter,
+        exec: &Exec,
+        descriptors: Vec<OwnedFd>,
+    ) -> Outcome<()> {
+        let number = self.number();
+        let (oom_score, id) = (self.oom_score, &exec.container);
+        let pid_namespace = self
+            .pid_namespace
+            .try_clone()
+            .system(|| "copy the descriptor of the PID namespace")?;
+        let (container_number, container) = self.known(id)?;
+        if !matches!(container.stage, Stage::Running { .. }) {
+            return Err(Failure::wrong_state(format!(
+                "nothing can be executed in container {id}: it {}",
+                describe(&container.stage)
+            )));
+        }
+        let streams: [OwnedFd; 3] = descriptors.try_into().map_err(|found: Vec<_>| {
+            Failure::invalid(format!(
+                "an exec comes with 3 descriptors, not {}",
+                found.len()
+            ))
+        })?;
+        let init = container
+            .pidfd
+            .try_clone()
+            .system(|| "copy the container's descriptor")?;
+        let unified = container.cgroup.open_unified()?;
+        let (sync, child_sync) = sync_pair()?;
+        poller
+            .add(&sync, Token::ExecSync(number))
+            .system(|| "watch the new process")?;
+        let child = ExecChild {
+            process: &exec.process,
+            init: container.pidfd.as_fd(),
+            cgroup: &container.cgroup,
+            sync: child_sync.as_fd(),
+            streams: streams.each_ref().map(AsFd::as_fd),
+            oom_score,
+        };
+        let spawned = create::spawn(
+            &create::PidNamespace::Of(init),
+            pid_namespace.as_fd(),
+            unified.as_ref().map(AsFd::as_fd),
+            &child,
+        );
+        let (pid, _) = spawned.map_err(|error| match error {
+            // The namespace's init has ended, and the container with it.
+            Errno::NOMEM | Errno::SRCH => {
+                Failure::wrong_state(format!("container {id} has just ended"))
+            }
+            other => Failure::system(format!("clone a process for container {id}: {other}")),
+        })?;
+        let executed = Executed {
+            pid,
+            container: container_number,
+            sync: Some(sync),
+            stage: ExecStage::Starting(waiter),
+        };
+        self.executed.insert(number, executed);
+        Ok(())
+    }
+
+    /// Sends a signal to a process that was executed, and to its group.
+    pub(crate) fn kill_exec(&mut self, exec: u64, signal: i32) -> Outcome<()> {
+        let executed = self
+            .executed
+            .get(&exec)
+            .ok_or_else(|| Failure::not_found(format!("no executed process {exec} is running")))?;
+        let doing = || format!("send signal {signal} to the executed process {exec}");
+        for sent in [
+            syscall::kill_group(executed.pid, signal),
+            syscall::kill(executed.pid, signal),
+        ] {
+            match sent {
+                // Not the leader of its group yet, or ended and not reaped yet.
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(Errno::INVAL) => {
+                    return Err(Failure::invalid(format!("{signal} is not a signal")));
+                }
+                other => other.system(doing)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// An exec's child has said something, or is gone from the other end of its socket.
+    pub(crate) fn exec_ready(&mut self, poller: &Poller, number: u64) {
+        let Some(executed) = self.executed.get_mut(&number) else {
+            return;
+        };
+        let Some(sync) = &executed.sync else { return };
+        let answer = match receive_packet(sync) {
+            Err(Errno::AGAIN | Errno::INTR) => return,
+            Ok(Some((bytes, _))) => match postcard::from_bytes(&bytes) {
+                Ok(Progress::Failed(failure)) => Err(failure),
+                Ok(Progress::Ready) | Err(_) => return,
+            },
+            Ok(None) | Err(_) => {
+                poller.remove(sync);
+                executed.sync = None;
+                let pid = executed.pid.as_raw_nonzero().get();
+                Ok(Reply::Executed { exec: number, pid })
+            }
+        };
+        if let ExecStage::Starting(waiter) = executed.stage {
+            executed.stage = if answer.is_ok() {
+                ExecStage::Running
+            } else {
+                ExecStage::Failed
+            };
+            self.effects.push(Effect::Answer(waiter, answer));
+        }
+    }
+
+    /// A process that was executed has ended.
+    pub(crate) fn executed_ended(&mut self, poller: &Poller, number: u64, status: WaitStatus) {
+        for _ in 0..3 {
+            self.exec_ready(poller, number);
+        }
+        let Some(executed) = self.executed.remove(&number) else {
+            return;
+        };
+        if let Some(sync) = &executed.sync {
+            poller.remove(sync);
+        }
+        if executed.stage == ExecStage::Running {
+            let signal = status.terminating_signal();
+            let container = self.containers.get(&executed.container);
+            let oom = container.and_then(|container| container.oom.as_ref());
+            let oom_killed = signal == Some(libc::SIGKILL) && oom.is_some_and(OomCount::has_grown);
+            let exit = Exit::new(status.exit_status(), signal, oom_killed);
+            self.effects
+                .push(Effect::Tell(Event::ExecExited { exec: number, exit }));
+        }
+    }
 }
 
 /// What the child, which is born into the container's PID namespace, is given by the shim.

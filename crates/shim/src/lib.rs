@@ -29,6 +29,7 @@ mod pod;
 mod poller;
 mod record;
 mod server;
+mod streams;
 mod supervisor;
 #[allow(unsafe_code)]
 mod syscall;

@@ -2,25 +2,25 @@
 //! becomes of them.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitStatus};
 
 use crate::cgroup::Cgroup;
 use crate::container::{Container, Ended, OomCount, Stage, Waiter};
 use crate::create::{self, Child, Progress, START};
-use crate::exec::{ExecChild, ExecStage, Executed};
+use crate::exec::Executed;
 use crate::failure::{Explain, Outcome};
 use crate::log::{Log, Stream};
 use crate::packet::{receive_packet, send_packet};
 use crate::pod::open_null;
 use crate::poller::{Poller, Token};
-use crate::protocol::{Create, Event, Exec, Exit, Failure, Record, Reply, Request};
+use crate::protocol::{Create, Event, Exit, Failure, Record, Reply, Request};
 use crate::record::now;
+use crate::streams::{Pipe, Streams};
 use crate::syscall;
 
 /// How much is read from a stream at once, in bytes.
@@ -40,15 +40,15 @@ pub(crate) enum Effect {
 pub(crate) struct Supervisor {
     /// By numbers that are never used twice. A pod has a handful of containers, so that looking
     /// through them costs less than an index.
-    containers: BTreeMap<u64, Container>,
-    executed: BTreeMap<u64, Executed>,
+    pub(crate) containers: BTreeMap<u64, Container>,
+    pub(crate) executed: BTreeMap<u64, Executed>,
     next: u64,
     /// The shim's own PID namespace.
-    pid_namespace: OwnedFd,
+    pub(crate) pid_namespace: OwnedFd,
     null: OwnedFd,
     /// The shim's oom_score_adj before it changed it.
-    oom_score: i32,
-    effects: Vec<Effect>,
+    pub(crate) oom_score: i32,
+    pub(crate) effects: Vec<Effect>,
     buffer: Vec<u8>,
     /// Who has asked for the end.
     ending: Option<Waiter>,
@@ -132,7 +132,7 @@ impl Supervisor {
         }
     }
 
-    fn number(&mut self) -> u64 {
+    pub(crate) fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
@@ -145,7 +145,7 @@ impl Supervisor {
         found.map(|(number, _)| *number)
     }
 
-    fn known(&mut self, id: &str) -> Outcome<(u64, &mut Container)> {
+    pub(crate) fn known(&mut self, id: &str) -> Outcome<(u64, &mut Container)> {
         self.find(id)
             .and_then(|number| Some((number, self.containers.get_mut(&number)?)))
             .ok_or_else(|| Failure::not_found(format!("this pod has no container {id}")))
@@ -264,94 +264,6 @@ impl Supervisor {
         container.log.as_mut().map_or(Ok(()), Log::reopen)
     }
 
-    fn exec(
-        &mut self,
-        poller: &Poller,
-        waiter: Waiter,
-        exec: &Exec,
-        descriptors: Vec<OwnedFd>,
-    ) -> Outcome<()> {
-        let number = self.number();
-        let (oom_score, id) = (self.oom_score, &exec.container);
-        let pid_namespace = self
-            .pid_namespace
-            .try_clone()
-            .system(|| "copy the descriptor of the PID namespace")?;
-        let (container_number, container) = self.known(id)?;
-        if !matches!(container.stage, Stage::Running { .. }) {
-            return Err(Failure::wrong_state(format!(
-                "nothing can be executed in container {id}: it {}",
-                describe(&container.stage)
-            )));
-        }
-        let streams: [OwnedFd; 3] = descriptors.try_into().map_err(|found: Vec<_>| {
-            Failure::invalid(format!(
-                "an exec comes with 3 descriptors, not {}",
-                found.len()
-            ))
-        })?;
-        let init = container
-            .pidfd
-            .try_clone()
-            .system(|| "copy the container's descriptor")?;
-        let unified = container.cgroup.open_unified()?;
-        let (sync, child_sync) = sync_pair()?;
-        poller
-            .add(&sync, Token::ExecSync(number))
-            .system(|| "watch the new process")?;
-        let child = ExecChild {
-            process: &exec.process,
-            init: container.pidfd.as_fd(),
-            cgroup: &container.cgroup,
-            sync: child_sync.as_fd(),
-            streams: streams.each_ref().map(AsFd::as_fd),
-            oom_score,
-        };
-        let spawned = create::spawn(
-            &create::PidNamespace::Of(init),
-            pid_namespace.as_fd(),
-            unified.as_ref().map(AsFd::as_fd),
-            &child,
-        );
-        let (pid, _) = spawned.map_err(|error| match error {
-            // The namespace's init has ended, and the container with it.
-            Errno::NOMEM | Errno::SRCH => {
-                Failure::wrong_state(format!("container {id} has just ended"))
-            }
-            other => Failure::system(format!("clone a process for container {id}: {other}")),
-        })?;
-        let executed = Executed {
-            pid,
-            container: container_number,
-            sync: Some(sync),
-            stage: ExecStage::Starting(waiter),
-        };
-        self.executed.insert(number, executed);
-        Ok(())
-    }
-
-    fn kill_exec(&mut self, exec: u64, signal: i32) -> Outcome<()> {
-        let executed = self
-            .executed
-            .get(&exec)
-            .ok_or_else(|| Failure::not_found(format!("no executed process {exec} is running")))?;
-        let doing = || format!("send signal {signal} to the executed process {exec}");
-        for sent in [
-            syscall::kill_group(executed.pid, signal),
-            syscall::kill(executed.pid, signal),
-        ] {
-            match sent {
-                // Not the leader of its group yet, or ended and not reaped yet.
-                Ok(()) | Err(Errno::SRCH) => {}
-                Err(Errno::INVAL) => {
-                    return Err(Failure::invalid(format!("{signal} is not a signal")));
-                }
-                other => other.system(doing)?,
-            }
-        }
-        Ok(())
-    }
-
     fn shut_down(&mut self, waiter: Waiter) {
         self.ending = Some(waiter);
         for container in self
@@ -436,35 +348,6 @@ impl Supervisor {
             _ => return,
         };
         self.effects.push(answer);
-    }
-
-    /// An exec's child has said something, or is gone from the other end of its socket.
-    pub(crate) fn exec_ready(&mut self, poller: &Poller, number: u64) {
-        let Some(executed) = self.executed.get_mut(&number) else {
-            return;
-        };
-        let Some(sync) = &executed.sync else { return };
-        let answer = match receive_packet(sync) {
-            Err(Errno::AGAIN | Errno::INTR) => return,
-            Ok(Some((bytes, _))) => match postcard::from_bytes(&bytes) {
-                Ok(Progress::Failed(failure)) => Err(failure),
-                Ok(Progress::Ready) | Err(_) => return,
-            },
-            Ok(None) | Err(_) => {
-                poller.remove(sync);
-                executed.sync = None;
-                let pid = executed.pid.as_raw_nonzero().get();
-                Ok(Reply::Executed { exec: number, pid })
-            }
-        };
-        if let ExecStage::Starting(waiter) = executed.stage {
-            executed.stage = if answer.is_ok() {
-                ExecStage::Running
-            } else {
-                ExecStage::Failed
-            };
-            self.effects.push(Effect::Answer(waiter, answer));
-        }
     }
 
     /// A child of the shim has ended. One that is not known was orphaned in a container.
@@ -577,76 +460,10 @@ impl Supervisor {
             self.effects.push(Effect::Answer(waiter, Ok(Reply::Done)));
         }
     }
-
-    fn executed_ended(&mut self, poller: &Poller, number: u64, status: WaitStatus) {
-        for _ in 0..3 {
-            self.exec_ready(poller, number);
-        }
-        let Some(executed) = self.executed.remove(&number) else {
-            return;
-        };
-        if let Some(sync) = &executed.sync {
-            poller.remove(sync);
-        }
-        if executed.stage == ExecStage::Running {
-            let signal = status.terminating_signal();
-            let container = self.containers.get(&executed.container);
-            let oom = container.and_then(|container| container.oom.as_ref());
-            let oom_killed = signal == Some(libc::SIGKILL) && oom.is_some_and(OomCount::has_grown);
-            let exit = Exit::new(status.exit_status(), signal, oom_killed);
-            self.effects
-                .push(Effect::Tell(Event::ExecExited { exec: number, exit }));
-        }
-    }
-}
-
-/// A pipe, until each end is where it belongs.
-#[derive(Debug)]
-struct Pipe {
-    read: OwnedFd,
-    write: OwnedFd,
-}
-
-impl Pipe {
-    fn new() -> Outcome<Self> {
-        let (read, write) = pipe_with(PipeFlags::CLOEXEC).system(|| "make a pipe")?;
-        Ok(Self { read, write })
-    }
-
-    fn read(self) -> OwnedFd {
-        self.read
-    }
-}
-
-/// A new container's standard streams; those that are not there are `/dev/null`, until the child
-/// has its terminal.
-#[derive(Debug)]
-struct Streams {
-    input: Option<Pipe>,
-    out: Option<Pipe>,
-    error: Option<Pipe>,
-}
-
-impl Streams {
-    fn open(create: &Create) -> Outcome<Self> {
-        let pipe = |wanted: bool| wanted.then(Pipe::new).transpose();
-        Ok(Self {
-            input: pipe(create.stdin && !create.terminal)?,
-            out: pipe(!create.terminal)?,
-            error: pipe(!create.terminal)?,
-        })
-    }
-
-    fn of_child<'a>(&'a self, null: BorrowedFd<'a>) -> [BorrowedFd<'a>; 3] {
-        let written =
-            |pipe: &'a Option<Pipe>| pipe.as_ref().map_or(null, |pipe| pipe.write.as_fd());
-        let input = self.input.as_ref().map_or(null, |pipe| pipe.read.as_fd());
-        [input, written(&self.out), written(&self.error)]
-    }
 }
 
 /// The two ends of the socket between the shim and a child.
-fn sync_pair() -> Outcome<(OwnedFd, OwnedFd)> {
+pub(crate) fn sync_pair() -> Outcome<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC;
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
         .system(|| "make a socket for the new process")
@@ -659,7 +476,7 @@ fn watch_stream(poller: &Poller, stream: &OwnedFd, token: Token) -> Outcome<()> 
         .system(|| "watch a container's output")
 }
 
-fn describe(stage: &Stage) -> &'static str {
+pub(crate) fn describe(stage: &Stage) -> &'static str {
     match stage {
         Stage::Creating(_) | Stage::Failed(..) => "is still being created",
         Stage::Created => "has not been started",

@@ -100,6 +100,15 @@ pub(crate) fn execute(path: &CStr, arguments: &[CString], environment: &[CString
     result(returned.into()).err().unwrap_or(Errno::IO)
 }
 
+/// Gives the process a new and empty session keyring in the place of the one that it inherited
+/// (keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`).
+pub(crate) fn leave_session_keyring() -> Result<(), Errno> {
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    let anonymous = ptr::null::<libc::c_char>();
+    // SAFETY: a null pointer is the call's way to ask for a keyring without a name.
+    result(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, anonymous) }).map(drop)
+}
+
 /// unshare(2) of namespaces.
 pub(crate) fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
     debug_assert!(!flags.contains(UnshareFlags::FILES));

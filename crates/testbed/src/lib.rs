@@ -7,6 +7,23 @@
 //! are given back in the reverse order when they are dropped, also while a test panics. What a
 //! test process that was killed could not give back, the next one does: see [`Scratch::new`].
 //!
+//! ```no_run
+//! # async fn test() -> anyhow::Result<()> {
+//! use slipway_testbed::{Image, Node, pod, read_log};
+//!
+//! let node = Node::start().await?;
+//! let image = node.provide("busybox:1", &Image::busybox()).await?;
+//! let cri = node.cri();
+//! let config = node.pod("hello");
+//! let pod_id = cri.run_pod(&config).await?;
+//! let container = pod::shell("main", &image.reference, "echo hello; exit 3");
+//! let id = cri.launch(&pod_id, &config, &container).await?;
+//! assert_eq!(cri.wait_for_exit(&id).await?.exit_code, 3);
+//! assert_eq!(read_log(&pod::log_path(&config, &container))[0].text, "hello");
+//! node.finish().await
+//! # }
+//! ```
+//!
 //! All of this needs root, and the Debian packages that `cargo xtask test` names.
 #![forbid(unsafe_code)]
 
@@ -17,6 +34,7 @@ mod cri;
 mod daemon;
 mod http;
 mod image;
+mod layer;
 pub mod leaks;
 mod log;
 mod mount;
@@ -32,7 +50,8 @@ pub use cni::Cni;
 pub use containerd::Containerd;
 pub use cri::Cri;
 pub use daemon::{Daemon, DaemonBuilder, slipway_binary};
-pub use image::{Compression, Format, Image, Layer};
+pub use image::{Compression, Format, Image};
+pub use layer::Layer;
 pub use log::{LogLine, read_log};
 pub use node::Node;
 pub use registry::{Pushed, Registry};

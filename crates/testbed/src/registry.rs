@@ -10,7 +10,7 @@ use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use serde_json::json;
 
-use crate::image::{Blob, Built, Format, Image};
+use crate::image::{Blob, Built, Image};
 use crate::process::Process;
 use crate::{Scratch, http, wait};
 
@@ -194,7 +194,7 @@ impl Registry {
         Ok(digest)
     }
 
-    /// The OCI format's name of `repository:tag` on this registry.
+    /// The reference of a `repository`, `repository:tag` or `repository@digest` on this registry.
     pub fn reference(&self, name: &str) -> String {
         format!("{}/{name}", self.address)
     }
@@ -250,24 +250,6 @@ impl Registry {
     }
 }
 
-impl Format {
-    /// The media type of a manifest.
-    pub fn manifest_type(self) -> &'static str {
-        match self {
-            Self::Oci => "application/vnd.oci.image.manifest.v1+json",
-            Self::Docker => "application/vnd.docker.distribution.manifest.v2+json",
-        }
-    }
-
-    /// The media type of an index, which Docker calls a manifest list.
-    pub fn index_type(self) -> &'static str {
-        match self {
-            Self::Oci => "application/vnd.oci.image.index.v1+json",
-            Self::Docker => "application/vnd.docker.distribution.manifest.list.v2+json",
-        }
-    }
-}
-
 /// The address in the registry's line `listening on 127.0.0.1:43353`, once it is whole.
 fn listening_on(log: &str) -> Option<SocketAddr> {
     let (_, rest) = log.split_once("listening on ")?;
@@ -278,7 +260,7 @@ fn listening_on(log: &str) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Compression, Layer};
+    use crate::{Compression, Format, Layer};
 
     #[test]
     fn the_address_is_taken_from_a_whole_line_only() {

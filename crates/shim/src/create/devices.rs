@@ -110,7 +110,7 @@ fn make(root: BorrowedFd<'_>, node: &Node<'_>) -> Outcome<()> {
             )))
         }
         // Without the right to make it, the node's own does as well.
-        Err(Errno::PERM) => bind(root, node.path).system(doing),
+        Err(Errno::PERM) => bind(root, node).system(doing),
         other => {
             other.system(doing)?;
             let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
@@ -120,8 +120,16 @@ fn make(root: BorrowedFd<'_>, node: &Node<'_>) -> Outcome<()> {
     }
 }
 
-fn bind(root: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
+fn bind(root: BorrowedFd<'_>, node: &Node<'_>) -> Result<(), Errno> {
+    let path = node.path;
     let tree = clone_tree(path, Reach::One)?;
+    let found = rustix::fs::fstat(&tree)?;
+    if FileType::from_raw_mode(found.st_mode) != node.kind
+        || found.st_rdev != rustix::fs::makedev(node.major, node.minor)
+    {
+        // The node has another device by that name.
+        return Err(Errno::NODEV);
+    }
     let place = inside::ensure(root, path, Kind::File)?;
     attach(tree.as_fd(), place.as_fd())
 }

@@ -4,7 +4,9 @@
 //! Everything that reads what a user wrote happens here, in a process of its own. Its mounts
 //! exist only in its own mount namespace, so that they end with it.
 
+mod capabilities;
 mod clone;
+mod command;
 mod devices;
 mod inside;
 mod mounts;
@@ -23,15 +25,15 @@ use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::clone::{Offspring, PidNamespace, spawn};
+pub(crate) use self::command::{Command, Identity};
 pub(crate) use self::namespaces::pid_namespace;
-pub(crate) use self::process::Command;
 use self::process::refuse;
 pub(crate) use self::process::{
-    Identity, assume, detach, refuse_unsupported, set_oom_score, set_streams, write_oom_score,
+    assume, detach, refuse_unsupported, set_oom_score, set_streams, write_oom_score,
 };
 use self::terminal::Terminal;
 use crate::cgroup::Cgroup;
-use crate::config::{Process, Spec};
+use crate::config::{NamespaceKind, Process, Spec};
 use crate::failure::{Explain, Outcome};
 use crate::packet::send_packet;
 use crate::protocol::{Create, Failure};
@@ -126,8 +128,6 @@ impl Child<'_> {
     fn furnish(&self, spec: &Spec, process: &Process) -> Outcome<(OwnedFd, Option<Terminal>)> {
         let bundle = &self.create.bundle;
         let planned = mounts::plan(&spec.mounts, bundle, self.cgroup)?;
-        let null = mounts::clone_tree(Path::new("/dev/null"), options::Reach::One)
-            .system(|| "open /dev/null")?;
         rootfs::turn_away_from_node()?;
         let root = rootfs::mount(&self.create.rootfs, &bundle.join(&spec.root.path))?;
 
@@ -150,7 +150,7 @@ impl Child<'_> {
             rootfs::protect(root.as_fd(), path)?;
         }
         for path in &spec.linux.masked_paths {
-            rootfs::mask(root.as_fd(), null.as_fd(), path)?;
+            rootfs::mask(root.as_fd(), path)?;
         }
         if spec.root.readonly {
             rootfs::seal(root.as_fd(), false).system(|| "make the root file system read-only")?;
@@ -193,11 +193,21 @@ fn refuse_unsupported_container(spec: &Spec) -> Outcome<()> {
 /// they belong to.
 fn set_sysctls(spec: &Spec) -> Outcome<()> {
     for (name, value) in &spec.linux.sysctl {
-        let path = crate::pod::sysctl_path(name)
-            .filter(|path| crate::pod::sysctl_namespace(path).is_some())
-            .ok_or_else(|| {
-                Failure::invalid(format!("sysctl {name:?} does not belong to a namespace"))
-            })?;
+        let own = |path: &String| {
+            let kind = match crate::pod::sysctl_namespace(path) {
+                Some(crate::pod::Namespace::Network) => NamespaceKind::Network,
+                Some(crate::pod::Namespace::Ipc) => NamespaceKind::Ipc,
+                None => return false,
+            };
+            let namespaces = &spec.linux.namespaces;
+            namespaces.iter().any(|namespace| namespace.kind == kind)
+        };
+        let path = crate::pod::sysctl_path(name).filter(own).ok_or_else(|| {
+            Failure::invalid(format!(
+                "sysctl {name:?} does not belong to a namespace that the container has apart from \
+                 the node's"
+            ))
+        })?;
         fs::write(Path::new("/proc/sys").join(path), value)
             .invalid(|| format!("set sysctl {name} to {value:?}"))?;
     }

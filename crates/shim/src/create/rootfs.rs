@@ -12,7 +12,9 @@ use rustix::mount::{
 };
 
 use super::inside;
-use super::mounts::{attach, clone_tree_at, is_directory, kernel_message, new_file_system};
+use super::mounts::{
+    attach, clone_tree, clone_tree_at, is_directory, kernel_message, new_file_system,
+};
 use super::options::{Reach, propagation};
 use crate::failure::{Explain, Outcome};
 use crate::protocol::{Failure, Overlay};
@@ -121,9 +123,10 @@ fn escape(data: &mut Vec<u8>, path: &Path, special: &[u8]) {
     }
 }
 
-/// Hides a path: a directory behind an empty one, a file behind `/dev/null`. One that is not there
-/// needs no hiding.
-pub(super) fn mask(root: BorrowedFd<'_>, null: BorrowedFd<'_>, path: &Path) -> Outcome<()> {
+/// Hides a path: a directory behind an empty one, a file behind the node's `/dev/null`, which can
+/// still be seen as long as nobody has moved into the root file system. One that is not there needs
+/// no hiding.
+pub(super) fn mask(root: BorrowedFd<'_>, path: &Path) -> Outcome<()> {
     let doing = || format!("mask {}", path.display());
     let place = match inside::open(root, path) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
@@ -137,7 +140,15 @@ pub(super) fn mask(root: BorrowedFd<'_>, null: BorrowedFd<'_>, path: &Path) -> O
             MountAttrFlags::MOUNT_ATTR_RDONLY,
         )?
     } else {
-        clone_tree_at(null, Reach::One).system(doing)?
+        // A copy each: kernels before 6.15 do not copy a mount that is mounted nowhere. It is on its
+        // own, so that what the container mounts over it never reaches the node's.
+        let null = clone_tree(Path::new("/dev/null"), Reach::One).system(doing)?;
+        let alone = MountSetattr {
+            propagation: libc::MS_PRIVATE,
+            ..MountSetattr::default()
+        };
+        mount_setattr(null.as_fd(), false, &alone).system(doing)?;
+        null
     };
     attach(cover.as_fd(), place.as_fd()).system(doing)
 }

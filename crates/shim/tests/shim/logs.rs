@@ -19,8 +19,8 @@ async fn long_lines_come_in_parts() {
 
 #[tokio::test]
 async fn rotation_loses_nothing() {
-    let mut scene = Scene::new().await;
-    let config = scene.config(&["seq", "1", "30000"]);
+    let scene = Scene::new().await;
+    let config = scene.config(&["sh", "-c", "seq 1 30000; echo end; sleep 1000"]);
     scene.start_with("one", &config).await;
     let log = scene.bundle("one").join("0.log");
     let rotated = |number: usize| log.with_extension(format!("log.{number}"));
@@ -28,15 +28,26 @@ async fn rotation_loses_nothing() {
         fs::rename(&log, rotated(number)).unwrap();
         scene.shim.reopen_log("one").await.unwrap();
     }
-    scene.exit("one").await;
-    let mut lines = Vec::new();
-    for path in (0..5).map(rotated).chain([log.clone()]) {
-        let text = fs::read_to_string(path).unwrap();
-        lines.extend(
-            text.lines()
-                .map(|line| line.rsplit(' ').next().unwrap().to_owned()),
-        );
-    }
+    let read = || {
+        let paths = (0..5).map(rotated).chain([log.clone()]);
+        paths
+            .map(|path| fs::read_to_string(path).unwrap())
+            .collect::<String>()
+    };
+    let complete = async {
+        while !read().ends_with(" end\n") {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), complete)
+        .await
+        .unwrap();
+    let text = read();
+    let mut lines: Vec<&str> = text
+        .lines()
+        .map(|line| line.rsplit(' ').next().unwrap())
+        .collect();
+    lines.pop();
     let expected: Vec<String> = (1..=30000).map(|number| number.to_string()).collect();
     assert!(lines == expected, "{} lines", lines.len());
 }
@@ -58,22 +69,16 @@ async fn a_full_disk_stops_nobody() {
     create.log = Some(disk.join("0.log"));
     scene.shim.create(create).await.unwrap();
     scene.shim.start("one").await.unwrap();
-    // Space comes back when the reader of the log has taken it away.
+    // As much as there is room for, and in the end no half line.
     let full = async {
-        while fs::metadata(disk.join("0.log")).map_or(0, |metadata| metadata.len()) < 60_000 {
+        let text = || fs::read_to_string(disk.join("0.log")).unwrap();
+        while text().len() < 60_000 || !text().ends_with('\n') {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(10), full)
         .await
         .unwrap();
-    let text = fs::read_to_string(disk.join("0.log")).unwrap();
-    assert!(
-        text.ends_with('\n'),
-        "half a line: {:?}",
-        text.lines().last()
-    );
-
     // The container goes on, and when space has come back, so does its log.
     let log = disk.join("0.log");
     let resumed = async {
