@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, WaitStatus};
 use rustix::thread::ThreadNameSpaceType;
 
@@ -19,7 +20,7 @@ use crate::packet::receive_packet;
 use crate::poller::{Poller, Token};
 use crate::protocol::{Event, Exec, Exit, Failure, Reply};
 use crate::supervisor::{Effect, Supervisor, describe, sync_pair};
-use crate::syscall;
+use crate::syscall::{self, Cloned, Relation};
 
 /// A process that was started by an exec.
 #[derive(Debug)]
@@ -35,7 +36,9 @@ pub(crate) struct Executed {
 /// Where it is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExecStage {
-    /// The child prepares itself.
+    /// A process outside of the container's PID namespace prepares it.
+    Preparing(Waiter),
+    /// The process inside prepares itself.
     Starting(Waiter),
     /// The child has given up; its end is awaited.
     Failed,
@@ -71,10 +74,6 @@ impl Supervisor {
                 found.len()
             ))
         })?;
-        let init = container
-            .pidfd
-            .try_clone()
-            .system(|| "copy the container's descriptor")?;
         let unified = container.cgroup.open_unified()?;
         let (sync, child_sync) = sync_pair()?;
         poller
@@ -89,23 +88,17 @@ impl Supervisor {
             oom_score,
         };
         let spawned = create::spawn(
-            &create::PidNamespace::Of(init),
+            &create::PidNamespace::Node,
             pid_namespace.as_fd(),
             unified.as_ref().map(AsFd::as_fd),
             &child,
         );
-        let (pid, _) = spawned.map_err(|error| match error {
-            // The namespace's init has ended, and the container with it.
-            Errno::NOMEM | Errno::SRCH => {
-                Failure::wrong_state(format!("container {id} has just ended"))
-            }
-            other => Failure::system(format!("clone a process for container {id}: {other}")),
-        })?;
+        let (pid, _) = spawned.system(|| format!("clone a process for container {id}"))?;
         let executed = Executed {
             pid,
             container: container_number,
             sync: Some(sync),
-            stage: ExecStage::Starting(waiter),
+            stage: ExecStage::Preparing(waiter),
         };
         self.executed.insert(number, executed);
         Ok(())
@@ -144,6 +137,15 @@ impl Supervisor {
             Err(Errno::AGAIN | Errno::INTR) => return,
             Ok(Some((bytes, _))) => match postcard::from_bytes(&bytes) {
                 Ok(Progress::Failed(failure)) => Err(failure),
+                Ok(Progress::Succeeded { pid }) => {
+                    if let (ExecStage::Preparing(waiter), Some(pid)) =
+                        (executed.stage, Pid::from_raw(pid))
+                    {
+                        executed.pid = pid;
+                        executed.stage = ExecStage::Starting(waiter);
+                    }
+                    return;
+                }
                 Ok(Progress::Ready) | Err(_) => return,
             },
             Ok(None) | Err(_) => {
@@ -153,7 +155,7 @@ impl Supervisor {
                 Ok(Reply::Executed { exec: number, pid })
             }
         };
-        if let ExecStage::Starting(waiter) = executed.stage {
+        if let ExecStage::Preparing(waiter) | ExecStage::Starting(waiter) = executed.stage {
             executed.stage = if answer.is_ok() {
                 ExecStage::Running
             } else {
@@ -163,12 +165,29 @@ impl Supervisor {
         }
     }
 
-    /// A process that was executed has ended.
-    pub(crate) fn executed_ended(&mut self, poller: &Poller, number: u64, status: WaitStatus) {
-        for _ in 0..3 {
-            self.exec_ready(poller, number);
+    /// A child of the shim has ended, which may be a process that was executed.
+    pub(crate) fn executed_reaped(&mut self, poller: &Poller, pid: Pid, status: WaitStatus) {
+        // Whoever has ended has said before what there was to say: who goes on in his place, for
+        // one. Only then is it clear whom a pid stands for.
+        let talking: Vec<u64> = self
+            .executed
+            .iter()
+            .filter(|(_, executed)| executed.sync.is_some())
+            .map(|(number, _)| *number)
+            .collect();
+        for number in talking {
+            for _ in 0..3 {
+                self.exec_ready(poller, number);
+            }
         }
-        let Some(executed) = self.executed.remove(&number) else {
+        let ended = self
+            .executed
+            .iter()
+            .find(|(_, executed)| executed.pid == pid)
+            .map(|(number, _)| *number);
+        let Some((number, executed)) =
+            ended.and_then(|number| Some((number, self.executed.remove(&number)?)))
+        else {
             return;
         };
         if let Some(sync) = &executed.sync {
@@ -186,7 +205,11 @@ impl Supervisor {
     }
 }
 
-/// What the child, which is born into the container's PID namespace, is given by the shim.
+/// What the process that prepares an exec is given by the shim.
+///
+/// It works outside of the container's PID namespace: nothing in the container can see it while it
+/// still has the node's files and capabilities before it. Once it has joined all of the
+/// container's namespaces, it makes the process that goes on inside, and ends.
 #[derive(Debug)]
 pub(crate) struct ExecChild<'a> {
     /// An OCI process object.
@@ -202,7 +225,7 @@ pub(crate) struct ExecChild<'a> {
 
 impl Offspring for ExecChild<'_> {
     fn run(&self) -> ! {
-        let failure = match self.prepare() {
+        let failure = match self.prepare().and_then(|prepared| self.succeed(&prepared)) {
             Ok(command) => command.execute(),
             Err(failure) => failure,
         };
@@ -211,12 +234,17 @@ impl Offspring for ExecChild<'_> {
     }
 }
 
+/// What was found out before the container's namespaces were joined.
+struct Prepared {
+    process: Process,
+    shim: Identity,
+}
+
 impl ExecChild<'_> {
-    fn prepare(&self) -> Outcome<crate::create::Command> {
+    fn prepare(&self) -> Outcome<Prepared> {
         set_streams(self.streams)?;
         syscall::close_all_but(&mut [self.sync.as_raw_fd(), self.init.as_raw_fd()])
             .system(|| "close descriptors")?;
-        // Before the container's processes can see this one.
         detach()?;
         let shim = Identity::of_shim()?;
         rustix::process::umask(Mode::empty());
@@ -234,9 +262,38 @@ impl ExecChild<'_> {
             | ThreadNameSpaceType::CONTROL_GROUP
             | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
             | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
-            | ThreadNameSpaceType::NETWORK;
+            | ThreadNameSpaceType::NETWORK
+            | ThreadNameSpaceType::PROCESS_ID;
         rustix::thread::move_into_thread_name_spaces(self.init, namespaces)
             .system(|| "join the container's namespaces")?;
-        assume(&process, shim)
+        Ok(Prepared { process, shim })
+    }
+
+    /// Goes on in a new process in the container's PID namespace; this one ends.
+    fn succeed(&self, prepared: &Prepared) -> Outcome<create::Command> {
+        // The new process waits until the shim can know it: its end must not be the first news.
+        let (gate, keeper) =
+            rustix::pipe::pipe_with(PipeFlags::CLOEXEC).system(|| "make a pipe")?;
+        match syscall::clone_process(Relation::Sibling, None) {
+            Ok(Cloned::Parent { pid, .. }) => {
+                let pid = pid.as_raw_nonzero().get();
+                report(self.sync, &Progress::Succeeded { pid }, None);
+                syscall::exit(0)
+            }
+            Ok(Cloned::Child) => {
+                drop(keeper);
+                rustix::io::read(&gate, &mut [0; 1]).system(|| "wait for the shim")?;
+                drop(gate);
+                rustix::process::setsid().map(drop).system(|| "setsid")?;
+                assume(&prepared.process, prepared.shim)
+            }
+            // The namespace's init has ended, and the container with it.
+            Err(Errno::NOMEM | Errno::SRCH) => {
+                Err(Failure::wrong_state("the container has just ended"))
+            }
+            Err(error) => Err(Failure::system(format!(
+                "clone a process in the container's PID namespace: {error}"
+            ))),
+        }
     }
 }

@@ -209,7 +209,9 @@ pub(crate) fn sysctl_namespace(path: &str) -> Option<Namespace> {
 /// Starts the first process of a new PID namespace. It reaps what is orphaned there, ends on
 /// `SIGTERM`, and does not outlive the shim.
 fn start_init() -> Outcome<Pid> {
-    match syscall::clone_process(true, None).system(|| "clone")? {
+    match syscall::clone_process(syscall::Relation::ChildWithPidNamespace, None)
+        .system(|| "clone")?
+    {
         Cloned::Parent { pid, .. } => Ok(pid),
         Cloned::Child => run_init(),
     }

@@ -361,13 +361,7 @@ impl Supervisor {
             self.init_ended(poller, number, status);
             return;
         }
-        let executed = self
-            .executed
-            .iter()
-            .find(|(_, executed)| executed.pid == pid);
-        if let Some(number) = executed.map(|(number, _)| *number) {
-            self.executed_ended(poller, number, status);
-        }
+        self.executed_reaped(poller, pid, status);
     }
 
     fn init_ended(&mut self, poller: &Poller, number: u64, status: WaitStatus) {

@@ -39,12 +39,23 @@ const IFF_UP: libc::c_short = 1;
 /// Of clone3(2); libc has it in a type that it does not fit into.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
-/// clone3(2) as fork: the child has a copy of the memory and of the descriptors. `new_pid` gives
-/// it a PID namespace of its own, `cgroup` (a directory of cgroup v2) is where it is born.
+/// What a new process is to the one that asks for it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Relation {
+    /// A child of it.
+    Child,
+    /// A child of it, the first in a PID namespace of its own.
+    ChildWithPidNamespace,
+    /// Another child of its parent.
+    Sibling,
+}
+
+/// clone3(2) as fork: the new process has a copy of the memory and of the descriptors. `cgroup` (a
+/// directory of cgroup v2) is where it is born.
 ///
 /// Only for the shim, which is a single thread: the child must be able to allocate.
 pub(crate) fn clone_process(
-    new_pid: bool,
+    relation: Relation,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<Cloned, Errno> {
     let mut pidfd: RawFd = -1;
@@ -52,9 +63,14 @@ pub(crate) fn clone_process(
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = libc::CLONE_PIDFD as u64;
     arguments.pidfd = ptr::from_mut(&mut pidfd) as u64;
-    arguments.exit_signal = libc::SIGCHLD as u64;
-    if new_pid {
-        arguments.flags |= libc::CLONE_NEWPID as u64;
+    match relation {
+        Relation::Child => arguments.exit_signal = libc::SIGCHLD as u64,
+        Relation::ChildWithPidNamespace => {
+            arguments.exit_signal = libc::SIGCHLD as u64;
+            arguments.flags |= libc::CLONE_NEWPID as u64;
+        }
+        // Its parent is told of its end by the same signal as of the caller's.
+        Relation::Sibling => arguments.flags |= libc::CLONE_PARENT as u64,
     }
     if let Some(cgroup) = cgroup {
         arguments.flags |= CLONE_INTO_CGROUP;

@@ -287,6 +287,8 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+
     use super::*;
 
     #[test]
@@ -304,6 +306,31 @@ mod tests {
         assert!(mentions(b"/var/tmp/slw/1", scratch));
         assert!(!mentions(b"/var/tmp/slw/12/root", scratch));
         assert!(!mentions(b"/var/tmp", scratch));
+    }
+
+    #[test]
+    fn a_shim_without_an_environment_is_ended_and_a_reader_of_the_directory_is_not() {
+        let scratch = Scratch::new().unwrap();
+        let script = scratch.join("script");
+        fs::write(&script, "read line").unwrap();
+        let start = |name: &str| {
+            let mut command = Command::new("/bin/sh");
+            command
+                .arg0(name)
+                .arg(&script)
+                .env_clear()
+                .stdin(Stdio::piped());
+            command.spawn().unwrap()
+        };
+        let (mut shim, mut reader) = (start("slipway-shim"), start("tail"));
+        // Both must have become what they are started as before they can be told apart.
+        assert!(within(Duration::from_secs(5), || of(scratch.path()).len() == 2));
+        kill_strays(scratch.path());
+        let status = shim.wait().unwrap();
+        assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));
+        assert_eq!(reader.try_wait().unwrap(), None);
+        reader.kill().unwrap();
+        reader.wait().unwrap();
     }
 
     #[test]

@@ -39,10 +39,14 @@ impl Wanted {
 
     /// Drops the rest of the bounding set; it takes a capability that is gone afterwards.
     pub(super) fn bound(&self) -> Outcome<()> {
-        for capability in (0..64).map(|number| CapabilitySet::from_bits_retain(1 << number)) {
-            if !self.bounding.contains(capability) && is_bounding(capability) {
-                rustix::thread::remove_capability_from_bounding_set(capability)
-                    .system(|| format!("drop {capability:?} from the bounding set"))?;
+        for number in 0..u64::BITS {
+            let capability = CapabilitySet::from_bits_retain(1 << number);
+            match rustix::thread::capability_is_in_bounding_set(capability) {
+                // The kernel knows no more of them.
+                Err(_) => break,
+                Ok(present) if !present || self.bounding.contains(capability) => {}
+                Ok(_) => rustix::thread::remove_capability_from_bounding_set(capability)
+                    .system(|| format!("drop {capability:?} from the bounding set"))?,
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 use rustix::thread::LinkNameSpaceType;
 
-use crate::syscall::{self, Cloned};
+use crate::syscall::{self, Cloned, Relation};
 
 /// The PID namespace that a process is born into.
 #[derive(Debug)]
@@ -39,11 +39,11 @@ pub(crate) fn spawn(
         rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::ProcessID))
     };
     let cloned = match namespace {
-        PidNamespace::New => syscall::clone_process(true, cgroup),
-        PidNamespace::Node => syscall::clone_process(false, cgroup),
+        PidNamespace::New => syscall::clone_process(Relation::ChildWithPidNamespace, cgroup),
+        PidNamespace::Node => syscall::clone_process(Relation::Child, cgroup),
         PidNamespace::Of(descriptor) => {
             join(descriptor.as_fd())?;
-            let cloned = syscall::clone_process(false, cgroup);
+            let cloned = syscall::clone_process(Relation::Child, cgroup);
             if !matches!(cloned, Ok(Cloned::Child)) {
                 join(own)?;
             }

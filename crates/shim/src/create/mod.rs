@@ -45,6 +45,11 @@ use crate::syscall;
 pub(crate) enum Progress {
     /// It waits for its start. With a terminal, the master comes beside it.
     Ready,
+    /// It has made the process that goes on in its place, and ends.
+    Succeeded {
+        /// That process, as the node numbers it.
+        pid: i32,
+    },
     /// It has come to its end.
     Failed(Failure),
 }

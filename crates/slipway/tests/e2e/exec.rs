@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use slipway_cri_api::v1::ExecSyncRequest;
-use slipway_testbed::pod;
+use slipway_testbed::{eventually, pod, read_log};
 use tonic::Code;
 
 use crate::{node, refused};
@@ -95,5 +95,34 @@ async fn a_command_is_killed_at_its_timeout() {
         .await
         .unwrap();
     assert_eq!(left.stdout, b"0\n");
+    node.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_container_never_sees_a_process_that_still_has_the_nodes_files() {
+    let (node, image) = node().await;
+    let cri = node.cri();
+    let config = node.pod("watched");
+    let pod = cri.run_pod(&config).await.unwrap();
+    // With all capabilities it may look at every process that it can see.
+    let script = "own=$(readlink /proc/self/ns/mnt); echo ready; while :; do \
+                  for namespace in /proc/[0-9]*/ns/mnt; do \
+                  found=$(readlink $namespace) && [ $found != $own ] && echo $namespace $found; \
+                  done; done";
+    let mut watcher = pod::shell("watcher", &image, script);
+    let linux = watcher.linux.as_mut().unwrap();
+    linux.security_context.as_mut().unwrap().privileged = true;
+    let id = cri.launch(&pod, &config, &watcher).await.unwrap();
+    let log = pod::log_path(&config, &watcher);
+    eventually("the watcher", Duration::from_secs(20), async || {
+        Ok(!read_log(&log).is_empty())
+    })
+    .await
+    .unwrap();
+    for _ in 0..100 {
+        assert_eq!(cri.exec(&id, &["true"]).await.unwrap().exit_code, 0);
+    }
+    let seen: Vec<_> = read_log(&log).into_iter().map(|line| line.text).collect();
+    assert_eq!(seen, ["ready"]);
     node.finish().await.unwrap();
 }
