@@ -4,11 +4,13 @@ use std::ffi::OsString;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
+use crate::process::Process;
 use crate::runtime::{Launch, Runtime};
-use crate::{Cni, Scratch};
+use crate::{Cni, Scratch, eventually};
 
 /// A running `slipway serve`; see [`Runtime`] for what can be done with it.
 #[derive(Debug)]
@@ -118,6 +120,40 @@ impl DaemonBuilder {
     /// # Errors
     /// When the binary is not built, or when the daemon ends instead; with its log.
     pub async fn start(self) -> Result<Daemon> {
+        let scratch = Arc::clone(&self.scratch);
+        let launch = self.launch()?;
+        Ok(Daemon {
+            runtime: Runtime::start(&scratch, launch).await?,
+        })
+    }
+
+    /// Starts a daemon that is expected to end by itself, because something is wrong with what it
+    /// was given or with where it runs, and returns what it wrote. Another daemon of the same
+    /// scratch directory is left alone.
+    ///
+    /// # Errors
+    /// When it has not ended after 15 seconds, or has ended with success.
+    pub async fn refused(self) -> Result<String> {
+        let scratch = Arc::clone(&self.scratch);
+        let launch = self.launch()?;
+        let name = format!("slipway-refused-{}", scratch.serial());
+        let mut process = Process::spawn(&scratch, &name, &mut launch.command())?;
+        let mut status = None;
+        eventually(&name, Duration::from_secs(15), async || {
+            status = process.exited();
+            Ok(status.is_some())
+        })
+        .await?;
+        let said = process.log();
+        let success = status.is_some_and(|status| status.success());
+        ensure!(
+            !success,
+            "the daemon has ended with success, saying:\n{said}"
+        );
+        Ok(said)
+    }
+
+    fn launch(self) -> Result<Launch> {
         let scratch = &self.scratch;
         let program = self.binary.map_or_else(slipway_binary, Ok)?;
         let (config, registries) = (scratch.join("config.toml"), scratch.join("registries.conf"));
@@ -142,16 +178,13 @@ impl DaemonBuilder {
                 .flat_map(|(flag, value)| [flag.into(), value]),
         );
         arguments.extend(self.arguments);
-        let launch = Launch {
+        Ok(Launch {
             name: "slipway",
             program,
             arguments,
             environment: self.environment,
             socket,
             directories: vec![root(scratch), state(scratch)],
-        };
-        Ok(Daemon {
-            runtime: Runtime::start(scratch, launch).await?,
         })
     }
 }

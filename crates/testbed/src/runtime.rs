@@ -30,6 +30,16 @@ pub(crate) struct Launch {
     pub(crate) directories: Vec<PathBuf>,
 }
 
+impl Launch {
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.arguments)
+            .envs(self.environment.iter().cloned());
+        command
+    }
+}
+
 /// A running daemon behind a CRI socket: Slipway's ([`Daemon`](crate::Daemon)) or
 /// [`Containerd`](crate::Containerd).
 ///
@@ -195,13 +205,9 @@ impl Drop for Runtime {
 }
 
 fn spawn(scratch: &Scratch, launch: &Launch) -> Result<Process> {
-    let mut command = Command::new(&launch.program);
-    command
-        .args(&launch.arguments)
-        .envs(launch.environment.iter().cloned());
     // A socket left by a daemon that was killed would look like one that is slow to answer.
     remove_socket(&launch.socket)?;
-    Process::spawn(scratch, launch.name, &mut command)
+    Process::spawn(scratch, launch.name, &mut launch.command())
 }
 
 fn remove_socket(socket: &Path) -> Result<()> {
