@@ -265,3 +265,14 @@ where
     say(call, subject, Some(begin.elapsed()));
     Ok(outcome)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn everything_it_shows_works_and_is_removed() {
+        let slipway = slipway_testbed::slipway_binary().unwrap();
+        show(&slipway).await.unwrap();
+    }
+}

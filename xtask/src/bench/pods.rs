@@ -76,3 +76,42 @@ async fn figures(subject: &Subject, lives: &[Life], image: &str, idle: usize) ->
         memory,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::{Contest, Output, Peer};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn both_runtimes_are_measured_call_by_call() {
+        let options = Pods {
+            contest: Contest {
+                against: Some(Peer::Containerd),
+                alone: false,
+                output: Output::Json,
+            },
+            number: 2,
+            parallel: 2,
+            idle: 1,
+        };
+        let slipway = slipway_testbed::slipway_binary().unwrap();
+        let report = measure(&options, Some(slipway)).await.unwrap();
+        let json = serde_json::to_value(&report).unwrap();
+        let runtimes = json["runtimes"].as_array().unwrap();
+        assert_eq!(runtimes.len(), 2);
+        for runtime in runtimes {
+            let operations = runtime["operations"].as_array().unwrap();
+            assert!(operations.len() >= 6, "{runtime}");
+            for operation in operations {
+                assert!(
+                    operation["median_ms"].as_f64().unwrap() > 0.0,
+                    "{operation}"
+                );
+            }
+            assert!(
+                runtime["memory"]["daemon_at_rest"].as_u64().unwrap() > 0,
+                "{runtime}"
+            );
+        }
+    }
+}
