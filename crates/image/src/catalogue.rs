@@ -291,6 +291,24 @@ impl Index {
         unsynced.map(|(chain_id, _)| chain_id.clone()).collect()
     }
 
+    /// The records of these layers once they are on the disk.
+    pub(crate) fn settled(&self, chain_ids: &[String]) -> Changes {
+        let settled = chain_ids.iter().filter_map(|chain_id| {
+            let record = self.layers.get(chain_id)?.clone();
+            Some((
+                chain_id.clone(),
+                LayerRecord {
+                    unsynced_since: None,
+                    ..record
+                },
+            ))
+        });
+        Changes {
+            put_layers: settled.collect(),
+            ..Changes::default()
+        }
+    }
+
     /// The layers that are not, or not completely, in their directories: those without one and
     /// those that another boot may have cut off.
     pub(crate) fn incomplete(&self, present: &BTreeSet<String>, boot: &str) -> BTreeSet<String> {

@@ -30,6 +30,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -155,6 +157,11 @@ struct Inner {
     board: Board,
     /// Identity of the running kernel's boot.
     boot: String,
+    /// Lets one collection end before the next begins, so that what either was asked to remove is
+    /// gone when it returns.
+    collecting: tokio::sync::Mutex<()>,
+    /// Whether a thread brings layers to the disk.
+    settling: AtomicBool,
 }
 
 impl fmt::Debug for Images {
@@ -189,6 +196,8 @@ impl Images {
             pulls: Flights::new(Abandoned::GoesOn),
             board: Board::default(),
             boot,
+            collecting: tokio::sync::Mutex::default(),
+            settling: AtomicBool::new(false),
             config,
         }));
         images.0.recover()?;
@@ -381,10 +390,7 @@ impl Inner {
                 self.store.remove(&chain_id)?;
             }
         }
-        if !self.catalogue.index().unsynced().is_empty() {
-            let inner = Arc::clone(self);
-            std::thread::spawn(move || inner.sync());
-        }
+        self.settle();
         Ok(())
     }
 
@@ -410,36 +416,23 @@ impl Inner {
         })
     }
 
-    /// Brings what was unpacked to the disk in the background.
+    /// Brings what was unpacked to the disk, on a thread of its own: that takes as long as the disk
+    /// needs for everything that anybody has written, and nothing waits for it, not even the end of
+    /// this process.
     fn settle(self: &Arc<Self>) {
-        let inner = Arc::clone(self);
-        tokio::task::spawn_blocking(move || inner.sync());
-    }
-
-    fn sync(&self) {
-        let unsynced = self.catalogue.index().unsynced();
-        if unsynced.is_empty() {
+        if self.catalogue.index().unsynced().is_empty() || self.settling.swap(true, SeqCst) {
             return;
         }
-        let synced = self.store.sync().and_then(|()| {
-            self.catalogue.change(|index| Changes {
-                put_layers: unsynced
-                    .iter()
-                    .filter_map(|chain_id| {
-                        let mut record = index.layer(chain_id)?.clone();
-                        record.unsynced_since = None;
-                        Some((chain_id.clone(), record))
-                    })
-                    .collect(),
-                ..Changes::default()
-            })
-        });
-        if let Err(error) = synced {
-            tracing::warn!(%error, "layers may not survive a power failure");
+        let store = Arc::downgrade(self);
+        let thread = std::thread::Builder::new().name("image-sync".into());
+        if let Err(error) = thread.spawn(move || while let Some(true) = sync(&store) {}) {
+            self.settling.store(false, SeqCst);
+            tracing::warn!(%error, "cannot start the thread that writes layers to the disk");
         }
     }
 
     async fn collect(self: &Arc<Self>) -> Result<(), Error> {
+        let _turn = self.collecting.lock().await;
         let candidates = self.catalogue.index().unneeded();
         let mut turns = Vec::new();
         let mut doomed = Vec::new();
@@ -477,6 +470,30 @@ impl Inner {
             cause: cause.to_owned(),
         }
     }
+}
+
+/// Writes the layers that are not on the disk yet. True if there may be more of them by now. The
+/// store is not kept open meanwhile.
+fn sync(store: &Weak<Inner>) -> Option<bool> {
+    let inner = store.upgrade()?;
+    let unsynced = inner.catalogue.index().unsynced();
+    if unsynced.is_empty() {
+        inner.settling.store(false, SeqCst);
+        // Another layer may have come after the look and before the flag.
+        let missed = !inner.catalogue.index().unsynced().is_empty();
+        return Some(missed && !inner.settling.swap(true, SeqCst));
+    }
+    let root = inner.root.clone();
+    drop(inner);
+    let synced = store::sync(&root);
+    let inner = store.upgrade()?;
+    let synced = synced.and_then(|()| inner.catalogue.change(|index| index.settled(&unsynced)));
+    if let Err(error) = synced {
+        inner.settling.store(false, SeqCst);
+        tracing::warn!(%error, "layers may not survive a power failure");
+        return None;
+    }
+    Some(true)
 }
 
 /// Runs `work` to its end even if the caller goes away.

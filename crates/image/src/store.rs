@@ -11,7 +11,6 @@ use crate::error::Error;
 /// `layers/<hex of the chain id>` and `temporary/<number>` below a root. All methods block.
 #[derive(Debug)]
 pub(crate) struct Store {
-    root: PathBuf,
     layers: PathBuf,
     temporary: PathBuf,
     next: AtomicU64,
@@ -28,7 +27,6 @@ impl Store {
     /// of being unpacked or deleted.
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
         let store = Self {
-            root: root.to_owned(),
             layers: root.join("layers"),
             temporary: root.join("temporary"),
             next: AtomicU64::new(0),
@@ -84,13 +82,6 @@ impl Store {
         }
     }
 
-    /// Writes everything on this file system to the disk.
-    pub(crate) fn sync(&self) -> Result<(), Error> {
-        File::open(&self.root)
-            .and_then(|root| rustix::fs::syncfs(root).map_err(io::Error::from))
-            .map_err(|error| Error::store(&self.root, "cannot write to the disk", &error))
-    }
-
     fn temporary_path(&self) -> PathBuf {
         self.temporary
             .join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
@@ -109,6 +100,13 @@ impl Drop for Temporary {
             tracing::warn!(%error, "an unfinished layer stays until the next start");
         }
     }
+}
+
+/// Writes everything on the file system of `root` to the disk.
+pub(crate) fn sync(root: &Path) -> Result<(), Error> {
+    File::open(root)
+        .and_then(|root| rustix::fs::syncfs(root).map_err(io::Error::from))
+        .map_err(|error| Error::store(root, "cannot write to the disk", &error))
 }
 
 /// `sha256:abc` is the directory `abc`; other algorithms keep their name, as nothing else does.

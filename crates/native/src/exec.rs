@@ -18,8 +18,9 @@ use crate::container::Container;
 use crate::node::Node;
 use crate::{blocking, failure};
 
-/// What is kept of each of a command's two outputs, in bytes: as much as a CRI message may carry.
-const MAX_OUTPUT: usize = 16 * 1024 * 1024;
+/// What is kept of a command's two outputs together, in bytes: a CRI message carries 16 MiB, the
+/// rest of it included.
+const MAX_OUTPUT: usize = 16 * 1024 * 1024 - 1024;
 
 /// How much is read from a pipe at once, in bytes.
 const CHUNK: usize = 16 * 1024;
@@ -85,9 +86,11 @@ pub(crate) async fn exec_sync(
             container.id()
         ))
     })?;
+    let Outputs { stdout, mut stderr } = outputs;
+    stderr.bytes.truncate(MAX_OUTPUT - stdout.bytes.len());
     Ok(ExecSyncResponse {
-        stdout: outputs.stdout.bytes,
-        stderr: outputs.stderr.bytes,
+        stdout: stdout.bytes,
+        stderr: stderr.bytes,
         exit_code: exit.code,
     })
 }

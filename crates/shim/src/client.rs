@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -19,6 +20,10 @@ use crate::protocol::{
     Create, Event, Exec, Failure, Frame, MAX_PACKET, Record, Reply, Request, SOCKET,
 };
 use crate::syscall;
+
+/// How long an answer is waited for. A shim answers within milliseconds; only one that is stopped
+/// or waits for a dead file system takes as long as this.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What can go wrong between the daemon and a shim.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +52,17 @@ pub enum Error {
         pod: String,
         /// The shim's own words, or why there are none.
         reason: String,
+    },
+    /// The shim has not answered in time: it is stopped, or stuck in a file system.
+    #[error(
+        "the shim behind {} has not answered for {} s; look at its state with ps (T is stopped, D \
+         waits for a file system)",
+        directory.display(),
+        PATIENCE.as_secs()
+    )]
+    Silent {
+        /// The pod's directory.
+        directory: PathBuf,
     },
     /// The request does not fit into a packet.
     #[error("the request takes {length} bytes; a shim accepts {MAX_PACKET}")]
@@ -312,8 +328,17 @@ impl Shim {
             Waiting::Ended => return Err(connection.gone()),
         };
         let _entry = Entry { connection, number };
-        connection.write(&packet, descriptors).await?;
-        Ok(receiver.await.map_err(|_| connection.gone())??)
+        let answer = async {
+            connection.write(&packet, descriptors).await?;
+            Ok(receiver.await.map_err(|_| connection.gone())??)
+        };
+        tokio::time::timeout(PATIENCE, answer)
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::Silent {
+                    directory: connection.directory.clone(),
+                })
+            })
     }
 
     fn unexpected(&self, reply: &Reply) -> Error {

@@ -1,6 +1,7 @@
 //! Further processes in a running container.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -18,7 +19,7 @@ use crate::create::{
 use crate::failure::{Explain, Outcome};
 use crate::packet::receive_packet;
 use crate::poller::{Poller, Token};
-use crate::protocol::{Event, Exec, Exit, Failure, Reply};
+use crate::protocol::{Event, Exec, ExecProcess, Exit, Failure, Reply};
 use crate::supervisor::{Effect, Supervisor, describe, sync_pair};
 use crate::syscall::{self, Cloned, Relation};
 
@@ -81,6 +82,7 @@ impl Supervisor {
             .system(|| "watch the new process")?;
         let child = ExecChild {
             process: &exec.process,
+            bundle: &container.bundle,
             init: container.pidfd.as_fd(),
             cgroup: &container.cgroup,
             sync: child_sync.as_fd(),
@@ -212,8 +214,9 @@ impl Supervisor {
 /// container's namespaces, it makes the process that goes on inside, and ends.
 #[derive(Debug)]
 pub(crate) struct ExecChild<'a> {
-    /// An OCI process object.
-    pub(crate) process: &'a str,
+    pub(crate) process: &'a ExecProcess,
+    /// The container's bundle, with its `config.json`.
+    pub(crate) bundle: &'a Path,
     /// The container's init.
     pub(crate) init: BorrowedFd<'a>,
     pub(crate) cgroup: &'a Cgroup,
@@ -249,8 +252,16 @@ impl ExecChild<'_> {
         let shim = Identity::of_shim()?;
         rustix::process::umask(Mode::empty());
         self.cgroup.join_hierarchies()?;
-        let process: Process =
-            serde_json::from_str(self.process).invalid(|| "read the process to execute")?;
+        let process = match self.process {
+            ExecProcess::Own { args } => Process {
+                args: args.clone(),
+                terminal: false,
+                ..create::read(&self.bundle.join("config.json"))?.process
+            },
+            ExecProcess::Given(json) => {
+                serde_json::from_str(json).invalid(|| "read the process to execute")?
+            }
+        };
         refuse_unsupported(&process)?;
         if process.terminal {
             return Err(Failure::invalid(

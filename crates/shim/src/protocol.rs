@@ -133,8 +133,21 @@ pub struct Overlay {
 pub struct Exec {
     /// The container.
     pub container: String,
+    /// What is executed.
+    pub process: ExecProcess,
+}
+
+/// What a [`Request::Exec`] executes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExecProcess {
+    /// The container's own process, as `config.json` has it, without a terminal and with these
+    /// arguments: same user, environment, directory, limits.
+    Own {
+        /// The command and its arguments.
+        args: Vec<String>,
+    },
     /// An OCI `process` object in JSON.
-    pub process: String,
+    Given(String),
 }
 
 /// A good answer.
@@ -234,6 +247,8 @@ pub struct Exit {
 /// What a shim tells unasked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
+    /// A container's process was executed.
+    Started(Record),
     /// A container's init has ended; its log is complete.
     Exited(Record),
     /// A process started by `Exec` has ended.

@@ -306,7 +306,10 @@ impl Supervisor {
                     container.stage = Stage::Running { started_at };
                     container.save();
                     let reply = Ok(Reply::Started { started_at });
+                    let record = container.record();
                     self.effects.push(Effect::Answer(waiter, reply));
+                    self.effects
+                        .extend(record.map(|record| Effect::Tell(Event::Started(record))));
                 }
             }
         }

@@ -8,7 +8,7 @@ use std::io::{self, BufRead};
 
 use tar::{EntryType, Header};
 
-use super::Failure;
+use super::{Failure, lossy};
 
 const BLOCK: usize = 512;
 /// Names and extended attributes of one entry. The kernel allows 64 KiB of attributes an inode.
@@ -412,10 +412,6 @@ fn sparse(path: &[u8]) -> Failure {
 
 fn truncated() -> Failure {
     Failure::corrupt("the archive ends in the middle of an entry".into())
-}
-
-fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ use rustix::fs::{Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::Failure;
-use super::unpack::{OPAQUE, OVERLAY_ATTRIBUTES, open_beneath};
+use super::attributes::OVERLAY_ATTRIBUTES;
+use super::unpack::{OPAQUE, open_beneath};
 
 /// Gives the `implied` directories below `layer` the attributes of the directories of the same
 /// name that are visible in `lower`, the directories of the layers below, topmost first. Where

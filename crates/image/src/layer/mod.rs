@@ -1,7 +1,9 @@
 //! Layers: an archive, compressed or not, becomes a directory for overlayfs.
 
 mod archive;
+mod attributes;
 mod inherit;
+mod place;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -99,4 +101,9 @@ pub(crate) fn unpack(
     let unpacked = unpack::unpack(&mut archive, root)?;
     archive.finish(diff_id)?;
     Ok(unpacked)
+}
+
+/// A name from an archive, for people.
+fn lossy(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
 }

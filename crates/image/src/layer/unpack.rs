@@ -5,36 +5,33 @@
 //! through a symbolic link or out of the directory: parents are opened with openat2(2) and
 //! `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS`, everything else is relative to such a parent.
 
-use std::collections::{BTreeMap, HashSet};
-use std::ffi::{CString, OsString};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::io::BufRead;
 use std::ops::Bound;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
-};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, XattrFlags};
 use rustix::io::Errno;
 
-use super::archive::{Archive, Entry, EntryKind, Time};
-use super::{Failure, Unpacked};
+use super::archive::{Archive, Entry, EntryKind};
+use super::attributes::{Attributes, apply, apply_at};
+use super::place::{Place, WHITEOUT, WHITEOUT_OPAQUE, components, is_reserved};
+use super::{Failure, Unpacked, lossy};
 
-const WHITEOUT: &[u8] = b".wh.";
-const WHITEOUT_META: &[u8] = b".wh..wh.";
-const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
-pub(super) const OVERLAY_ATTRIBUTES: &[u8] = b"trusted.overlay.";
 pub(super) const OPAQUE: &str = "trusted.overlay.opaque";
 
 const BLOCK: u64 = 4096;
-const PATH_LENGTH_MAX: usize = 4096;
-/// Removing a tree takes a descriptor a level.
-const DEPTH_MAX: usize = 256;
-/// Far above any real image, far below what would use up memory.
+/// Far above any real image, so that an archive without end has one.
 const ENTRIES_MAX: u64 = 20_000_000;
+/// Paths and attributes that are kept until the end, in bytes. A million directories need less.
+const REMEMBERED_MAX: usize = 256 * 1024 * 1024;
+/// What keeping one path takes beside the path.
+const REMEMBERED_EACH: usize = 128;
 
-pub(super) const IMPLIED_MODE: u32 = 0o755;
+const IMPLIED_MODE: u32 = 0o755;
 
 /// What a directory of this layer is to look like once its content is there.
 #[derive(Debug)]
@@ -44,15 +41,6 @@ enum Directory {
     Described(Attributes),
 }
 
-#[derive(Debug)]
-struct Attributes {
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    times: Timestamps,
-    extended: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
 struct Unpacker {
     root: OwnedFd,
     /// The parent of the last entry, which is mostly the parent of the next one too.
@@ -60,15 +48,10 @@ struct Unpacker {
     /// All directories of this layer by path; the root is the empty path.
     directories: BTreeMap<Vec<u8>, Directory>,
     /// Whiteouts that are in the layer now.
-    whiteouts: HashSet<Vec<u8>>,
+    whiteouts: BTreeSet<Vec<u8>>,
+    /// Bytes that all of these take.
+    remembered: usize,
     unpacked: Unpacked,
-}
-
-/// Where an entry goes: the path of its parent directory and its name in there.
-#[derive(Debug, Eq, PartialEq)]
-struct Place<'a> {
-    parent: Vec<u8>,
-    name: &'a [u8],
 }
 
 pub(super) fn unpack(reader: impl BufRead, root: OwnedFd) -> Result<Unpacked, Failure> {
@@ -77,7 +60,8 @@ pub(super) fn unpack(reader: impl BufRead, root: OwnedFd) -> Result<Unpacked, Fa
         root,
         parent: None,
         directories: BTreeMap::from([(Vec::new(), Directory::Implied)]),
-        whiteouts: HashSet::new(),
+        whiteouts: BTreeSet::new(),
+        remembered: 0,
         unpacked: Unpacked {
             bytes: BLOCK,
             inodes: 1,
@@ -156,9 +140,7 @@ impl Unpacker {
                 lossy(path)
             )));
         }
-        self.directories
-            .insert(Vec::new(), Directory::Described(Attributes::of(entry)));
-        Ok(())
+        self.describe(Vec::new(), Attributes::of(entry))
     }
 
     fn add_directory(&mut self, place: &Place<'_>, entry: Entry) -> Result<(), Failure> {
@@ -167,8 +149,29 @@ impl Unpacker {
             self.open_parent(&place.parent)?;
             self.create_directory(place)?;
         }
+        self.describe(path, Attributes::of(entry))
+    }
+
+    fn describe(&mut self, path: Vec<u8>, attributes: Attributes) -> Result<(), Failure> {
+        let extended = &attributes.extended;
+        self.remember(
+            extended
+                .iter()
+                .map(|(name, value)| name.len() + value.len())
+                .sum(),
+        )?;
         self.directories
-            .insert(path, Directory::Described(Attributes::of(entry)));
+            .insert(path, Directory::Described(attributes));
+        Ok(())
+    }
+
+    fn remember(&mut self, bytes: usize) -> Result<(), Failure> {
+        self.remembered += bytes + REMEMBERED_EACH;
+        if self.remembered > REMEMBERED_MAX {
+            return Err(Failure::Corrupt(
+                "the archive has more directories and whiteouts than any image needs".into(),
+            ));
+        }
         Ok(())
     }
 
@@ -187,6 +190,7 @@ impl Unpacker {
             set_opaque(directory.as_fd(), &path)?;
         }
         self.count(BLOCK);
+        self.remember(path.len())?;
         self.directories.insert(path, Directory::Implied);
         Ok(())
     }
@@ -209,6 +213,7 @@ impl Unpacker {
         ) {
             Ok(()) => {
                 self.count(0);
+                self.remember(path.len())?;
                 self.whiteouts.insert(path);
                 Ok(())
             }
@@ -348,19 +353,23 @@ impl Unpacker {
     }
 
     fn forget_below(&mut self, path: &[u8]) {
-        self.directories.remove(path);
         let prefix = [path, b"/"].concat();
-        let below: Vec<_> = self
+        let from = (Bound::Included(prefix.as_slice()), Bound::Unbounded);
+        let is_below = |other: &&Vec<u8>| other.starts_with(&prefix);
+        let directories = self
             .directories
-            .range::<[u8], _>((Bound::Included(prefix.as_slice()), Bound::Unbounded))
-            .take_while(|(key, _)| key.starts_with(&prefix))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in below {
-            self.directories.remove(&key);
+            .range::<[u8], _>(from)
+            .map(|(other, _)| other);
+        let directories: Vec<_> = directories.take_while(is_below).cloned().collect();
+        let whiteouts = self.whiteouts.range::<[u8], _>(from);
+        let whiteouts: Vec<_> = whiteouts.take_while(is_below).cloned().collect();
+        self.directories.remove(path);
+        for directory in directories {
+            self.directories.remove(&directory);
         }
-        self.whiteouts
-            .retain(|whiteout| !whiteout.starts_with(&prefix));
+        for whiteout in whiteouts {
+            self.whiteouts.remove(&whiteout);
+        }
     }
 
     /// Opens the directory `path` of this layer as the present parent and creates what is missing
@@ -434,87 +443,6 @@ impl Unpacker {
     }
 }
 
-impl Place<'_> {
-    fn path(&self) -> Vec<u8> {
-        if self.parent.is_empty() {
-            self.name.to_vec()
-        } else {
-            [&self.parent, self.name].join(&b'/')
-        }
-    }
-}
-
-impl Attributes {
-    fn of(entry: Entry) -> Self {
-        let times = times(entry.modified, entry.accessed);
-        let Entry {
-            mode,
-            uid,
-            gid,
-            attributes,
-            ..
-        } = entry;
-        Self {
-            mode,
-            uid,
-            gid,
-            times,
-            extended: attributes,
-        }
-    }
-}
-
-fn times(modified: Time, accessed: Option<Time>) -> Timestamps {
-    let timespec = |time: Time| Timespec {
-        tv_sec: time.seconds,
-        tv_nsec: time.nanoseconds.into(),
-    };
-    Timestamps {
-        last_access: timespec(accessed.unwrap_or(modified)),
-        last_modification: timespec(modified),
-    }
-}
-
-/// The components of an entry's path, without `.` and empty ones; none for the root itself.
-fn components(path: &[u8]) -> Result<Vec<&[u8]>, Failure> {
-    let refuse = |why: &str| {
-        Err(Failure::Corrupt(format!(
-            "archive entry {:?} is refused: {why}",
-            lossy(path)
-        )))
-    };
-    if path.is_empty() {
-        return refuse("its name is empty");
-    }
-    if path.len() > PATH_LENGTH_MAX {
-        return refuse("its name is longer than a path may be");
-    }
-    if path.contains(&0) {
-        return refuse("its name has a NUL in it");
-    }
-    let mut components = Vec::new();
-    for component in path.split(|&byte| byte == b'/') {
-        match component {
-            b"" | b"." => {}
-            b".." => return refuse("it leaves the root of the image with '..'"),
-            _ => components.push(component),
-        }
-    }
-    // Some builders write the root itself as "/".
-    if path.starts_with(b"/") && !components.is_empty() {
-        return refuse("its name is absolute");
-    }
-    if components.len() > DEPTH_MAX {
-        return refuse("it is nested too deeply");
-    }
-    Ok(components)
-}
-
-/// Bookkeeping of AUFS in layers that were made with it; no content.
-fn is_reserved(name: &[u8]) -> bool {
-    name.starts_with(WHITEOUT_META) && name != WHITEOUT_OPAQUE
-}
-
 fn through_symlink(path: &[u8], parent: &[u8]) -> Failure {
     Failure::Corrupt(format!(
         "archive entry below {:?} is refused: {:?} or a part of it is a symbolic link or not a \
@@ -566,113 +494,4 @@ fn remove_content(directory: BorrowedFd<'_>) -> Result<(), Errno> {
         }
     }
     Ok(())
-}
-
-/// Owner first, because a change of owner clears the set-id bits and the capabilities; times last,
-/// because everything else sets them.
-fn apply(file: BorrowedFd<'_>, path: &[u8], attributes: &Attributes) -> Result<(), Failure> {
-    if attributes.uid != 0 || attributes.gid != 0 {
-        let (uid, gid) = owner(path, attributes)?;
-        rustix::fs::fchown(file, Some(uid), Some(gid))
-            .map_err(|error| Failure::writing(path, "set the owner of", error))?;
-    }
-    rustix::fs::fchmod(file, Mode::from_raw_mode(attributes.mode))
-        .map_err(|error| Failure::writing(path, "set the mode of", error))?;
-    set_extended(path, attributes, |name, value| {
-        rustix::fs::fsetxattr(file, name, value, XattrFlags::empty())
-    })?;
-    rustix::fs::futimens(file, &attributes.times)
-        .map_err(|error| Failure::writing(path, "set the times of", error))
-}
-
-/// As [`apply`], for what cannot be opened: symbolic links, devices and FIFOs.
-fn apply_at(
-    parent: BorrowedFd<'_>,
-    name: &[u8],
-    path: &[u8],
-    has_mode: bool,
-    attributes: &Attributes,
-) -> Result<(), Failure> {
-    if attributes.uid != 0 || attributes.gid != 0 {
-        let (uid, gid) = owner(path, attributes)?;
-        rustix::fs::chownat(
-            parent,
-            name,
-            Some(uid),
-            Some(gid),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
-        .map_err(|error| Failure::writing(path, "set the owner of", error))?;
-    }
-    // Symbolic links have none of their own.
-    if has_mode {
-        rustix::fs::chmodat(
-            parent,
-            name,
-            Mode::from_raw_mode(attributes.mode),
-            AtFlags::empty(),
-        )
-        .map_err(|error| Failure::writing(path, "set the mode of", error))?;
-    }
-    if !attributes.extended.is_empty() {
-        // There is no setxattrat before Linux 6.13; the descriptor's path leads to the same parent.
-        let file = [
-            format!("/proc/self/fd/{}/", parent.as_raw_fd()).as_bytes(),
-            name,
-        ]
-        .concat();
-        set_extended(path, attributes, |attribute, value| {
-            rustix::fs::lsetxattr(file.as_slice(), attribute, value, XattrFlags::empty())
-        })?;
-    }
-    rustix::fs::utimensat(parent, name, &attributes.times, AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(|error| Failure::writing(path, "set the times of", error))
-}
-
-fn owner(path: &[u8], attributes: &Attributes) -> Result<(Uid, Gid), Failure> {
-    // The highest number means "leave it" to chown(2).
-    if attributes.uid == u32::MAX || attributes.gid == u32::MAX {
-        return Err(Failure::Corrupt(format!(
-            "archive entry {:?} has an impossible owner",
-            lossy(path)
-        )));
-    }
-    Ok((Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid)))
-}
-
-fn set_extended(
-    path: &[u8],
-    attributes: &Attributes,
-    set: impl Fn(&CString, &[u8]) -> Result<(), Errno>,
-) -> Result<(), Failure> {
-    for (name, value) in &attributes.extended {
-        // Overlayfs keeps its own state in these; an image has no say in it.
-        if name.starts_with(OVERLAY_ATTRIBUTES) {
-            continue;
-        }
-        let c_name = CString::new(name.as_slice()).map_err(|_| {
-            Failure::Corrupt(format!(
-                "archive entry {:?} has an extended attribute with a NUL in its name",
-                lossy(path)
-            ))
-        })?;
-        match set(&c_name, value) {
-            Ok(()) => {}
-            // Attributes of a security module or a file system that this node does not have, and
-            // user attributes on what cannot carry any, cannot matter here.
-            Err(Errno::NOTSUP) => {
-                tracing::debug!(path = %lossy(path), attribute = %lossy(name), "not supported");
-            }
-            Err(Errno::PERM) if name.starts_with(b"user.") => {}
-            Err(error) => {
-                let asked = format!("set extended attribute {:?} of", lossy(name));
-                return Err(Failure::writing(path, &asked, error));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }

@@ -1,6 +1,7 @@
 //! HTTP clients and the limits within which their answers are read.
 
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -37,7 +38,7 @@ impl Refusal {
 }
 
 /// How a connection is made.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Scheme {
     Http,
     Https,
@@ -56,26 +57,34 @@ impl Scheme {
 /// The clients of the pulls that are under way, made when first needed: the certificates of the
 /// system alone take more memory than the rest of a daemon at rest.
 #[derive(Debug, Default)]
-pub(crate) struct Clients {
-    plain: OnceLock<Client>,
-    verified: OnceLock<Client>,
-    unverified: OnceLock<Client>,
+pub(crate) struct Clients(Mutex<HashMap<(Scheme, Route), Client>>);
+
+/// Whether the proxies of the environment (`HTTPS_PROXY` and so on) are used.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) enum Route {
+    /// They cannot reach what is on this node.
+    Direct,
+    ByProxy,
 }
 
 impl Clients {
-    pub(super) fn get(&self, scheme: Scheme) -> Result<&Client, Refusal> {
-        let (slot, builder) = match scheme {
-            // No certificate is ever looked at, so none is loaded.
-            Scheme::Http => (&self.plain, Client::builder().tls_certs_only([])),
-            Scheme::Https => (&self.verified, Client::builder()),
-            Scheme::HttpsUnverified => (
-                &self.unverified,
-                Client::builder().tls_danger_accept_invalid_certs(true),
-            ),
-        };
-        if let Some(client) = slot.get() {
+    pub(super) fn get(&self, scheme: Scheme, route: Route) -> Result<Client, Refusal> {
+        let key = (scheme, route);
+        let clients = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let present = clients().get(&key).cloned();
+        if let Some(client) = present {
             return Ok(client);
         }
+        let builder = match scheme {
+            // No certificate is ever looked at, so none is loaded.
+            Scheme::Http => Client::builder().tls_certs_only([]),
+            Scheme::Https => Client::builder(),
+            Scheme::HttpsUnverified => Client::builder().tls_danger_accept_invalid_certs(true),
+        };
+        let builder = match route {
+            Route::Direct => builder.no_proxy(),
+            Route::ByProxy => builder,
+        };
         let client = builder
             .user_agent(concat!("slipway/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
@@ -83,7 +92,7 @@ impl Clients {
             .referer(false)
             .build()
             .map_err(|error| Refusal::transport("cannot set up the HTTP client", error))?;
-        Ok(slot.get_or_init(|| client))
+        Ok(clients().entry(key).or_insert(client).clone())
     }
 }
 

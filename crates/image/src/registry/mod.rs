@@ -25,7 +25,7 @@ use crate::error::Kind;
 use crate::manifest;
 use crate::registries::{Endpoint, Transport};
 use auth::{Challenge, Secret, Token};
-use http::{Scheme, read_body, refusal, within};
+use http::{Route, Scheme, read_body, refusal, within};
 
 /// As much as distribution takes when a manifest is pushed.
 const MANIFEST_LENGTH_MAX: u64 = 4 * 1024 * 1024;
@@ -195,7 +195,7 @@ impl Session {
                 self.endpoint.host,
                 self.endpoint.repository
             );
-            let mut request = self.clients.get(scheme)?.get(&url);
+            let mut request = self.clients.get(scheme, self.route())?.get(&url);
             if let Some(accept) = accept {
                 request = request.header(ACCEPT, accept);
             }
@@ -288,7 +288,7 @@ impl Session {
             }
             (other, _) => return Err(denied(format!("{asked}: unknown scheme {other:?}"))),
         };
-        let client = self.clients.get(scheme)?;
+        let client = self.clients.get(scheme, self.route())?;
         let request = match &self.secret {
             Secret::Password { username, password } => {
                 client.get(url).basic_auth(username, Some(password))
@@ -321,6 +321,13 @@ impl Session {
             .ok()
             .and_then(Token::header)
             .ok_or_else(|| denied(format!("{asked}: the answer has no usable token in it")))
+    }
+
+    fn route(&self) -> Route {
+        match self.endpoint.transport {
+            Transport::Loopback => Route::Direct,
+            Transport::Verified | Transport::Insecure => Route::ByProxy,
+        }
     }
 
     fn authorization(&self) -> Option<HeaderValue> {

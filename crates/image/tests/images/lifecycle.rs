@@ -1,7 +1,7 @@
 //! Removing, holding, and starting again after an end that was not orderly.
 
 use std::fs;
-use std::time::Duration;
+use std::sync::{Mutex, mpsc};
 
 use slipway_image::{Images, Kind};
 
@@ -193,9 +193,15 @@ async fn a_failing_pull_does_not_take_layers_from_another() {
     registry.put("app", "good", &good);
     registry.put("app", "bad", &bad);
     let (slow, lost) = (good.layers[0].clone(), bad.layers[1].clone());
+    // The shared layer is asked for, and then has to wait until the other pull has failed.
+    let (asked, was_asked) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel();
+    let gate = Mutex::new((asked, may_go_on));
     registry.rule(move |request| {
         if request.path.contains(&slow) {
-            std::thread::sleep(Duration::from_millis(300));
+            let gate = gate.lock().unwrap();
+            gate.0.send(()).unwrap();
+            gate.1.recv().unwrap();
         }
         if request.path.contains(&lost) {
             Reply::Status(404, Vec::new(), Vec::new())
@@ -205,13 +211,15 @@ async fn a_failing_pull_does_not_take_layers_from_another() {
     });
     let node = Node::new();
     let name = |tag: &str| format!("{}/app:{tag}", registry.address);
-    let (good_name, bad_name) = (name("good"), name("bad"));
-    let (first, second) = tokio::join!(
-        node.images.pull(&good_name, None),
-        node.images.pull(&bad_name, None)
-    );
-    assert_eq!(first.unwrap(), good.id());
-    assert_eq!(second.unwrap_err().kind(), Kind::NotFound);
+    let (images, good_name) = (node.images.clone(), name("good"));
+    let pull = tokio::spawn(async move { images.pull(&good_name, None).await });
+    tokio::task::spawn_blocking(move || was_asked.recv().unwrap())
+        .await
+        .unwrap();
+    let error = node.images.pull(&name("bad"), None).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
+    go_on.send(()).unwrap();
+    assert_eq!(pull.await.unwrap().unwrap(), good.id());
     assert_eq!(node.layers().len(), 2);
     assert_eq!(registry.requests(&good.layers[0]).len(), 1);
 }

@@ -6,6 +6,7 @@ mod image;
 mod interruptions;
 mod lifecycle;
 mod misbehaving;
+mod mounted;
 mod node;
 mod pulling;
 mod real_registry;

@@ -6,13 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::json;
 use slipway_image::{Credentials, Kind, LayerState};
 use tokio::sync::Barrier;
 
 use crate::image::{Packing, TestImage, digest, noise, tar};
 use crate::misbehaving::{Misbehaving, Reply};
+use crate::mounted::Mounted;
 use crate::node::Node;
 use crate::real_registry::RealRegistry;
 
@@ -174,17 +174,8 @@ fn with_overlay(layers: &[std::path::PathBuf], look: impl FnOnce(&Path)) {
     // Overlayfs wants two layers when there is no upper one.
     let empty = tempfile::tempdir().unwrap();
     let options = format!("lowerdir={}:{}", lower.join(":"), empty.path().display());
-    let options = std::ffi::CString::new(options).unwrap();
-    mount(
-        "overlay",
-        target.path(),
-        "overlay",
-        MountFlags::RDONLY,
-        Some(options.as_c_str()),
-    )
-    .expect("overlayfs and root are needed for this test");
+    let _mounted = Mounted::new("overlay", target.path(), &options);
     look(target.path());
-    unmount(target.path(), UnmountFlags::empty()).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -174,7 +174,8 @@ pub(crate) fn report(sync: BorrowedFd<'_>, progress: &Progress, master: Option<&
     let _ = send_packet(sync, &bytes, &descriptors);
 }
 
-fn read(config: &Path) -> Outcome<Spec> {
+/// Reads a `config.json`.
+pub(crate) fn read(config: &Path) -> Outcome<Spec> {
     let doing = || format!("read {}", config.display());
     let text = fs::read(config).system(doing)?;
     serde_json::from_slice(&text).invalid(doing)

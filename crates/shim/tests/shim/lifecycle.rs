@@ -3,7 +3,7 @@
 use crate::scene::Scene;
 use serde_json::json;
 use slipway_shim::Error;
-use slipway_shim::protocol::{Event, Exec, FailureKind, Phase};
+use slipway_shim::protocol::{Event, Exec, ExecProcess, FailureKind, Phase};
 
 fn kind(error: Error) -> (FailureKind, String) {
     match error {
@@ -98,7 +98,7 @@ async fn exec_has_its_own_streams_and_exit() {
     let null = || std::os::fd::OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
     let exec = Exec {
         container: "one".to_owned(),
-        process: process.to_string(),
+        process: ExecProcess::Given(process.to_string()),
     };
     let (number, _) = scene
         .shim
@@ -129,7 +129,7 @@ async fn a_killed_exec_says_so() {
     let process = json!({"user": {"uid": 0, "gid": 0}, "args": ["/bin/sleep", "1000"], "cwd": "/"});
     let exec = Exec {
         container: "one".to_owned(),
-        process: process.to_string(),
+        process: ExecProcess::Given(process.to_string()),
     };
     let streams = [null(), null(), null()];
     let (number, _) = scene.shim.exec(exec.clone(), streams).await.unwrap();
@@ -149,7 +149,7 @@ async fn a_killed_exec_says_so() {
 
     let missing = json!({"user": {}, "args": ["nowhere"], "cwd": "/"}).to_string();
     let missing = Exec {
-        process: missing,
+        process: ExecProcess::Given(missing),
         ..exec.clone()
     };
     let error = scene

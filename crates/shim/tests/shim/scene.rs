@@ -257,9 +257,15 @@ impl Scene {
         (exit, self.lines(container))
     }
 
+    /// The next event but those of starts, which the tests know of already.
     pub(crate) async fn event(&mut self) -> Event {
-        let event = tokio::time::timeout(PATIENCE, self.events.recv()).await;
-        event.expect("no event came").expect("the shim is gone")
+        loop {
+            let event = tokio::time::timeout(PATIENCE, self.events.recv()).await;
+            let event = event.expect("no event came").expect("the shim is gone");
+            if !matches!(event, Event::Started(_)) {
+                return event;
+            }
+        }
     }
 
     /// Waits for a container's end.

@@ -37,6 +37,12 @@ async fn output_and_exit_code_come_back() {
         .await
         .unwrap();
     assert_eq!(large.stdout.len(), 5_000_000);
+    // Both together fit into a message; what is more is read and dropped.
+    let flood = "head -c 20000000 /dev/zero; head -c 20000000 /dev/zero >&2";
+    let flooded = cri.exec(&id, &["sh", "-c", flood]).await.unwrap();
+    assert_eq!(flooded.exit_code, 0);
+    assert_eq!(flooded.stdout.len(), (16 << 20) - 1024);
+    assert_eq!(flooded.stderr.len(), 0);
     // It is in all of the container's namespaces, and reads nothing from standard input.
     let inside = cri
         .exec(&id, &["sh", "-c", "cat; hostname; ps | wc -l"])
