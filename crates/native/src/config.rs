@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use oci_spec::runtime::PosixRlimitType;
 use serde::{Deserialize, Serialize};
+use slipway_cgroup::CgroupPath;
+use slipway_engine::{Error, Result};
 
 /// `[runtime]` of the configuration file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +31,44 @@ pub struct Rlimit {
     pub soft: u64,
     /// Up to what it may raise it.
     pub hard: u64,
+}
+
+impl Config {
+    /// Refuses values that could only fail later, with every pod. Answers the cgroup parent.
+    pub(crate) fn check(&self) -> Result<CgroupPath> {
+        for (name, limit) in &self.rlimits {
+            rlimit_type(name)?;
+            if limit.soft > limit.hard {
+                return Err(Error::invalid(format!(
+                    "the configuration's runtime.rlimits.{name} has a soft limit of {} above its \
+                     hard one of {}",
+                    limit.soft, limit.hard
+                )));
+            }
+        }
+        if self.pids_limit.is_some_and(|limit| limit < 1) {
+            return Err(Error::invalid(
+                "the configuration's runtime.pids_limit is below 1; leave it out for no limit",
+            ));
+        }
+        CgroupPath::parse(&self.cgroup_parent).map_err(|error| {
+            Error::invalid(format!(
+                "the configuration's runtime.cgroup_parent {:?}: {error}",
+                self.cgroup_parent
+            ))
+        })
+    }
+}
+
+/// The resource limit that a configuration calls `nofile` and the like.
+pub(crate) fn rlimit_type(name: &str) -> Result<PosixRlimitType> {
+    let typ = format!("RLIMIT_{}", name.to_ascii_uppercase());
+    serde_json::from_value(typ.into()).map_err(|_| {
+        Error::invalid(format!(
+            "the configuration's runtime.rlimits.{name} is no resource limit; see setrlimit(2) \
+             for their names (nofile, nproc, core, …)"
+        ))
+    })
 }
 
 impl Default for Config {

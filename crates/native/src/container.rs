@@ -1,11 +1,12 @@
 //! A container, as the daemon has it in memory.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use slipway_engine::{ContainerExit, ContainerState};
 use slipway_shim::protocol::{Phase, Record};
 use tokio::sync::{Mutex, watch};
 
+use crate::layers::HeldLayers;
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::store::{ContainerRecord, ExitRecord};
@@ -17,6 +18,10 @@ pub(crate) struct Container {
     pub(crate) pod: Arc<Pod>,
     /// Held by whoever starts or removes it.
     pub(crate) gate: Mutex<()>,
+    /// Its init, as the node numbers it, once it is known.
+    pid: OnceLock<i32>,
+    /// Kept until it is removed.
+    layers: std::sync::Mutex<Option<HeldLayers>>,
     state: watch::Sender<ContainerState>,
     /// As it is on disk; none once it has been deleted there, so that news that comes late does
     /// not bring it back.
@@ -24,12 +29,19 @@ pub(crate) struct Container {
 }
 
 impl Container {
-    pub(crate) fn new(record: ContainerRecord, pod: Arc<Pod>, state: ContainerState) -> Self {
+    pub(crate) fn new(
+        record: ContainerRecord,
+        pod: Arc<Pod>,
+        layers: Option<HeldLayers>,
+        state: ContainerState,
+    ) -> Self {
         let on_disk = Mutex::new(Some(record.clone()));
         Self {
             record,
             pod,
             gate: Mutex::new(()),
+            pid: OnceLock::new(),
+            layers: std::sync::Mutex::new(layers),
             state: watch::Sender::new(state),
             on_disk,
         }
@@ -41,6 +53,17 @@ impl Container {
 
     pub(crate) fn state(&self) -> ContainerState {
         self.state.borrow().clone()
+    }
+
+    /// Its init's process id on the node; none while it is not known.
+    pub(crate) fn pid(&self) -> Option<i32> {
+        self.pid.get().copied()
+    }
+
+    /// Lets go of the image layers.
+    pub(crate) fn release_layers(&self) {
+        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(layers.take());
     }
 
     /// Its process was executed. An exit that was heard of first stays.
@@ -74,9 +97,16 @@ impl Container {
 
     /// What its shim says of it.
     pub(crate) async fn follow(&self, node: &Node, record: &Record) {
+        let _ = self.pid.set(record.pid);
         match record.phase {
             Phase::Created => {}
             Phase::Running { started_at } => self.set_started(started_at),
+            // Whoever is starting it hears why it could not be, and says so.
+            Phase::Exited {
+                started_at: None,
+                exit,
+                ..
+            } if exit.signal.is_none() && self.gate.try_lock().is_err() => {}
             Phase::Exited { .. } => {
                 if let Some(exit) = exit_of(record) {
                     self.set_exited(node, exit).await;

@@ -5,18 +5,16 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oci_spec::runtime::{Process, Spec};
 use rustix::pipe::{PipeFlags, pipe_with};
 use slipway_cri_api::v1::ExecSyncResponse;
 use slipway_engine::{Error, Result};
-use slipway_shim::protocol::{Exec, Exit};
+use slipway_shim::protocol::{Exec, ExecProcess, Exit};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
-use crate::container::Container;
+use crate::failure;
 use crate::node::Node;
-use crate::{blocking, failure};
 
 /// What is kept of a command's two outputs together, in bytes: a CRI message carries 16 MiB, the
 /// rest of it included.
@@ -24,6 +22,9 @@ const MAX_OUTPUT: usize = 16 * 1024 * 1024 - 1024;
 
 /// How much is read from a pipe at once, in bytes.
 const CHUNK: usize = 16 * 1024;
+
+/// How long the end of a command that was killed is waited for.
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
 const SIGKILL: i32 = 9;
 
@@ -45,13 +46,14 @@ pub(crate) async fn exec_sync(
         )));
     }
     let shim = container.pod.shim()?;
-    let process = process(node, &container, command.clone()).await?;
     let (stdout, stdout_writer) = output_pipe()?;
     let (stderr, stderr_writer) = output_pipe()?;
     let stdin = null()?;
     let request = Exec {
         container: container.id().to_owned(),
-        process,
+        process: ExecProcess::Own {
+            args: command.clone(),
+        },
     };
     let (exec, _) = shim
         .exec(request, [stdin, stdout_writer, stderr_writer])
@@ -70,7 +72,8 @@ pub(crate) async fn exec_sync(
             let Ok(exit) = tokio::time::timeout(limit, outputs.collect_until(&mut end)).await
             else {
                 let _ = shim.kill_exec(exec, SIGKILL).await;
-                let _ = end.await;
+                // One that waits for a disk in the kernel dies when that answers.
+                let _ = tokio::time::timeout(KILL_DEADLINE, end).await;
                 return Err(Error::deadline(format!(
                     "command {command:?} in container {} did not end within {seconds} s and was \
                      killed",
@@ -93,28 +96,6 @@ pub(crate) async fn exec_sync(
         stderr: stderr.bytes,
         exit_code: exit.code,
     })
-}
-
-/// The container's own process with another command: same user, environment, directory, limits.
-async fn process(node: &Node, container: &Container, command: Vec<String>) -> Result<String> {
-    let path = node
-        .bundle(container.pod.id(), container.id())
-        .join("config.json");
-    blocking::run(move || {
-        let unreadable = |error: &dyn std::fmt::Display| {
-            Error::internal(format!("{} cannot be read: {error}", path.display()))
-        };
-        let text = fs::read(&path).map_err(|error| unreadable(&error))?;
-        let spec: Spec = serde_json::from_slice(&text).map_err(|error| unreadable(&error))?;
-        let mut process: Process = spec
-            .process()
-            .clone()
-            .ok_or_else(|| unreadable(&"it has no process"))?;
-        process.set_args(Some(command));
-        process.set_terminal(Some(false));
-        serde_json::to_string(&process).map_err(|error| unreadable(&error))
-    })
-    .await
 }
 
 fn output_pipe() -> Result<(pipe::Receiver, OwnedFd)> {

@@ -19,6 +19,7 @@ mod exec;
 mod failure;
 mod images;
 mod kernel;
+mod layers;
 mod lifecycle;
 mod node;
 mod pod;
@@ -78,7 +79,7 @@ impl Native {
     /// # Errors
     ///
     /// [`slipway_engine::Kind::FailedPrecondition`] when the caller is not root, another daemon
-    /// holds the root, or the kernel lacks something that pods need, which the message names;
+    /// holds the root or the state directory, or the kernel lacks something that pods need, which the message names;
     /// other kinds when records or images cannot be read.
     pub async fn open(settings: Settings) -> Result<Self> {
         let node = blocking::run(move || assemble(settings)).await?;
@@ -96,7 +97,8 @@ fn assemble(settings: Settings) -> Result<Arc<Node>> {
         network,
     } = settings;
     kernel::check()?;
-    let lock = node::lock(&root)?;
+    let locks = [node::lock(&root)?, node::lock(&state)?];
+    let cgroup_parent = runtime.check()?;
     let hierarchy = Hierarchy::detect().map_err(|error| failure::of_cgroup(&error))?;
     let shim = shim(&runtime)?;
     let launcher = Launcher::new(&shim).map_err(|error| {
@@ -109,9 +111,7 @@ fn assemble(settings: Settings) -> Result<Arc<Node>> {
         tracing::warn!(%reason, "the shim's executable could not be put on a read-only mount");
     }
     for directory in [root.join("containers"), state.join("pods")] {
-        std::fs::create_dir_all(&directory).map_err(|error| {
-            Error::precondition(format!("{} cannot be made: {error}", directory.display()))
-        })?;
+        node::private_directory(&directory)?;
     }
     let images =
         Images::open(&root.join("image"), image).map_err(|error| failure::of_image(&error))?;
@@ -123,11 +123,12 @@ fn assemble(settings: Settings) -> Result<Arc<Node>> {
         hierarchy,
         pods: Arc::new(Index::new("pod")),
         containers: Arc::new(Index::new("container")),
+        cgroup_parent,
         boot: node::boot()?,
         config: runtime,
         root,
         state,
-        _lock: lock,
+        _locks: locks,
     }))
 }
 

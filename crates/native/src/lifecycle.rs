@@ -12,9 +12,10 @@ use slipway_cgroup::{Cgroup, CgroupPath, Resources};
 use slipway_cri_api::v1::{self, ContainerConfig, LinuxContainerResources};
 use slipway_engine::{ContainerExit, ContainerName, ContainerState, Error, Result, new_id};
 use slipway_shim::Shim;
-use slipway_shim::protocol::{Create, Overlay};
+use slipway_shim::protocol::{Create, Failure, FailureKind, Overlay};
 
 use crate::container::Container;
+use crate::layers::HeldLayers;
 use crate::node::{Node, now};
 use crate::pod::{Pod, PodState};
 use crate::sandbox::{hostname_of, remove_directory};
@@ -50,6 +51,7 @@ pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig)
         .images
         .hold(image)
         .map_err(|error| failure::of_image(&error))?;
+    let layers = HeldLayers::taken(&node.images, held.chain_ids.clone());
     let mut record = ContainerRecord {
         id: id.clone(),
         pod: pod.id().to_owned(),
@@ -87,11 +89,26 @@ pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig)
     if let Err(error) = made.await {
         if let Err(left) = undo(node, &record, Some(&shim)).await {
             tracing::error!(container = id, error = %left, "a container is not wholly undone");
+            // Listed, so that a kubelet removes it once that is possible.
+            let exit = ContainerExit::start_error(now(), format!("{error}; {left}"));
+            let state = ContainerState::Exited(exit);
+            pod.add_container(&id);
+            reservation.fill(Arc::new(Container::new(
+                record,
+                Arc::clone(&pod),
+                Some(layers),
+                state,
+            )));
         }
         return Err(error);
     }
-    let container = Container::new(record, Arc::clone(&pod), ContainerState::Created);
-    let container = Arc::new(container);
+    let state = ContainerState::Created;
+    let container = Arc::new(Container::new(
+        record,
+        Arc::clone(&pod),
+        Some(layers),
+        state,
+    ));
     pod.add_container(&id);
     reservation.fill(Arc::clone(&container));
     // What was told before the container could be found is asked for: its end, or its shim's.
@@ -300,12 +317,15 @@ pub(crate) fn cgroup(node: &Node, container: &Container) -> Result<Cgroup> {
         .open(&cgroup_path(&container.pod, container.id())?))
 }
 
-/// Kills every process of a container by its cgroup, without a shim.
+/// Kills every process of a container by its cgroup, without a shim, and waits until they are gone.
 pub(crate) async fn kill_cgroup(node: &Node, container: &Container) -> Result<()> {
     let cgroup = cgroup(node, container)?;
     blocking::run(move || {
         if cgroup.exists() {
-            cgroup.kill().map_err(|error| failure::of_cgroup(&error))?;
+            cgroup
+                .kill()
+                .and_then(|()| cgroup.remove())
+                .map_err(|error| failure::of_cgroup(&error))?;
         }
         Ok(())
     })
@@ -327,10 +347,23 @@ pub(crate) async fn start(node: &Arc<Node>, id: &str) -> Result<()> {
             Ok(())
         }
         Err(error) => {
-            let message = error.to_string();
-            container
-                .set_exited(node, ContainerExit::start_error(now(), message))
-                .await;
+            match &error {
+                slipway_shim::Error::Failure(Failure {
+                    kind: FailureKind::Invalid | FailureKind::System,
+                    ..
+                }) => {
+                    let exit = ContainerExit::start_error(now(), error.to_string());
+                    container.set_exited(node, exit).await;
+                }
+                // Nobody executed anything now; what the shim knows is what is so.
+                _ => {
+                    for record in shim.list().await.unwrap_or_default() {
+                        if record.container == container.id() {
+                            container.follow(node, &record).await;
+                        }
+                    }
+                }
+            }
             Err(failure::of_shim(&error))
         }
     }
@@ -419,24 +452,12 @@ pub(crate) async fn remove(node: &Arc<Node>, id: &str) -> Result<()> {
     container.forget(node).await?;
     container.pod.remove_container(container.id());
     node.containers.remove(container.id());
-    release_image(node, &container.record).await;
+    container.release_layers();
     Ok(())
-}
-
-/// Lets go of a container's layers; those of an image that was removed meanwhile go with the last
-/// container.
-async fn release_image(node: &Node, record: &ContainerRecord) {
-    node.images.release(&record.chain_ids);
-    if let Ok(None) = node.images.find(&record.image_id)
-        && let Err(error) = node.images.collect().await
-    {
-        tracing::warn!(image = record.image_id, %error, "layers of a removed image are left");
-    }
 }
 
 /// Undoes a container that was being made.
 pub(crate) async fn undo(node: &Node, record: &ContainerRecord, shim: Option<&Shim>) -> Result<()> {
-    node.images.release(&record.chain_ids);
     let pod = node.pods.find(&record.pod)?;
     if let Some(pod) = pod {
         clean(node, record, &pod.cgroup, shim).await?;

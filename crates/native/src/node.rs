@@ -1,10 +1,11 @@
 //! What the engine holds: its directories, its parts, and what it knows of pods and containers.
 
-use std::fs::{File, TryLockError};
+use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use slipway_cgroup::Hierarchy;
+use slipway_cgroup::{CgroupPath, Hierarchy};
 use slipway_engine::{ContainerName, Error, Index, PodName, Result};
 use slipway_image::Images;
 use slipway_network::Network;
@@ -29,8 +30,10 @@ pub(crate) struct Node {
     pub(crate) containers: Arc<Index<ContainerName, Container>>,
     /// The boot in which this is: pods of another one are over.
     pub(crate) boot: String,
-    /// Held for as long as the daemon runs: two must not work on one root.
-    pub(crate) _lock: File,
+    /// The cgroup of pods that name no parent: `runtime.cgroup_parent`.
+    pub(crate) cgroup_parent: CgroupPath,
+    /// Of root and state directory, held for as long as the daemon runs: two must not work on one.
+    pub(crate) _locks: [File; 2],
 }
 
 impl Node {
@@ -50,11 +53,25 @@ impl Node {
     }
 }
 
-/// Takes the lock of a root directory, which is made where it is not there. Blocking, briefly.
-pub(crate) fn lock(root: &Path) -> Result<File> {
-    let path = root.join("lock");
+/// Makes a directory that only root may look into: configurations hold secrets, and layers hold
+/// programs that run as their owner. Blocking, briefly.
+pub(crate) fn private_directory(path: &Path) -> Result<()> {
+    let make = || {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+    };
+    make()
+        .map_err(|error| Error::precondition(format!("{} cannot be made: {error}", path.display())))
+}
+
+/// Takes the lock of a directory, which is made where it is not there. Blocking, briefly.
+pub(crate) fn lock(directory: &Path) -> Result<File> {
+    private_directory(directory)?;
+    let path = directory.join("lock");
     let open = || {
-        std::fs::create_dir_all(root)?;
         File::options()
             .create(true)
             .truncate(false)
@@ -67,9 +84,9 @@ pub(crate) fn lock(root: &Path) -> Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::precondition(format!(
-            "another slipway works on {}: stop it, or give this one a directory of its own with \
-             --root",
-            root.display()
+            "another slipway works on {}: stop it, or give this one directories of its own with \
+             --root and --state",
+            directory.display()
         ))),
         Err(TryLockError::Error(error)) => Err(Error::internal(format!(
             "{} cannot be locked: {error}",

@@ -24,7 +24,8 @@ pub(crate) struct Pod {
     pub(crate) gate: RwLock<()>,
     state: Mutex<PodState>,
     containers: Mutex<BTreeSet<String>>,
-    execs: Mutex<HashMap<u64, ExecEnd>>,
+    /// None once the shim has gone: nothing ends any more.
+    execs: Mutex<Option<HashMap<u64, ExecEnd>>>,
 }
 
 /// Where a pod is in its life.
@@ -60,7 +61,7 @@ impl Pod {
             gate: RwLock::new(()),
             state: Mutex::new(state),
             containers: Mutex::new(BTreeSet::new()),
-            execs: Mutex::new(HashMap::new()),
+            execs: Mutex::new(Some(HashMap::new())),
         }
     }
 
@@ -102,11 +103,13 @@ impl Pod {
 
     /// The pod will be stopped: nothing is added to it from now on. Answers its shim.
     pub(crate) fn begin_stop(&self) -> Option<Shim> {
-        let shim = self.any_shim();
         let mut state = self.locked_state();
-        if !matches!(*state, PodState::Stopped) {
-            *state = PodState::Broken { shim: shim.clone() };
-        }
+        let shim = match &*state {
+            PodState::Ready { shim, .. } => Some(shim.clone()),
+            PodState::Broken { shim } => shim.clone(),
+            PodState::Stopped => return None,
+        };
+        *state = PodState::Broken { shim: shim.clone() };
         shim
     }
 
@@ -152,6 +155,9 @@ impl Pod {
     pub(crate) fn exec_end(&self, exec: u64) -> oneshot::Receiver<Exit> {
         let (sender, receiver) = oneshot::channel();
         let mut execs = self.execs.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(execs) = execs.as_mut() else {
+            return receiver;
+        };
         if let Some(ExecEnd::Ended(exit)) = execs.remove(&exec) {
             // The receiver is right here, so that it cannot have gone.
             let _ = sender.send(exit);
@@ -163,6 +169,7 @@ impl Pod {
 
     pub(crate) fn exec_ended(&self, exec: u64, exit: Exit) {
         let mut execs = self.execs.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(execs) = execs.as_mut() else { return };
         if let Some(ExecEnd::Awaited(waiter)) = execs.remove(&exec) {
             let _ = waiter.send(exit);
         } else {
@@ -172,9 +179,6 @@ impl Pod {
 
     /// Wakes everybody who waits for a process of this pod, without an exit.
     pub(crate) fn abandon_execs(&self) {
-        self.execs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        *self.execs.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

@@ -4,57 +4,60 @@
 //! undone. A pod whose shim has gone, or that is of an earlier boot, is kept for its status, and
 //! its processes are killed. What no record stands for is removed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use slipway_cgroup::CgroupPath;
-use slipway_engine::{ContainerExit, ContainerName, ContainerState, Error, PodName, Result};
+use futures_util::future::join_all;
+use slipway_engine::{ContainerExit, ContainerName, ContainerState, PodName, Result};
 use slipway_network::Attachment;
 use slipway_shim::Shim;
 use slipway_shim::protocol::{Event, Phase, Record};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::container::{Container, exit_of};
+use crate::layers::HeldLayers;
 use crate::node::{Node, now};
 use crate::pod::{Pod, PodState};
 use crate::sandbox::{
-    follow, keep_broken, lose_containers, recorded_cgroup, remove_directory, undo, unpin,
+    default_cgroup, follow, keep_broken, lose_containers, recorded_cgroup, remove_directory, undo,
+    unpin,
 };
 use crate::store::{ContainerRecord, PodPhase, PodRecord};
 use crate::{blocking, failure, lifecycle};
+
+/// How long a shim may take to answer a daemon that comes back.
+const SHIM_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What a shim told when it was asked again.
 type Told = (Vec<Record>, UnboundedReceiver<Event>);
 
 /// Brings memory, disk and kernel together.
+///
+/// One pod or container that cannot be dealt with is logged and left for the next start; it never
+/// keeps the others from being looked after.
 pub(crate) async fn recover(node: &Arc<Node>) -> Result<()> {
     let store = node.store.clone();
     let (pods, containers) = blocking::run(move || store.load()).await?;
     let known = Known::of(&pods, &containers);
+    // Before anything is undone, so that no layer is given up that another container stands on.
+    let mut layers = hold(node, &containers);
 
     let mut told = Vec::new();
-    for record in pods {
-        if record.phase() == PodPhase::Starting {
-            tracing::warn!(pod = record.id, "undoing a pod that was being made");
-            if let Err(error) = undo(node, &record).await {
-                tracing::error!(pod = record.id, %error, "it is not wholly undone");
-                let cgroup = recorded_cgroup(node, &record)?;
-                let broken = keep_broken(node, record, cgroup).await?;
-                let name = PodName::of(&broken.record.config)?;
-                node.pods
-                    .reserve(name, broken.id())?
-                    .fill(Arc::clone(&broken));
-                told.push((broken, None));
-            }
-            continue;
+    for found in join_all(pods.into_iter().map(|record| find_pod(node, record))).await {
+        match found {
+            Ok(found) => told.extend(found),
+            Err(error) => tracing::error!(%error, "a pod is not recovered"),
         }
-        told.push(pod(node, record).await?);
     }
     for record in containers {
-        container(node, record, &told).await?;
+        let (id, layers) = (record.id.clone(), layers.remove(&record.id));
+        if let Err(error) = find_container(node, record, layers, &told).await {
+            tracing::error!(container = id, %error, "a container is not recovered");
+        }
     }
     for (pod, heard) in told {
         match heard {
@@ -70,10 +73,7 @@ pub(crate) async fn recover(node: &Arc<Node>) -> Result<()> {
             None => {}
         }
     }
-    if let Err(error) = sweep(node, &known).await {
-        // Nothing that is in use is at stake, and the next start tries again.
-        tracing::error!(%error, "something that no pod uses is left on this node");
-    }
+    sweep(node, &known).await;
     node.images
         .collect()
         .await
@@ -98,7 +98,36 @@ impl Known {
     }
 }
 
-async fn pod(node: &Arc<Node>, record: PodRecord) -> Result<(Arc<Pod>, Option<Told>)> {
+fn hold(node: &Node, containers: &[ContainerRecord]) -> HashMap<String, HeldLayers> {
+    let mut layers = HashMap::new();
+    for record in containers {
+        match HeldLayers::again(&node.images, &record.chain_ids) {
+            Ok(held) => {
+                layers.insert(record.id.clone(), held);
+            }
+            Err(error) => {
+                tracing::error!(container = record.id, %error, "its image layers are gone");
+            }
+        }
+    }
+    layers
+}
+
+/// A pod by its record; none where it was undone.
+async fn find_pod(node: &Arc<Node>, record: PodRecord) -> Result<Option<(Arc<Pod>, Option<Told>)>> {
+    let name = PodName::of(&record.config)?;
+    if record.phase() == PodPhase::Starting {
+        tracing::warn!(pod = record.id, "undoing a pod that was being made");
+        let Err(error) = undo(node, &record).await else {
+            return Ok(None);
+        };
+        tracing::error!(pod = record.id, %error, "it is not wholly undone");
+        let cgroup = recorded_cgroup(node, &record)?;
+        let broken = keep_broken(node, record, cgroup).await?;
+        let reservation = node.pods.reserve(name, broken.id())?;
+        reservation.fill(Arc::clone(&broken));
+        return Ok(Some((broken, None)));
+    }
     let directory = node.pod_directory(&record.id);
     let cgroup = recorded_cgroup(node, &record)?;
     let mut heard = None;
@@ -107,27 +136,29 @@ async fn pod(node: &Arc<Node>, record: PodRecord) -> Result<(Arc<Pod>, Option<To
     } else if record.boot != node.boot {
         PodState::Broken { shim: None }
     } else {
-        match revive(&directory).await {
-            Ok((shim, told)) => {
+        match tokio::time::timeout(SHIM_DEADLINE, revive(&directory)).await {
+            Ok(Ok((shim, told))) => {
                 heard = Some(told);
-                let addresses = record
-                    .addresses
-                    .iter()
-                    .filter_map(|address| address.parse().ok())
-                    .collect();
-                PodState::Ready { shim, addresses }
+                let addresses = record.addresses.iter();
+                PodState::Ready {
+                    shim,
+                    addresses: addresses.filter_map(|it| it.parse().ok()).collect(),
+                }
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 tracing::error!(pod = record.id, %error, "the pod's shim has gone");
+                PodState::Broken { shim: None }
+            }
+            Err(_) => {
+                tracing::error!(pod = record.id, "the pod's shim does not answer");
                 PodState::Broken { shim: None }
             }
         }
     };
-    let name = PodName::of(&record.config)?;
     let reservation = node.pods.reserve(name, &record.id)?;
     let pod = Arc::new(Pod::new(record, directory, cgroup, state));
     reservation.fill(Arc::clone(&pod));
-    Ok((pod, heard))
+    Ok(Some((pod, heard)))
 }
 
 async fn revive(directory: &Path) -> std::result::Result<(Shim, Told), slipway_shim::Error> {
@@ -136,31 +167,32 @@ async fn revive(directory: &Path) -> std::result::Result<(Shim, Told), slipway_s
     Ok((shim, told))
 }
 
-async fn container(
+async fn find_container(
     node: &Arc<Node>,
     record: ContainerRecord,
+    layers: Option<HeldLayers>,
     told: &[(Arc<Pod>, Option<Told>)],
 ) -> Result<()> {
     let found = told.iter().find(|(pod, _)| pod.id() == record.pod);
     let Some((pod, heard)) = found else {
-        // Its pod was undone or never finished: nothing of it is left but its layer and record.
+        // Its pod was undone: nothing of it is left but its writable layer and its record.
         remove_directory(&node.writable(&record.id))?;
         return node.store.delete_container(&record.id).await;
     };
-    let on_disk = last_words(&node.bundle(&record.pod, &record.id));
     let heard = heard.as_ref().and_then(|(records, _)| {
         records
             .iter()
             .find(|told| told.container == record.id)
             .cloned()
     });
+    let last = heard.or_else(|| last_words(&node.bundle(&record.pod, &record.id)));
     let rebooted = pod.record.boot != node.boot;
-    let state = match (&record.exit, heard.or(on_disk)) {
+    let state = match (&record.exit, &last) {
         (Some(exit), _) => ContainerState::Exited(exit.clone().into()),
         (None, Some(last)) => match last.phase {
             Phase::Created => ContainerState::Created,
             Phase::Running { started_at } => ContainerState::Running { started_at },
-            Phase::Exited { .. } => ContainerState::Exited(exit_of(&last).unwrap_or_else(|| {
+            Phase::Exited { .. } => ContainerState::Exited(exit_of(last).unwrap_or_else(|| {
                 ContainerExit::unknown(0, now(), "its shim's record cannot be understood")
             })),
         },
@@ -171,19 +203,22 @@ async fn container(
                 "undoing a container that was being made"
             );
             let shim = pod.any_shim();
-            if let Err(error) = lifecycle::undo(node, &record, shim.as_ref()).await {
-                tracing::error!(container = record.id, %error, "it is not wholly undone");
-            }
-            return Ok(());
+            let Err(error) = lifecycle::undo(node, &record, shim.as_ref()).await else {
+                return Ok(());
+            };
+            // Listed, so that a kubelet removes it once that is possible.
+            let message = format!("it is not wholly undone: {error}");
+            ContainerState::Exited(ContainerExit::unknown(0, now(), message))
         }
     };
-    if let Err(error) = node.images.hold_layers(&record.chain_ids) {
-        tracing::error!(container = record.id, %error, "a container's image layers are gone");
-    }
     let name = ContainerName::of(&record.pod, &record.config)?;
     let reservation = node.containers.reserve(name, &record.id)?;
     pod.add_container(&record.id);
-    reservation.fill(Arc::new(Container::new(record, Arc::clone(pod), state)));
+    let container = Arc::new(Container::new(record, Arc::clone(pod), layers, state));
+    reservation.fill(Arc::clone(&container));
+    if let Some(last) = last {
+        container.follow(node, &last).await;
+    }
     Ok(())
 }
 
@@ -192,98 +227,82 @@ fn last_words(bundle: &Path) -> Option<Record> {
     serde_json::from_slice(&fs::read(bundle.join("state.json")).ok()?).ok()
 }
 
-/// Removes what no record stands for.
-async fn sweep(node: &Arc<Node>, known: &Known) -> Result<()> {
-    for pod in entries(&node.state.join("pods"))? {
-        if known.pods.contains(&pod) {
-            for container in entries(&node.pod_directory(&pod).join("containers"))? {
-                if !known.containers.contains(&container) {
-                    remove_directory(&node.bundle(&pod, &container))?;
-                }
+/// Removes what no record stands for, each for itself.
+async fn sweep(node: &Arc<Node>, known: &Known) {
+    let logged = |what: &str, result: Result<()>| {
+        if let Err(error) = result {
+            tracing::error!(%error, "{what} that nothing stands for is left");
+        }
+    };
+    for pod in entries(&node.state.join("pods")) {
+        if !known.pods.contains(&pod) {
+            logged("a pod's directory", sweep_pod(node, &pod).await);
+            continue;
+        }
+        for container in entries(&node.pod_directory(&pod).join("containers")) {
+            if !known.containers.contains(&container) {
+                let bundle = node.bundle(&pod, &container);
+                logged("a container's bundle", remove_directory(&bundle));
             }
-        } else {
-            tracing::warn!(pod, "removing a pod's directory that no record stands for");
-            let directory = node.pod_directory(&pod);
-            if let Ok(shim) = Shim::connect(&directory).await {
-                let _ = shim.shutdown().await;
-            }
-            blocking::run(move || {
-                unpin(&directory)?;
-                remove_directory(&directory)
-            })
-            .await?;
         }
     }
-    for container in entries(&node.root.join("containers"))? {
+    for container in entries(&node.root.join("containers")) {
         if !known.containers.contains(&container) {
-            remove_directory(&node.writable(&container))?;
+            let writable = node.writable(&container);
+            logged("a writable layer", remove_directory(&writable));
         }
     }
-    for pod in node
-        .network
-        .cached()
-        .map_err(|error| failure::of_network(&error))?
-    {
+    for pod in node.network.cached().unwrap_or_default() {
         if !known.pods.contains(&pod) {
             let attachment = Attachment {
                 pod_id: pod,
                 ..Attachment::default()
             };
-            if let Err(error) = node.network.delete(&attachment).await {
-                tracing::error!(pod = attachment.pod_id, %error, "an address may be leaked");
-            }
+            let deleted = node.network.delete(&attachment).await;
+            logged(
+                "an address",
+                deleted.map_err(|error| failure::of_network(&error)),
+            );
         }
     }
-    sweep_cgroups(node, known).await
 }
 
-/// Removes cgroups of pods without a parent of their own that nobody knows any more.
-async fn sweep_cgroups(node: &Arc<Node>, known: &Known) -> Result<()> {
-    let Ok(parent) = CgroupPath::parse(&node.config.cgroup_parent) else {
-        return Ok(());
+/// Removes a pod of this state directory that there is no record of, and what ran in it.
+async fn sweep_pod(node: &Arc<Node>, pod: &str) -> Result<()> {
+    tracing::warn!(pod, "removing a pod that no record stands for");
+    let directory = node.pod_directory(pod);
+    let shutdown = async {
+        if let Ok(shim) = Shim::connect(&directory).await {
+            let _ = shim.shutdown().await;
+        }
     };
-    let mut unknown = HashSet::new();
-    for directory in node.hierarchy.open(&parent).directories() {
-        let ours = |name: &String| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
-        let strange = |name: &String| !known.pods.contains(name);
-        unknown.extend(
-            entries(&directory)?
-                .into_iter()
-                .filter(ours)
-                .filter(strange),
-        );
-    }
-    for pod in unknown {
-        let Ok(path) = parent.join(&pod) else {
-            continue;
-        };
-        let cgroup = node.hierarchy.open(&path);
-        blocking::run(move || {
+    let _ = tokio::time::timeout(SHIM_DEADLINE, shutdown).await;
+    let cgroup = node.hierarchy.open(&default_cgroup(node, pod)?);
+    blocking::run(move || {
+        if cgroup.exists() {
             cgroup
                 .kill()
                 .and_then(|()| cgroup.remove())
-                .map_err(|error| failure::of_cgroup(&error))
-        })
-        .await?;
-    }
-    Ok(())
+                .map_err(|error| failure::of_cgroup(&error))?;
+        }
+        unpin(&directory)?;
+        remove_directory(&directory)
+    })
+    .await
 }
 
-/// The names of the directories in a directory, which may not be there.
-fn entries(directory: &Path) -> Result<Vec<String>> {
-    let listed = match fs::read_dir(directory) {
-        Ok(listed) => listed,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+/// The names of the directories in a directory; none where it cannot be read.
+fn entries(directory: &Path) -> Vec<String> {
+    match fs::read_dir(directory) {
+        Ok(listed) => listed
+            .filter_map(std::result::Result::ok)
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => {
-            return Err(Error::internal(format!(
-                "{} cannot be read: {error}",
-                directory.display()
-            )));
+            tracing::error!(directory = %directory.display(), %error, "it cannot be swept");
+            Vec::new()
         }
-    };
-    Ok(listed
-        .filter_map(std::result::Result::ok)
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect())
+    }
 }

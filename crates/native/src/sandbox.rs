@@ -3,9 +3,10 @@
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
@@ -28,6 +29,9 @@ const SHM_BYTES: u64 = 64 * 1024 * 1024;
 
 const SIGKILL: i32 = 9;
 
+/// How long a shim may take to end once it was told to.
+const SHIM_DEADLINE: Duration = Duration::from_secs(30);
+
 /// Makes a pod; on an error nothing of it is left.
 pub(crate) async fn run(
     node: &Arc<Node>,
@@ -42,7 +46,7 @@ pub(crate) async fn run(
         )));
     }
     check_pod(&config)?;
-    let cgroup = cgroup_of(node, &config)?;
+    let cgroup = cgroup_of(&config)?;
     let id = new_id()?;
     let reservation = node.pods.reserve(name, &id)?;
     let cgroup = match cgroup {
@@ -163,7 +167,7 @@ pub(crate) fn follow(
         }
         while let Some(event) = events.recv().await {
             match event {
-                Event::Exited(record) => {
+                Event::Started(record) | Event::Exited(record) => {
                     if let Ok(Some(container)) = node.containers.find(&record.container) {
                         container.follow(&node, &record).await;
                     }
@@ -174,9 +178,9 @@ pub(crate) fn follow(
         pod.abandon_execs();
         if pod.lose_shim() {
             tracing::error!(pod = pod.id(), "the pod's shim has ended unasked");
-            let message = "the pod's slipway-shim was killed; the container was killed with it";
-            lose_containers(&node, &pod, message).await;
         }
+        let message = "the pod's slipway-shim was killed; the container was killed with it";
+        lose_containers(&node, &pod, message).await;
     });
 }
 
@@ -267,15 +271,31 @@ async fn release(node: &Node, record: &PodRecord, shim: Option<Shim>) -> Result<
     if let Some(shim) = shim {
         match shim.subscribe().await {
             Ok((_, mut events)) => {
-                let _ = shim.shutdown().await;
-                // The channel ends with the connection, and that with the process.
-                while events.recv().await.is_some() {}
+                let end = async {
+                    let _ = shim.shutdown().await;
+                    // The channel ends with the connection, and that with the process.
+                    while events.recv().await.is_some() {}
+                };
+                if tokio::time::timeout(SHIM_DEADLINE, end).await.is_err() {
+                    tracing::error!(
+                        pod = record.id,
+                        pid = shim.pid(),
+                        "killing a shim that hangs"
+                    );
+                    kill_shim(&shim);
+                }
             }
             Err(error) => tracing::debug!(pod = record.id, %error, "the shim had gone"),
         }
     }
     let directory = node.pod_directory(&record.id);
     blocking::run(move || unpin(&directory)).await
+}
+
+fn kill_shim(shim: &Shim) {
+    if let Some(pid) = rustix::process::Pid::from_raw(shim.pid()) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
 }
 
 /// Unmounts what a shim has pinned in a pod's directory. Blocking.
@@ -367,8 +387,7 @@ pub(crate) fn remove_directory(path: &Path) -> Result<()> {
 }
 
 /// The cgroup that a pod's configuration names.
-fn cgroup_of(node: &Node, config: &PodSandboxConfig) -> Result<Option<CgroupPath>> {
-    let _ = node;
+fn cgroup_of(config: &PodSandboxConfig) -> Result<Option<CgroupPath>> {
     let parent = config
         .linux
         .as_ref()
@@ -385,21 +404,16 @@ fn cgroup_of(node: &Node, config: &PodSandboxConfig) -> Result<Option<CgroupPath
 
 /// The cgroup of a pod, as its record says.
 pub(crate) fn recorded_cgroup(node: &Node, record: &PodRecord) -> Result<CgroupPath> {
-    match cgroup_of(node, &record.config)? {
+    match cgroup_of(&record.config)? {
         Some(cgroup) => Ok(cgroup),
         None => default_cgroup(node, &record.id),
     }
 }
 
-fn default_cgroup(node: &Node, id: &str) -> Result<CgroupPath> {
-    CgroupPath::parse(&node.config.cgroup_parent)
-        .and_then(|parent| parent.join(id))
-        .map_err(|error| {
-            Error::invalid(format!(
-                "the configuration's runtime.cgroup_parent {:?}: {error}",
-                node.config.cgroup_parent
-            ))
-        })
+pub(crate) fn default_cgroup(node: &Node, id: &str) -> Result<CgroupPath> {
+    node.cgroup_parent
+        .join(id)
+        .map_err(|error| Error::internal(format!("the cgroup of pod {id}: {error}")))
 }
 
 /// The cgroups on the way to `path` that are not there yet, the outermost first; what all pods
@@ -408,7 +422,7 @@ fn missing(node: &Node, path: &CgroupPath) -> Vec<String> {
     let mut missing = Vec::new();
     let mut next = Some(path.clone());
     while let Some(path) = next.filter(|path| !path.is_root()) {
-        if path.as_str() == node.config.cgroup_parent || node.hierarchy.open(&path).exists() {
+        if path == node.cgroup_parent || node.hierarchy.open(&path).exists() {
             break;
         }
         missing.insert(0, path.as_str().to_owned());
@@ -438,16 +452,22 @@ fn write_files(directory: &Path, hostname: &str, dns: Option<&DnsConfig>) -> io:
         .recursive(true)
         .mode(0o700)
         .create(directory.join("containers"))?;
-    fs::write(directory.join("hostname"), format!("{hostname}\n"))?;
-    let resolver = match dns {
-        Some(dns) => resolv_conf(dns),
-        None => match fs::read_to_string("/etc/resolv.conf") {
+    write_for_all(&directory.join("hostname"), &format!("{hostname}\n"))?;
+    let resolver = match dns.map(resolv_conf) {
+        Some(resolver) if !resolver.is_empty() => resolver,
+        _ => match fs::read_to_string("/etc/resolv.conf") {
             Ok(content) => content,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(error),
         },
     };
-    fs::write(directory.join("resolv.conf"), resolver)
+    write_for_all(&directory.join("resolv.conf"), &resolver)
+}
+
+/// Writes a file that a container's users may read, whatever the daemon's umask is.
+fn write_for_all(path: &Path, content: &str) -> io::Result<()> {
+    fs::write(path, content)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644))
 }
 
 /// A resolver configuration (resolv.conf(5)).

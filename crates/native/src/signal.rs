@@ -1,5 +1,7 @@
 //! Signals by name, as images and CRI write them.
 
+use slipway_cri_api::v1::Signal;
+
 /// What stops a container of which nobody says more.
 pub(crate) const SIGTERM: i32 = 15;
 
@@ -64,6 +66,14 @@ pub(crate) fn parse(name: &str) -> Option<i32> {
         .map(|&(_, number)| number)
 }
 
+/// The same signal as CRI calls it.
+pub(crate) fn in_cri(number: i32) -> Signal {
+    (1..=Signal::Sigrtmax as i32)
+        .filter_map(|value| Signal::try_from(value).ok())
+        .find(|signal| parse(signal.as_str_name()) == Some(number))
+        .unwrap_or(Signal::RuntimeDefault)
+}
+
 fn real_time(base: i32, offset: &str, signs: &[&str], direction: i32) -> Option<i32> {
     if offset.is_empty() {
         return Some(base);
@@ -76,8 +86,6 @@ fn real_time(base: i32, offset: &str, signs: &[&str], direction: i32) -> Option<
 
 #[cfg(test)]
 mod tests {
-    use slipway_cri_api::v1::Signal;
-
     use super::*;
 
     #[test]
@@ -98,7 +106,9 @@ mod tests {
     fn every_signal_of_cri_has_a_number() {
         for value in 1..=65 {
             let name = Signal::try_from(value).unwrap().as_str_name();
-            assert!(parse(name).is_some(), "{name}");
+            let number = parse(name);
+            assert!(number.is_some(), "{name}");
+            assert_eq!(parse(in_cri(number.unwrap()).as_str_name()), number);
         }
     }
 }

@@ -200,13 +200,14 @@ impl Store {
         };
         let rows = read()
             .map_err(|error| Error::data_loss(format!("the records cannot be read: {error}")))?;
-        rows.into_iter()
-            .map(|(id, record)| {
-                R::decode(record.as_slice()).map_err(|error| {
-                    Error::data_loss(format!("the record of {id} cannot be read: {error}"))
-                })
-            })
-            .collect()
+        let decode = |(id, record): (String, Vec<u8>)| match R::decode(record.as_slice()) {
+            Ok(record) => Some(record),
+            Err(error) => {
+                tracing::error!(id, %error, "a record cannot be read and is left alone");
+                None
+            }
+        };
+        Ok(rows.into_iter().filter_map(decode).collect())
     }
 
     async fn put(

@@ -7,7 +7,7 @@ use slipway_cri_api::v1::{
     Container as ContainerMessage, ContainerFilter, ContainerResources, ContainerStatus,
     ContainerStatusResponse, ContainerUser, ImageSpec, LinuxContainerUser, LinuxPodSandboxStatus,
     Namespace, PodIp, PodSandbox, PodSandboxFilter, PodSandboxNetworkStatus, PodSandboxState,
-    PodSandboxStatus, PodSandboxStatusResponse, Signal,
+    PodSandboxStatus, PodSandboxStatusResponse,
 };
 use slipway_engine::{
     ContainerState, ContainerView, PodView, Result, Verbosity, matches_container, matches_pod,
@@ -17,6 +17,7 @@ use crate::container::Container;
 use crate::lifecycle::log_path;
 use crate::node::{Node, now};
 use crate::pod::{Pod, PodState};
+use crate::signal;
 use crate::spec::pod_namespaces;
 
 fn pod_state(pod: &Pod) -> PodSandboxState {
@@ -138,7 +139,8 @@ fn list_message(container: &Arc<Container>) -> ContainerMessage {
         pod_sandbox_id: record.pod.clone(),
         metadata: record.config.metadata.clone(),
         image: record.config.image.clone(),
-        image_ref: record.image_ref.clone(),
+        // The id here, the digest in the status: kubelets compare this one with Image.id.
+        image_ref: record.image_id.clone(),
         state: container.state().cri().into(),
         created_at: record.created_at,
         labels: record.config.labels.clone(),
@@ -157,6 +159,7 @@ pub(crate) fn container_status(
         Verbosity::Plain => HashMap::new(),
         Verbosity::Verbose => info(&serde_json::json!({
             "sandboxID": container.pod.id(),
+            "pid": container.pid(),
             "bundle": node.bundle(container.pod.id(), container.id()),
             "writableLayer": node.writable(container.id()).join("upper"),
             "snapshotLayers": container.record.chain_ids,
@@ -227,8 +230,6 @@ fn status_message(container: &Container) -> ContainerStatus {
                 supplemental_groups: record.groups.iter().copied().map(i64::from).collect(),
             }),
         }),
-        stop_signal: Signal::try_from(record.config.stop_signal)
-            .unwrap_or(Signal::RuntimeDefault)
-            .into(),
+        stop_signal: signal::in_cri(record.stop_signal).into(),
     }
 }

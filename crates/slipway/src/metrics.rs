@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use http_body_util::Full;
@@ -10,10 +11,20 @@ use hyper::body::Bytes;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+/// How many may scrape at once.
+const MAX_SCRAPERS: usize = 16;
+
+/// How long a scraper may take to send its request, and to send the next.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long nobody is accepted after that has failed.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Offers a registry's metrics under `/metrics` until the process ends.
 pub(crate) async fn serve(address: SocketAddr, registry: Registry) -> anyhow::Result<()> {
@@ -22,18 +33,31 @@ pub(crate) async fn serve(address: SocketAddr, registry: Registry) -> anyhow::Re
         .with_context(|| format!("metrics_listen {address} cannot be used"))?;
     let registry = Arc::new(registry);
     tokio::spawn(async move {
+        let scrapers = Arc::new(Semaphore::new(MAX_SCRAPERS));
         loop {
-            let Ok((connection, _)) = listener.accept().await else {
-                continue;
+            let Ok(place) = Arc::clone(&scrapers).acquire_owned().await else {
+                return;
+            };
+            let connection = match listener.accept().await {
+                Ok((connection, _)) => connection,
+                Err(error) => {
+                    // Out of descriptors, most likely: others need the processor to give some back.
+                    tracing::warn!(%error, "a scraper cannot be accepted");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
             };
             let registry = Arc::clone(&registry);
             tokio::spawn(async move {
+                let _place = place;
                 let service = service_fn(move |request| {
                     let answer = answer(&request, &registry);
                     async move { Ok::<_, Infallible>(answer) }
                 });
                 // A scraper that goes away is its own business.
                 let _ = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(PATIENCE)
                     .serve_connection(TokioIo::new(connection), service)
                     .await;
             });

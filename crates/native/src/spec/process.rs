@@ -1,14 +1,15 @@
 //! A container's process: what is executed, as whom, where and with what environment.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 
-use oci_spec::runtime::{
-    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, UserBuilder,
-};
+use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, Process, ProcessBuilder, UserBuilder};
 use slipway_cri_api::v1::{KeyValue, LinuxContainerSecurityContext};
 use slipway_engine::{Error, Result};
 
 use super::{Plan, built, capabilities};
+use crate::config::rlimit_type;
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -114,14 +115,19 @@ fn environment(
     let request = request
         .iter()
         .map(|KeyValue { key, value }| format!("{key}={value}"));
+    let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+    let mut places: HashMap<String, usize> = environment
+        .iter()
+        .enumerate()
+        .map(|(place, variable)| (name(variable), place))
+        .collect();
     for variable in image.iter().cloned().chain(request) {
-        let name = variable.split('=').next().unwrap_or_default().to_owned();
-        let same = environment
-            .iter_mut()
-            .find(|other| other.split('=').next().is_some_and(|other| other == name));
-        match same {
-            Some(other) => *other = variable,
-            None => environment.push(variable),
+        match places.entry(name(&variable)) {
+            Entry::Occupied(place) => environment[*place.get()] = variable,
+            Entry::Vacant(place) => {
+                place.insert(environment.len());
+                environment.push(variable);
+            }
         }
     }
     environment
@@ -132,16 +138,8 @@ fn rlimits(plan: &Plan<'_>) -> Result<Vec<PosixRlimit>> {
         .rlimits
         .iter()
         .map(|(name, limit)| {
-            let typ: PosixRlimitType =
-                serde_json::from_value(format!("RLIMIT_{}", name.to_ascii_uppercase()).into())
-                    .map_err(|_| {
-                        Error::invalid(format!(
-                            "the configuration's runtime.rlimits.{name} is no resource limit; see \
-                     setrlimit(2) for their names (nofile, nproc, core, …)"
-                        ))
-                    })?;
             PosixRlimitBuilder::default()
-                .typ(typ)
+                .typ(rlimit_type(name)?)
                 .soft(limit.soft)
                 .hard(limit.hard)
                 .build()

@@ -6,8 +6,8 @@ use std::path::{Component, Path};
 
 use slipway_cri_api::v1::security_profile::ProfileType;
 use slipway_cri_api::v1::{
-    ContainerConfig, NamespaceMode, NamespaceOption, PodSandboxConfig, Protocol, SeLinuxOption,
-    SecurityProfile,
+    ContainerConfig, MountPropagation, NamespaceMode, NamespaceOption, PodSandboxConfig, Protocol,
+    SeLinuxOption, SecurityProfile,
 };
 use slipway_engine::{Error, Result};
 
@@ -88,16 +88,30 @@ pub(crate) fn container(pod: &PodSandboxConfig, config: &ContainerConfig) -> Res
              (its namespace_options.pid is not POD)",
         ));
     }
-    profile(
-        security.seccomp.as_ref(),
-        &security.seccomp_profile_path,
-        "seccomp",
-    )?;
-    profile(
-        security.apparmor.as_ref(),
-        &security.apparmor_profile,
-        "apparmor",
-    )?;
+    if security.privileged {
+        let pod = pod
+            .linux
+            .as_ref()
+            .and_then(|linux| linux.security_context.as_ref());
+        if !pod.is_some_and(|security| security.privileged) {
+            return Err(Error::precondition(
+                "the container is privileged, but its pod was made without \
+                 LinuxSandboxSecurityContext.privileged",
+            ));
+        }
+    } else {
+        // A privileged container runs without profiles, whatever it asks for, as at the peers.
+        profile(
+            security.seccomp.as_ref(),
+            &security.seccomp_profile_path,
+            "seccomp",
+        )?;
+        profile(
+            security.apparmor.as_ref(),
+            &security.apparmor_profile,
+            "apparmor",
+        )?;
+    }
     selinux(security.selinux_options.as_ref())?;
     if !config.devices.is_empty() || !config.cdi_devices.is_empty() {
         return Err(later("ContainerConfig.devices and CDI_devices"));
@@ -111,6 +125,14 @@ pub(crate) fn container(pod: &PodSandboxConfig, config: &ContainerConfig) -> Res
         }
         if mount.selinux_relabel && Path::new("/sys/fs/selinux/enforce").exists() {
             return Err(later("Mount.selinux_relabel"));
+        }
+        if mount.recursive_read_only
+            && (!mount.readonly || mount.propagation != MountPropagation::PropagationPrivate as i32)
+        {
+            return Err(Error::invalid(format!(
+                "Mount.recursive_read_only of {:?} needs readonly and private propagation",
+                mount.container_path
+            )));
         }
         let target = Path::new(&mount.container_path);
         if !target.is_absolute() || target.components().any(|part| part == Component::ParentDir) {

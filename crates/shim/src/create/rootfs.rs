@@ -1,9 +1,8 @@
 //! A container's root file system: mounting it, closing off parts of it, and moving into it.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -19,6 +18,9 @@ use super::options::{Reach, propagation};
 use crate::failure::{Explain, Outcome};
 use crate::protocol::{Failure, Overlay};
 use crate::syscall::{MountSetattr, mount_setattr};
+
+/// The size of a page, in bytes, where it is smallest.
+const SMALLEST_PAGE: usize = 4096;
 
 /// Keeps what is mounted here from reaching the node, and lets what the node mounts come in.
 pub(super) fn turn_away_from_node() -> Outcome<()> {
@@ -86,41 +88,43 @@ fn layered(overlay: &Overlay) -> Result<OwnedFd, Refused> {
     }
     rustix::mount::fsconfig_set_string(context, "upperdir", &overlay.upper).map_err(explained)?;
     rustix::mount::fsconfig_set_string(context, "workdir", &overlay.work).map_err(explained)?;
-    rustix::mount::fsconfig_create(context).map_err(explained)?;
+    if let Err(error) = rustix::mount::fsconfig_create(context) {
+        let message = kernel_message(context);
+        // Before 6.5 an overlay takes whatever it is given, and refuses it here without a word.
+        return Err(if error == Errno::INVAL && message.is_empty() {
+            Refused::OneByOne
+        } else {
+            Refused::Altogether(format!("{error}{message}"))
+        });
+    }
     let attributes = MountAttrFlags::empty();
     rustix::mount::fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(other)
 }
 
-/// The way of mount(2): all layers in one string, which the kernel limits to a page.
+/// The way of mount(2): all layers in one string, which must fit into a page. They are named by
+/// descriptors, so that neither the length of their paths nor what is in them matters.
 fn mount_at_once(overlay: &Overlay, path: &Path) -> Result<(), Errno> {
-    let mut data = b"lowerdir=".to_vec();
-    for (index, layer) in overlay.lower.iter().rev().enumerate() {
-        if index > 0 {
-            data.push(b':');
-        }
-        escape(&mut data, layer, b"\\:,");
-    }
-    for (key, directory) in [(",upperdir=", &overlay.upper), (",workdir=", &overlay.work)] {
-        data.extend_from_slice(key.as_bytes());
-        escape(&mut data, directory, b"\\,");
+    let open = |directory: &PathBuf| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(directory, flags, Mode::empty())
+    };
+    let name = |opened: &OwnedFd| format!("/proc/self/fd/{}", opened.as_raw_fd());
+    let layers = overlay.lower.iter().rev().map(open);
+    let layers: Vec<_> = layers.collect::<Result<_, _>>()?;
+    let (upper, work) = (open(&overlay.upper)?, open(&overlay.work)?);
+    let data = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        layers.iter().map(name).collect::<Vec<_>>().join(":"),
+        name(&upper),
+        name(&work)
+    );
+    if data.len() >= SMALLEST_PAGE {
+        // The kernel would cut it off, and with it the layers at the bottom.
+        return Err(Errno::TOOBIG);
     }
     let data = CString::new(data).map_err(|_| Errno::INVAL)?;
-    rustix::mount::mount(
-        "overlay",
-        path,
-        "overlay",
-        MountFlags::empty(),
-        data.as_c_str(),
-    )
-}
-
-fn escape(data: &mut Vec<u8>, path: &Path, special: &[u8]) {
-    for byte in path.as_os_str().as_bytes() {
-        if special.contains(byte) {
-            data.push(b'\\');
-        }
-        data.push(*byte);
-    }
+    let flags = MountFlags::empty();
+    rustix::mount::mount("overlay", path, "overlay", flags, data.as_c_str())
 }
 
 /// Hides a path: a directory behind an empty one, a file behind the node's `/dev/null`, which can

@@ -1,5 +1,6 @@
 //! Containers: what they are made of, how they end, what they may do.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use slipway_cri_api::v1::{
@@ -35,7 +36,9 @@ fn resources(container: &mut ContainerConfig) -> &mut LinuxContainerResources {
 async fn output(node: &Node, name: &str, mut container: ContainerConfig) -> String {
     let cri = node.cri();
     "0.log".clone_into(&mut container.log_path);
-    let config = node.pod(name);
+    let mut config = node.pod(name);
+    let linux = config.linux.as_mut().unwrap();
+    linux.security_context.as_mut().unwrap().privileged = security(&mut container).privileged;
     let pod = cri.run_pod(&config).await.unwrap();
     let id = cri.launch(&pod, &config, &container).await.unwrap();
     let status = cri.wait_for_exit(&id).await.unwrap();
@@ -127,7 +130,7 @@ async fn stop_uses_the_images_signal_and_kills_after_the_timeout() {
     node.finish().await.unwrap();
 }
 
-async fn ready(log: &std::path::Path) {
+async fn ready(log: &Path) {
     eventually(
         "the container to be ready",
         Duration::from_secs(20),
@@ -264,8 +267,9 @@ async fn limits_reach_the_kernel() {
     let mut container = pod::shell(
         "main",
         &image,
-        "cat /proc/self/oom_score_adj; ulimit -Sn; ulimit -Hn; \
-         cd /sys/fs/cgroup; cat cpu/cpu.shares cpu/cpu.cfs_quota_us memory/memory.limit_in_bytes pids/pids.max",
+        "cat /proc/self/oom_score_adj; ulimit -Sn; ulimit -Hn; cd /sys/fs/cgroup; \
+         if [ -e cgroup.controllers ]; then cat cpu.weight cpu.max memory.max pids.max; \
+         else cat cpu/cpu.shares cpu/cpu.cfs_quota_us memory/memory.limit_in_bytes pids/pids.max; fi",
     );
     *resources(&mut container) = LinuxContainerResources {
         cpu_shares: 512,
@@ -275,9 +279,14 @@ async fn limits_reach_the_kernel() {
         oom_score_adj: 500,
         ..Default::default()
     };
+    let cpu = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        "59\n50000 100000"
+    } else {
+        "512\n50000"
+    };
     assert_eq!(
         output(&node, "limits", container).await,
-        "500\n512\n1024\n512\n50000\n67108864\n50"
+        format!("500\n512\n1024\n{cpu}\n67108864\n50")
     );
     node.finish().await.unwrap();
 }

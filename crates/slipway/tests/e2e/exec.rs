@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use slipway_cri_api::v1::ExecSyncRequest;
+use slipway_cri_api::v1::{ExecSyncRequest, KeyValue};
 use slipway_testbed::{eventually, pod, read_log};
 use tonic::Code;
 
@@ -43,6 +43,25 @@ async fn output_and_exit_code_come_back() {
     assert_eq!(flooded.exit_code, 0);
     assert_eq!(flooded.stdout.len(), (16 << 20) - 1024);
     assert_eq!(flooded.stderr.len(), 0);
+    // An environment that is larger than a packet to the shim, as many services make it.
+    let mut loaded = pod::sleeper("loaded", &image);
+    loaded.envs = (0..5000)
+        .map(|number| KeyValue {
+            key: format!("SERVICE_{number}_PORT"),
+            value: format!(
+                "tcp://10.96.{}.{}:80{:048}",
+                number / 250,
+                number % 250,
+                number
+            ),
+        })
+        .collect();
+    let loaded = cri.launch(&pod, &config, &loaded).await.unwrap();
+    let count = cri
+        .exec(&loaded, &["sh", "-c", "env | grep -c SERVICE_"])
+        .await
+        .unwrap();
+    assert_eq!(count.stdout, b"5000\n");
     // It is in all of the container's namespaces, and reads nothing from standard input.
     let inside = cri
         .exec(&id, &["sh", "-c", "cat; hostname; ps | wc -l"])
@@ -108,7 +127,9 @@ async fn a_command_is_killed_at_its_timeout() {
 async fn a_container_never_sees_a_process_that_still_has_the_nodes_files() {
     let (node, image) = node().await;
     let cri = node.cri();
-    let config = node.pod("watched");
+    let mut config = node.pod("watched");
+    let linux = config.linux.as_mut().unwrap();
+    linux.security_context.as_mut().unwrap().privileged = true;
     let pod = cri.run_pod(&config).await.unwrap();
     // With all capabilities it may look at every process that it can see.
     let script = "own=$(readlink /proc/self/ns/mnt); echo ready; while :; do \

@@ -1,12 +1,14 @@
 //! Images: what can be pulled, what is refused, what is left.
 
+use std::time::Duration;
+
 use slipway_cri_api::slipway::pulls_client::PullsClient;
 use slipway_cri_api::slipway::{LayerState, WatchRequest};
 use slipway_cri_api::v1::{
     ImageFsInfoRequest, ImageSpec, ImageStatusRequest, ListImagesRequest, PullImageRequest,
     RemoveImageRequest,
 };
-use slipway_testbed::{Compression, Cri, Format, Image, Layer, Node, pod};
+use slipway_testbed::{Compression, Cri, Format, Image, Layer, Node, eventually, pod};
 use tonic::{Code, Status};
 
 use crate::{node, refused};
@@ -195,11 +197,12 @@ async fn removing_an_image_gives_its_space_back_but_not_under_a_container() {
         .expect("removing what is not there is fine");
     cri.remove_pod(&sandbox).await.unwrap();
     // The layers of an image that was removed go with its last container.
-    let (bytes, inodes) = used().await;
-    assert!(
-        bytes < 1_000_000 && inodes < 100,
-        "{bytes} bytes, {inodes} inodes"
-    );
+    eventually("the space", Duration::from_secs(20), async || {
+        let (bytes, inodes) = used().await;
+        Ok(bytes < 1_000_000 && inodes < 100)
+    })
+    .await
+    .unwrap();
     node.finish().await.unwrap();
 }
 

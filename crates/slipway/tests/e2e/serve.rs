@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output};
 
@@ -72,23 +73,28 @@ async fn the_daemon_says_what_it_is_and_how_to_configure_a_kubelet() {
 }
 
 #[tokio::test]
-async fn a_second_daemon_on_one_root_is_refused() {
+async fn a_second_daemon_on_one_directory_is_refused_and_nobody_else_looks_in() {
     let node = Node::start().await.unwrap();
-    let root = node.daemon.root();
-    let state = node.scratch.join("other");
+    let (root, state) = (node.daemon.root(), node.daemon.state());
+    let other = node.scratch.join("other");
     let listen = format!("unix://{}", node.scratch.join("other.sock").display());
-    let arguments = [
-        "--root",
-        root.to_str().unwrap(),
-        "--state",
-        state.to_str().unwrap(),
-        "--listen",
-        &listen,
-    ];
-    refuses_to_start(
-        &serve(&arguments, |_| {}),
-        &["another slipway", root.to_str().unwrap()],
-    );
+    for (root, state, shared) in [(&root, &other, &root), (&other, &state, &state)] {
+        let arguments = [
+            "--root",
+            root.to_str().unwrap(),
+            "--state",
+            state.to_str().unwrap(),
+            "--listen",
+            &listen,
+        ];
+        let words = ["another slipway", shared.to_str().unwrap()];
+        refuses_to_start(&serve(&arguments, |_| {}), &words);
+    }
+    // Configurations hold secrets, and layers programs that run as their owner.
+    for directory in [root, state] {
+        let mode = std::fs::metadata(&directory).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "{}", directory.display());
+    }
     node.finish().await.unwrap();
 }
 
@@ -98,11 +104,7 @@ fn who_is_not_root_is_told() {
     let binary = directory.path().join("slipway");
     // The build's own directory need not be open to everybody.
     std::fs::copy(slipway_binary().unwrap(), &binary).unwrap();
-    std::fs::set_permissions(
-        directory.path(),
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )
-    .unwrap();
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let output = Command::new(binary)
         .args(["serve"])
         .uid(65534)
@@ -123,6 +125,31 @@ fn a_configuration_that_is_wrong_is_named() {
         &serve(&["--config", path], |_| {}),
         &[path, "rooot", "line 1"],
     );
+    for (text, word) in [
+        ("[runtime]\ncgroup_parent = \"a/../b\"\n", "cgroup_parent"),
+        (
+            "[runtime.rlimits]\nnofiles = { soft = 1, hard = 2 }\n",
+            "nofiles",
+        ),
+        (
+            "[runtime.rlimits]\nnofile = { soft = 3, hard = 2 }\n",
+            "nofile",
+        ),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let (root, state) = (
+            directory.path().join("root"),
+            directory.path().join("state"),
+        );
+        let directories = [
+            "--root",
+            root.to_str().unwrap(),
+            "--state",
+            state.to_str().unwrap(),
+        ];
+        let arguments = [&["--config", path], directories.as_slice()].concat();
+        refuses_to_start(&serve(&arguments, |_| {}), &[word]);
+    }
     std::fs::write(&file, "").unwrap();
     let output = serve(&["--config", path, "--listen", "tcp://127.0.0.1:1"], |_| {});
     refuses_to_start(&output, &["tcp://127.0.0.1:1", "unix://"]);
@@ -162,6 +189,8 @@ async fn a_client_that_hangs_up_changes_nothing_about_what_the_call_leaves() {
     let config = node.pod("abandoned");
     for millis in [1, 5, 20] {
         let cri = slipway_testbed::Cri::new(node.cri().socket());
+        // Connected already, so that the call is with the daemon before the client leaves.
+        cri.version().await.unwrap();
         let call = cri.run_pod(&config);
         let _ = tokio::time::timeout(std::time::Duration::from_millis(millis), call).await;
         drop(cri);
