@@ -27,39 +27,39 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
-    /// Socket to answer on [default: unix:///run/slipway/slipway.sock]
+    /// Socket to answer on [key: listen; default: unix:///run/slipway/slipway.sock]
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) listen: Option<String>,
 
-    /// Directory of what survives a reboot: images, layers, records [default: /var/lib/slipway]
+    /// Directory of what survives a reboot: images, layers, records [key: root; default: /var/lib/slipway]
     #[arg(long, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
 
-    /// Directory of what a reboot ends: pods, sockets, namespaces [default: /run/slipway]
+    /// Directory of what a reboot ends: pods, sockets, namespaces [key: state; default: /run/slipway]
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
 
-    /// Directory of the network configurations [default: /etc/cni/net.d]
+    /// Directory of the network configurations [key: network.conf_dir; default: /etc/cni/net.d]
     #[arg(long, value_name = "DIR")]
     pub(crate) cni_conf_dir: Option<PathBuf>,
 
-    /// Directory of network plugins; may be repeated [default: /opt/cni/bin and /usr/lib/cni]
+    /// Directory of network plugins; may be repeated [key: network.bin_dirs; default: /opt/cni/bin and /usr/lib/cni]
     #[arg(long, value_name = "DIR")]
     pub(crate) cni_bin_dir: Vec<PathBuf>,
 
-    /// Registries, their mirrors and blocks [default: /etc/containers/registries.conf]
+    /// Registries, their mirrors and blocks [key: image.registries_conf; default: /etc/containers/registries.conf]
     #[arg(long, value_name = "FILE")]
     pub(crate) registries_conf: Option<PathBuf>,
 
-    /// How the log is written [default: text]
+    /// How the log is written [key: log_format; default: text]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) log_format: Option<LogFormat>,
 
-    /// Address on which to offer Prometheus metrics [default: none]
+    /// Address on which to offer Prometheus metrics [key: metrics_listen; default: none]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) metrics_listen: Option<SocketAddr>,
 
-    /// The shim's executable [default: slipway-shim beside this executable]
+    /// The shim's executable [key: runtime.shim; default: slipway-shim beside this executable]
     #[arg(long, value_name = "FILE")]
     pub(crate) shim: Option<PathBuf>,
 }
