@@ -112,16 +112,18 @@ pub(crate) fn components(names: &[&str]) -> Result<()> {
 
 /// The packages that are not installed, by name.
 pub(crate) fn missing(needs: Needs) -> Vec<&'static str> {
-    let containerd = if needs == Needs::NodeAndContainerd {
-        CONTAINERD
-    } else {
-        &[]
-    };
-    NODE.iter()
-        .chain(containerd)
+    packages(needs)
         .filter(|package| !is_installed(package))
         .map(|package| package.name)
         .collect()
+}
+
+fn packages(needs: Needs) -> impl Iterator<Item = &'static Package> {
+    let containerd = match needs {
+        Needs::Node => &[],
+        Needs::NodeAndContainerd => CONTAINERD,
+    };
+    NODE.iter().chain(containerd)
 }
 
 fn is_installed(package: &Package) -> bool {
@@ -220,17 +222,7 @@ mod tests {
 
     #[test]
     fn containerd_is_needed_only_to_compare() {
-        let names = |needs| -> Vec<_> {
-            let extra = if needs == Needs::Node {
-                &[][..]
-            } else {
-                CONTAINERD
-            };
-            NODE.iter()
-                .chain(extra)
-                .map(|package| package.name)
-                .collect()
-        };
+        let names = |needs| -> Vec<_> { packages(needs).map(|package| package.name).collect() };
         assert!(!names(Needs::Node).contains(&"containerd"));
         assert!(names(Needs::NodeAndContainerd).contains(&"containerd"));
     }
