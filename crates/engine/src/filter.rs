@@ -50,10 +50,7 @@ pub fn matches_container(filter: Option<&ContainerFilter>, container: ContainerV
 }
 
 /// Whether all of a selector's labels are there with the selector's values.
-fn matches_labels(
-    selector: &HashMap<String, String>,
-    labels: &HashMap<String, String>,
-) -> bool {
+fn matches_labels(selector: &HashMap<String, String>, labels: &HashMap<String, String>) -> bool {
     selector
         .iter()
         .all(|(key, value)| labels.get(key) == Some(value))
