@@ -277,7 +277,7 @@ async fn a_network_plugin_that_fails_hangs_or_talks_nonsense_leaves_no_pod() {
     let plugins = scratch.join("plugins");
     std::fs::create_dir(&plugins).unwrap();
     let daemon = Daemon::builder(&scratch, &cni)
-        .config("[network]\nplugin_timeout = 1\n")
+        .config("[network]\nplugin_timeout = 5\n")
         .argument("--cni-bin-dir")
         .argument(&plugins)
         .start()
@@ -298,7 +298,7 @@ async fn a_network_plugin_that_fails_hangs_or_talks_nonsense_leaves_no_pod() {
             format!("echo '{complaint}'; exit 1"),
             "no more cable",
         ),
-        ("hangs", "echo some words >&2; sleep 1000".to_owned(), "1 s"),
+        ("hangs", "echo some words >&2; sleep 1000".to_owned(), "5 s"),
         (
             "raves",
             "echo this is not JSON".to_owned(),
