@@ -51,54 +51,33 @@ pub(super) fn mount(overlay: &Overlay, path: &Path) -> Outcome<OwnedFd> {
             attach(tree.as_fd(), place.as_fd()).system(doing)?;
             Ok(tree)
         }
-        Err(Refused::OneByOne) => {
-            mount_at_once(overlay, path).system(doing)?;
+        // Kernels before 6.8 do not take layers one by one. Those before 6.5 say so only in the
+        // end, or once the options are longer than a page.
+        Err((Errno::INVAL, reason)) => {
+            mount_at_once(overlay, path)
+                .system(|| format!("{} ({reason}, so at once)", doing()))?;
             rustix::fs::open(path, flags, Mode::empty()).system(doing)
         }
-        Err(Refused::Altogether(reason)) => Err(Failure::system(format!("{}: {reason}", doing()))),
+        Err((_, reason)) => Err(Failure::system(format!("{}: {reason}", doing()))),
     }
-}
-
-/// Why an overlay was not made.
-enum Refused {
-    /// The kernel (before 6.8) does not take layers one by one.
-    OneByOne,
-    /// Another reason.
-    Altogether(String),
 }
 
 /// Gives the layers to the kernel one by one, so that their number and the length of their paths
-/// do not matter.
-fn layered(overlay: &Overlay) -> Result<OwnedFd, Refused> {
-    let other = |error: Errno| Refused::Altogether(error.to_string());
-    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(other)?;
+/// do not matter. An error comes with what the kernel has to say about it.
+fn layered(overlay: &Overlay) -> Result<OwnedFd, (Errno, String)> {
+    let plain = |error: Errno| (error, error.to_string());
+    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(plain)?;
     let context = context.as_fd();
-    let explained =
-        |error: Errno| Refused::Altogether(format!("{error}{}", kernel_message(context)));
+    let explained = |error: Errno| (error, format!("{error}{}", kernel_message(context)));
     rustix::mount::fsconfig_set_string(context, "source", "overlay").map_err(explained)?;
-    let mut layers = overlay.lower.iter().rev();
-    if let Some(uppermost) = layers.next() {
-        match rustix::mount::fsconfig_set_string(context, "lowerdir+", uppermost) {
-            Err(Errno::INVAL) => return Err(Refused::OneByOne),
-            other => other.map_err(explained)?,
-        }
-    }
-    for layer in layers {
+    for layer in overlay.lower.iter().rev() {
         rustix::mount::fsconfig_set_string(context, "lowerdir+", layer).map_err(explained)?;
     }
     rustix::mount::fsconfig_set_string(context, "upperdir", &overlay.upper).map_err(explained)?;
     rustix::mount::fsconfig_set_string(context, "workdir", &overlay.work).map_err(explained)?;
-    if let Err(error) = rustix::mount::fsconfig_create(context) {
-        let message = kernel_message(context);
-        // Before 6.5 an overlay takes whatever it is given, and refuses it here without a word.
-        return Err(if error == Errno::INVAL && message.is_empty() {
-            Refused::OneByOne
-        } else {
-            Refused::Altogether(format!("{error}{message}"))
-        });
-    }
+    rustix::mount::fsconfig_create(context).map_err(explained)?;
     let attributes = MountAttrFlags::empty();
-    rustix::mount::fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(other)
+    rustix::mount::fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(plain)
 }
 
 /// The way of mount(2): all layers in one string, which must fit into a page. They are named by

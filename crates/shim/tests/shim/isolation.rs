@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use crate::scene::Scene;
+use crate::scene::{Scene, unified};
 use serde_json::{Value, json};
 use slipway_shim::Error;
 use slipway_shim::protocol::FailureKind;
@@ -296,7 +296,8 @@ async fn the_pods_namespaces_are_there() {
     let (_, lines) = scene.run("one", &config).await;
     let expected = ["scene", "7", "1", "1", "1", "256"].map(|line| format!("stdout F {line}"));
     assert_eq!(lines[..6], expected, "{lines:#?}");
-    assert!(lines.contains(&"stdout F pids".to_owned()));
+    let hierarchy = if unified() { "cgroup.procs" } else { "pids" };
+    assert!(lines.contains(&format!("stdout F {hierarchy}")));
 }
 
 #[tokio::test]

@@ -141,7 +141,7 @@ impl Scene {
         let found = self
             .cgroups
             .iter()
-            .find(|path| path.starts_with(format!("/sys/fs/cgroup/{hierarchy}")));
+            .find(|path| unified() || path.starts_with(format!("/sys/fs/cgroup/{hierarchy}")));
         found
             .unwrap_or_else(|| panic!("no {hierarchy} hierarchy on this machine"))
             .clone()
@@ -223,7 +223,11 @@ impl Scene {
                 work: bundle.join("work"),
             },
             cgroups: self.cgroups.clone(),
-            oom_events: Some(self.cgroup("memory").join("memory.oom_control")),
+            oom_events: Some(self.cgroup("memory").join(if unified() {
+                "memory.events"
+            } else {
+                "memory.oom_control"
+            })),
             log: Some(bundle.join("0.log")),
             terminal: false,
             stdin: false,
@@ -320,16 +324,23 @@ impl Scene {
     }
 }
 
+/// Whether this machine has cgroup v2 alone.
+pub(crate) fn unified() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
 fn make_cgroups(name: &str) -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
     let hierarchies = [
         "cpu", "cpuacct", "memory", "devices", "freezer", "blkio", "pids", "systemd",
     ];
-    let cgroups: Vec<PathBuf> = hierarchies
-        .iter()
-        .map(|hierarchy| Path::new("/sys/fs/cgroup").join(hierarchy))
-        .filter(|path| path.exists())
-        .map(|path| path.join(name))
-        .collect();
+    let cgroups: Vec<PathBuf> = if unified() {
+        vec![root.join(name)]
+    } else {
+        let hierarchies = hierarchies.iter().map(|hierarchy| root.join(hierarchy));
+        let present = hierarchies.filter(|path| path.exists());
+        present.map(|path| path.join(name)).collect()
+    };
     for cgroup in &cgroups {
         fs::create_dir(cgroup).unwrap();
     }
