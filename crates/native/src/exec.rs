@@ -13,8 +13,8 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
-use crate::failure;
 use crate::node::Node;
+use crate::{failure, signal};
 
 /// What is kept of a command's two outputs together, in bytes: a CRI message carries 16 MiB, the
 /// rest of it included.
@@ -25,8 +25,6 @@ const CHUNK: usize = 16 * 1024;
 
 /// How long the end of a command that was killed is waited for.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
-
-const SIGKILL: i32 = 9;
 
 /// Runs a command to its end (CRI `ExecSync`).
 pub(crate) async fn exec_sync(
@@ -71,7 +69,7 @@ pub(crate) async fn exec_sync(
             let limit = Duration::from_secs(seconds);
             let Ok(exit) = tokio::time::timeout(limit, outputs.collect_until(&mut end)).await
             else {
-                let _ = shim.kill_exec(exec, SIGKILL).await;
+                let _ = shim.kill_exec(exec, signal::SIGKILL).await;
                 // One that waits for a disk in the kernel dies when that answers.
                 let _ = tokio::time::timeout(KILL_DEADLINE, end).await;
                 return Err(Error::deadline(format!(

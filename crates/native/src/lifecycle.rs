@@ -24,8 +24,6 @@ use crate::spec::{self, Plan};
 use crate::store::ContainerRecord;
 use crate::{blocking, failure, user};
 
-const SIGKILL: i32 = 9;
-
 /// How long a process may take to die of SIGKILL: one that waits for a disk or a network file
 /// system in the kernel can take any time.
 const KILL_DEADLINE: Duration = Duration::from_mins(1);
@@ -397,7 +395,7 @@ pub(crate) async fn stop(node: &Arc<Node>, id: &str, timeout: i64) -> Result<()>
 
 /// Kills a container and waits for its end.
 async fn kill(node: &Arc<Node>, container: &Container) -> Result<()> {
-    signal_container(node, container, SIGKILL, true).await?;
+    signal_container(node, container, signal::SIGKILL, true).await?;
     await_exit(container).await
 }
 

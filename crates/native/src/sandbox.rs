@@ -22,12 +22,10 @@ use crate::node::{Node, now};
 use crate::pod::{Pod, PodState};
 use crate::spec::{check_pod, pod_namespaces};
 use crate::store::{PodPhase, PodRecord};
-use crate::{blocking, failure, lifecycle};
+use crate::{blocking, failure, lifecycle, signal};
 
 /// What the peers give to `/dev/shm`.
 const SHM_BYTES: u64 = 64 * 1024 * 1024;
-
-const SIGKILL: i32 = 9;
 
 /// How long a shim may take to end once it was told to.
 const SHIM_DEADLINE: Duration = Duration::from_secs(30);
@@ -242,7 +240,7 @@ async fn kill_containers(node: &Arc<Node>, pod: &Pod, shim: Option<&Shim>) -> Re
             continue;
         }
         if let Some(shim) = shim {
-            let _ = shim.kill(&id, SIGKILL, true).await;
+            let _ = shim.kill(&id, signal::SIGKILL, true).await;
         }
         running.push(container);
     }

@@ -2,6 +2,9 @@
 
 use slipway_cri_api::v1::Signal;
 
+/// What ends a process that is not asked.
+pub(crate) const SIGKILL: i32 = 9;
+
 /// What stops a container of which nobody says more.
 pub(crate) const SIGTERM: i32 = 15;
 

@@ -86,16 +86,6 @@ pub enum Error {
         /// The file that configures it.
         file: PathBuf,
     },
-    /// The sandbox's `lo` could not be brought up.
-    #[error("pod {pod_id}: cannot bring up the loopback interface in {}: {source}", netns.display())]
-    Loopback {
-        /// The pod.
-        pod_id: String,
-        /// Its network namespace.
-        netns: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
     /// An ADD failed, and so did a DEL after it. The cache entry is still there.
     #[error(
         "{cause}; what had been set up before that could not all be taken back, which is tried \

@@ -17,7 +17,7 @@
 //!   a killed daemon has left running is waited for.
 //! - A caller that goes away changes nothing: the operation runs to its end on its own thread.
 //!
-//! The sandbox's `lo` is brought up here too, as Kubernetes wants it in every pod.
+//! The sandbox's `lo` is not touched here: it belongs to whoever made the network namespace.
 //!
 //! Limitations: `CHECK`, `STATUS` and `GC` are not called, and plugins are read only from the list
 //! itself, not from a directory beside it (`loadOnlyInlinedPlugins` of version 1.1.0).
@@ -31,7 +31,6 @@ mod config;
 mod conflist;
 mod error;
 mod executed;
-mod loopback;
 mod network;
 mod plugin;
 mod result;

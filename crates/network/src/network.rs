@@ -14,7 +14,7 @@ use crate::cache::{Cache, Entry, Record, Recorded};
 use crate::catalog::{Catalog, Selected};
 use crate::chain::{Chain, Pod};
 use crate::conflist::Conflist;
-use crate::{Config, Error, loopback, result};
+use crate::{Config, Error, result};
 
 /// The file systems that a network namespace is seen on: nsfs, and procfs for links under /proc.
 const NAMESPACE_FILE_SYSTEMS: [u64; 2] = [0x6e73_6673, 0x9fa0];
@@ -185,11 +185,6 @@ fn attach(chain: &Chain<'_>, entry: &Entry, record: &Record) -> Result<Attached,
         file,
         list,
     } = record;
-    loopback::bring_up(&attachment.netns).map_err(|source| Error::Loopback {
-        pod_id: attachment.pod_id.clone(),
-        netns: attachment.netns.clone(),
-        source,
-    })?;
     let pod = Pod {
         attachment,
         netns: &attachment.netns,
