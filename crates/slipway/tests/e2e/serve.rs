@@ -102,8 +102,14 @@ async fn a_second_daemon_on_one_directory_is_refused_and_nobody_else_looks_in() 
 fn who_is_not_root_is_told() {
     let directory = tempfile::tempdir().unwrap();
     let binary = directory.path().join("slipway");
-    // The build's own directory need not be open to everybody.
-    std::fs::copy(slipway_binary().unwrap(), &binary).unwrap();
+    // The build's own directory need not be open to everybody. Another process copies, for a file
+    // that this one has written cannot be executed while another thread's child has it open.
+    let copied = Command::new("cp")
+        .arg(slipway_binary().unwrap())
+        .arg(&binary)
+        .status()
+        .unwrap();
+    assert!(copied.success());
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let output = Command::new(binary)
         .args(["serve"])
