@@ -4,15 +4,22 @@ use std::sync::Arc;
 
 use slipway_cri_api::v1::runtime_service_server::RuntimeService;
 use slipway_cri_api::v1::{
-    ContainerStatusRequest, ContainerStatusResponse, CreateContainerRequest,
-    CreateContainerResponse, ExecSyncRequest, ExecSyncResponse, ListContainersRequest,
-    ListContainersResponse, ListPodSandboxRequest, ListPodSandboxResponse, PodSandboxStatusRequest,
+    CheckpointContainerRequest, CheckpointContainerResponse, ContainerStatsRequest,
+    ContainerStatsResponse, ContainerStatusRequest, ContainerStatusResponse,
+    CreateContainerRequest, CreateContainerResponse, ExecSyncRequest, ExecSyncResponse,
+    ListContainerStatsRequest, ListContainerStatsResponse, ListContainersRequest,
+    ListContainersResponse, ListMetricDescriptorsRequest, ListMetricDescriptorsResponse,
+    ListPodSandboxMetricsRequest, ListPodSandboxMetricsResponse, ListPodSandboxRequest,
+    ListPodSandboxResponse, ListPodSandboxStatsRequest, ListPodSandboxStatsResponse,
+    PodSandboxStatsRequest, PodSandboxStatsResponse, PodSandboxStatusRequest,
     PodSandboxStatusResponse, RemoveContainerRequest, RemoveContainerResponse,
     RemovePodSandboxRequest, RemovePodSandboxResponse, ReopenContainerLogRequest,
     ReopenContainerLogResponse, RunPodSandboxRequest, RunPodSandboxResponse, RuntimeConfigRequest,
     RuntimeConfigResponse, StartContainerRequest, StartContainerResponse, StatusRequest,
     StatusResponse, StopContainerRequest, StopContainerResponse, StopPodSandboxRequest,
-    StopPodSandboxResponse, VersionRequest, VersionResponse,
+    StopPodSandboxResponse, UpdateContainerResourcesRequest, UpdateContainerResourcesResponse,
+    UpdatePodSandboxResourcesRequest, UpdatePodSandboxResourcesResponse,
+    UpdateRuntimeConfigRequest, UpdateRuntimeConfigResponse, VersionRequest, VersionResponse,
 };
 use slipway_engine::{Engine, Verbosity};
 use tonic::{Request, Response, Status, async_trait};
@@ -230,5 +237,110 @@ impl RuntimeService for Runtime {
         let answer =
             detached(async move { engine.exec_sync(&container_id, cmd, timeout).await }).await?;
         Ok(Response::new(answer))
+    }
+
+    async fn update_container_resources(
+        &self,
+        request: Request<UpdateContainerResourcesRequest>,
+    ) -> Answer<UpdateContainerResourcesResponse> {
+        let request = request.into_inner();
+        let engine = Arc::clone(&self.engine);
+        detached(async move { engine.update_container_resources(request).await }).await?;
+        Ok(Response::new(UpdateContainerResourcesResponse {}))
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        request: Request<UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<UpdatePodSandboxResourcesResponse> {
+        let request = request.into_inner();
+        let engine = Arc::clone(&self.engine);
+        detached(async move { engine.update_pod_resources(request).await }).await?;
+        Ok(Response::new(UpdatePodSandboxResourcesResponse {}))
+    }
+
+    async fn container_stats(
+        &self,
+        request: Request<ContainerStatsRequest>,
+    ) -> Answer<ContainerStatsResponse> {
+        let id = request.into_inner().container_id;
+        let answer = self.engine.container_stats(&id).await;
+        answer
+            .map(|stats| Response::new(ContainerStatsResponse { stats: Some(stats) }))
+            .map_err(|error| status(&error))
+    }
+
+    async fn list_container_stats(
+        &self,
+        request: Request<ListContainerStatsRequest>,
+    ) -> Answer<ListContainerStatsResponse> {
+        let filter = request.into_inner().filter;
+        let answer = self.engine.list_container_stats(filter).await;
+        answer
+            .map(|stats| Response::new(ListContainerStatsResponse { stats }))
+            .map_err(|error| status(&error))
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<PodSandboxStatsRequest>,
+    ) -> Answer<PodSandboxStatsResponse> {
+        let id = request.into_inner().pod_sandbox_id;
+        let answer = self.engine.pod_stats(&id).await;
+        answer
+            .map(|stats| Response::new(PodSandboxStatsResponse { stats: Some(stats) }))
+            .map_err(|error| status(&error))
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<ListPodSandboxStatsRequest>,
+    ) -> Answer<ListPodSandboxStatsResponse> {
+        let filter = request.into_inner().filter;
+        let answer = self.engine.list_pod_stats(filter).await;
+        answer
+            .map(|stats| Response::new(ListPodSandboxStatsResponse { stats }))
+            .map_err(|error| status(&error))
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<ListMetricDescriptorsRequest>,
+    ) -> Answer<ListMetricDescriptorsResponse> {
+        let answer = self.engine.metric_descriptors().await;
+        answer
+            .map(|descriptors| Response::new(ListMetricDescriptorsResponse { descriptors }))
+            .map_err(|error| status(&error))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<ListPodSandboxMetricsRequest>,
+    ) -> Answer<ListPodSandboxMetricsResponse> {
+        let answer = self.engine.list_pod_metrics().await;
+        answer
+            .map(|pod_metrics| Response::new(ListPodSandboxMetricsResponse { pod_metrics }))
+            .map_err(|error| status(&error))
+    }
+
+    async fn update_runtime_config(
+        &self,
+        request: Request<UpdateRuntimeConfigRequest>,
+    ) -> Answer<UpdateRuntimeConfigResponse> {
+        let config = request.into_inner().runtime_config;
+        let config = required(config, "UpdateRuntimeConfigRequest.runtime_config")?;
+        let engine = Arc::clone(&self.engine);
+        detached(async move { engine.update_runtime_config(config).await }).await?;
+        Ok(Response::new(UpdateRuntimeConfigResponse {}))
+    }
+
+    async fn checkpoint_container(
+        &self,
+        request: Request<CheckpointContainerRequest>,
+    ) -> Answer<CheckpointContainerResponse> {
+        let request = request.into_inner();
+        let engine = Arc::clone(&self.engine);
+        detached(async move { engine.checkpoint_container(request).await }).await?;
+        Ok(Response::new(CheckpointContainerResponse {}))
     }
 }

@@ -5,12 +5,15 @@ use std::pin::Pin;
 use futures_util::Stream;
 use slipway_cri_api::slipway::PullProgress;
 use slipway_cri_api::v1::{
-    AuthConfig, ContainerConfig, ContainerFilter, ContainerStatusResponse, ExecSyncResponse, Image,
-    ImageFsInfoResponse, ImageSpec, ImageStatusResponse, PodSandbox, PodSandboxConfig,
-    PodSandboxFilter, PodSandboxStatusResponse, RuntimeConfigResponse, StatusResponse,
+    AuthConfig, CheckpointContainerRequest, ContainerConfig, ContainerEventResponse,
+    ContainerFilter, ContainerStats, ContainerStatsFilter, ContainerStatusResponse,
+    ExecSyncResponse, Image, ImageFsInfoResponse, ImageSpec, ImageStatusResponse, MetricDescriptor,
+    PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxMetrics, PodSandboxStats,
+    PodSandboxStatsFilter, PodSandboxStatusResponse, RuntimeConfig, RuntimeConfigResponse,
+    StatusResponse, UpdateContainerResourcesRequest, UpdatePodSandboxResourcesRequest,
 };
 
-use crate::Result;
+use crate::{PortConnection, Result, Session, Streams};
 
 /// Whether a status carries the engine's own details in its `info` map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +26,10 @@ pub enum Verbosity {
 
 /// The states of one pull, as they change; it ends with the pull.
 pub type PullProgressStream = Pin<Box<dyn Stream<Item = PullProgress> + Send>>;
+
+/// What happens to containers and pods, from the moment it was asked for; it ends only when its
+/// reader falls so far behind that events were lost to it.
+pub type ContainerEventStream = Pin<Box<dyn Stream<Item = ContainerEventResponse> + Send>>;
 
 /// Something that runs pods: this kernel, or a Docker Engine.
 ///
@@ -88,6 +95,68 @@ pub trait Engine: Send + Sync + 'static {
         command: Vec<String>,
         timeout: i64,
     ) -> Result<ExecSyncResponse>;
+
+    /// Whether a command could be run in a container now: what [`Engine::exec`] would refuse before
+    /// it does anything is refused here (CRI `Exec`, whose client comes later).
+    async fn check_exec(&self, id: &str) -> Result<()>;
+
+    /// Runs a command in a container with streams in the caller's hands (CRI `Exec`).
+    async fn exec(&self, id: &str, command: Vec<String>, streams: Streams) -> Result<Session>;
+
+    /// Whether a container could be attached to now with these streams (CRI `Attach`).
+    async fn check_attach(&self, id: &str, streams: Streams) -> Result<()>;
+
+    /// Gives the caller the streams of a container's own process (CRI `Attach`).
+    async fn attach(&self, id: &str, streams: Streams) -> Result<Session>;
+
+    /// Whether a pod's ports could be connected to now (CRI `PortForward`).
+    async fn check_port_forward(&self, pod: &str) -> Result<()>;
+
+    /// Connects to a TCP port on a pod's loopback address (CRI `PortForward`).
+    async fn connect_port(&self, pod: &str, port: u16) -> Result<PortConnection>;
+
+    /// Changes a container's limits in place (CRI `UpdateContainerResources`).
+    async fn update_container_resources(
+        &self,
+        request: UpdateContainerResourcesRequest,
+    ) -> Result<()>;
+
+    /// Notes a pod's limits and changes those of its cgroup (CRI `UpdatePodSandboxResources`).
+    async fn update_pod_resources(&self, request: UpdatePodSandboxResourcesRequest) -> Result<()>;
+
+    /// What a container uses (CRI `ContainerStats`).
+    async fn container_stats(&self, id: &str) -> Result<ContainerStats>;
+
+    /// What the containers that a filter asks for use (CRI `ListContainerStats`).
+    async fn list_container_stats(
+        &self,
+        filter: Option<ContainerStatsFilter>,
+    ) -> Result<Vec<ContainerStats>>;
+
+    /// What a pod uses (CRI `PodSandboxStats`).
+    async fn pod_stats(&self, id: &str) -> Result<PodSandboxStats>;
+
+    /// What the pods that a filter asks for use (CRI `ListPodSandboxStats`).
+    async fn list_pod_stats(
+        &self,
+        filter: Option<PodSandboxStatsFilter>,
+    ) -> Result<Vec<PodSandboxStats>>;
+
+    /// What [`Engine::list_pod_metrics`] gives (CRI `ListMetricDescriptors`).
+    async fn metric_descriptors(&self) -> Result<Vec<MetricDescriptor>>;
+
+    /// Every pod's metrics under the names that cAdvisor gives them (CRI `ListPodSandboxMetrics`).
+    async fn list_pod_metrics(&self) -> Result<Vec<PodSandboxMetrics>>;
+
+    /// Follows what happens to containers and pods (CRI `GetContainerEvents`).
+    fn container_events(&self) -> ContainerEventStream;
+
+    /// Takes what a kubelet tells all runtimes, which is the node's pod CIDR
+    /// (CRI `UpdateRuntimeConfig`).
+    async fn update_runtime_config(&self, config: RuntimeConfig) -> Result<()>;
+
+    /// Writes a running container's state into an archive (CRI `CheckpointContainer`).
+    async fn checkpoint_container(&self, request: CheckpointContainerRequest) -> Result<()>;
 
     /// Opens a container's log path anew (CRI `ReopenContainerLog`).
     async fn reopen_container_log(&self, id: &str) -> Result<()>;

@@ -12,11 +12,15 @@ mod filter;
 mod id;
 mod index;
 mod pod;
+mod session;
 
 pub use container::{ContainerExit, ContainerName, ContainerState};
-pub use engine::{Engine, PullProgressStream, Verbosity};
+pub use engine::{ContainerEventStream, Engine, PullProgressStream, Verbosity};
 pub use error::{Error, Kind, Result};
 pub use filter::{ContainerView, PodView, matches_container, matches_pod};
 pub use id::new_id;
 pub use index::{Index, Reservation};
 pub use pod::PodName;
+pub use session::{
+    Connection, Input, Output, PortConnection, Session, SessionEnd, Streams, Terminal, TerminalSize,
+};

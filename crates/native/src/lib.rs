@@ -38,12 +38,17 @@ use std::sync::Arc;
 
 use slipway_cgroup::Hierarchy;
 use slipway_cri_api::v1::{
-    AuthConfig, Container, ContainerConfig, ContainerFilter, ContainerStatusResponse,
-    ExecSyncResponse, Image, ImageFsInfoResponse, ImageSpec, ImageStatusResponse, PodSandbox,
-    PodSandboxConfig, PodSandboxFilter, PodSandboxStatusResponse, RuntimeConfigResponse,
-    StatusResponse,
+    AuthConfig, CheckpointContainerRequest, Container, ContainerConfig, ContainerFilter,
+    ContainerStats, ContainerStatsFilter, ContainerStatusResponse, ExecSyncResponse, Image,
+    ImageFsInfoResponse, ImageSpec, ImageStatusResponse, MetricDescriptor, PodSandbox,
+    PodSandboxConfig, PodSandboxFilter, PodSandboxMetrics, PodSandboxStats, PodSandboxStatsFilter,
+    PodSandboxStatusResponse, RuntimeConfig, RuntimeConfigResponse, StatusResponse,
+    UpdateContainerResourcesRequest, UpdatePodSandboxResourcesRequest,
 };
-use slipway_engine::{Engine, Error, Index, PullProgressStream, Result, Verbosity};
+use slipway_engine::{
+    ContainerEventStream, Engine, Error, Index, PortConnection, PullProgressStream, Result,
+    Session, Streams, Verbosity,
+};
 use slipway_image::Images;
 use slipway_network::Network;
 use slipway_shim::Launcher;
@@ -209,6 +214,83 @@ impl Engine for Native {
         exec::exec_sync(&self.node, id, command, timeout).await
     }
 
+    async fn check_exec(&self, _id: &str) -> Result<()> {
+        Err(not_yet("Exec"))
+    }
+
+    async fn exec(&self, _id: &str, _command: Vec<String>, _streams: Streams) -> Result<Session> {
+        Err(not_yet("Exec"))
+    }
+
+    async fn check_attach(&self, _id: &str, _streams: Streams) -> Result<()> {
+        Err(not_yet("Attach"))
+    }
+
+    async fn attach(&self, _id: &str, _streams: Streams) -> Result<Session> {
+        Err(not_yet("Attach"))
+    }
+
+    async fn check_port_forward(&self, _pod: &str) -> Result<()> {
+        Err(not_yet("PortForward"))
+    }
+
+    async fn connect_port(&self, _pod: &str, _port: u16) -> Result<PortConnection> {
+        Err(not_yet("PortForward"))
+    }
+
+    async fn update_container_resources(
+        &self,
+        _request: UpdateContainerResourcesRequest,
+    ) -> Result<()> {
+        Err(not_yet("UpdateContainerResources"))
+    }
+
+    async fn update_pod_resources(&self, _request: UpdatePodSandboxResourcesRequest) -> Result<()> {
+        Err(not_yet("UpdatePodSandboxResources"))
+    }
+
+    async fn container_stats(&self, _id: &str) -> Result<ContainerStats> {
+        Err(not_yet("ContainerStats"))
+    }
+
+    async fn list_container_stats(
+        &self,
+        _filter: Option<ContainerStatsFilter>,
+    ) -> Result<Vec<ContainerStats>> {
+        Err(not_yet("ListContainerStats"))
+    }
+
+    async fn pod_stats(&self, _id: &str) -> Result<PodSandboxStats> {
+        Err(not_yet("PodSandboxStats"))
+    }
+
+    async fn list_pod_stats(
+        &self,
+        _filter: Option<PodSandboxStatsFilter>,
+    ) -> Result<Vec<PodSandboxStats>> {
+        Err(not_yet("ListPodSandboxStats"))
+    }
+
+    async fn metric_descriptors(&self) -> Result<Vec<MetricDescriptor>> {
+        Err(not_yet("ListMetricDescriptors"))
+    }
+
+    async fn list_pod_metrics(&self) -> Result<Vec<PodSandboxMetrics>> {
+        Err(not_yet("ListPodSandboxMetrics"))
+    }
+
+    fn container_events(&self) -> ContainerEventStream {
+        Box::pin(futures_util::stream::empty())
+    }
+
+    async fn update_runtime_config(&self, _config: RuntimeConfig) -> Result<()> {
+        Err(not_yet("UpdateRuntimeConfig"))
+    }
+
+    async fn checkpoint_container(&self, _request: CheckpointContainerRequest) -> Result<()> {
+        Err(not_yet("CheckpointContainer"))
+    }
+
     async fn reopen_container_log(&self, id: &str) -> Result<()> {
         let container = self.node.containers.get(id)?;
         if !container.state().is_running() {
@@ -250,4 +332,10 @@ impl Engine for Native {
     fn watch_pull(&self, image: &str) -> PullProgressStream {
         images::watch(&self.node.images, image)
     }
+}
+
+fn not_yet(call: &str) -> Error {
+    Error::unimplemented(format!(
+        "{call} is not carried out by this version of slipway"
+    ))
 }
