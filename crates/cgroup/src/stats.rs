@@ -6,7 +6,8 @@ use crate::control_file::{keyed, read, read_number, require};
 use crate::hierarchy::Layout;
 use crate::{Cgroup, Error};
 
-/// What a cgroup and all below it use. A part is `None` when its controller is missing.
+/// What a cgroup and all below it use, in as few reads as that takes. A part is `None` when its
+/// controller is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stats {
     /// CPU time.
@@ -33,6 +34,14 @@ pub struct MemoryStats {
     pub working_set: u64,
     /// Anonymous memory.
     pub rss: u64,
+    /// The page cache, tmpfs included.
+    pub cache: u64,
+    /// The part of the page cache that is mapped into processes.
+    pub mapped_file: u64,
+    /// The part of the page cache that was used of late.
+    pub active_file: u64,
+    /// The part of the page cache that was not, and is reclaimed first.
+    pub inactive_file: u64,
     /// Page faults since the cgroup was made.
     pub page_faults: u64,
     /// Page faults that waited for a disk.
@@ -57,8 +66,10 @@ pub struct SwapStats {
 /// Processes and threads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PidsStats {
-    /// How many there are.
+    /// How many threads there are, of which each process has at least one.
     pub current: u64,
+    /// The most there may be; none without a limit.
+    pub limit: Option<u64>,
 }
 
 /// v1 says "no limit" with the largest number of whole pages.
@@ -142,11 +153,21 @@ impl MemoryStats {
         prefix: &str,
     ) -> Result<Self, Error> {
         let field = |key: &str| require(file, text, &format!("{prefix}{key}"));
-        let working_set = usage.saturating_sub(field("inactive_file")?);
+        let inactive_file = field("inactive_file")?;
+        let working_set = usage.saturating_sub(inactive_file);
+        let (rss, cache, mapped_file) = if prefix.is_empty() {
+            ("anon", "file", "file_mapped")
+        } else {
+            ("rss", "cache", "mapped_file")
+        };
         Ok(Self {
             usage,
             working_set,
-            rss: field(if prefix.is_empty() { "anon" } else { "rss" })?,
+            rss: field(rss)?,
+            cache: field(cache)?,
+            mapped_file: field(mapped_file)?,
+            active_file: field("active_file")?,
+            inactive_file,
             page_faults: field("pgfault")?,
             major_page_faults: field("pgmajfault")?,
             limit,
@@ -159,11 +180,12 @@ impl MemoryStats {
 fn pids(directory: &Path) -> Result<PidsStats, Error> {
     Ok(PidsStats {
         current: number(&directory.join("pids.current"))?,
+        limit: read_number(&directory.join("pids.max"))?,
     })
 }
 
 /// A control file whose number cannot be `max`.
-fn number(file: &Path) -> Result<u64, Error> {
+pub(crate) fn number(file: &Path) -> Result<u64, Error> {
     read_number(file)?.ok_or_else(|| Error::Malformed {
         file: file.to_owned(),
         found: "\"max\"".to_owned(),

@@ -394,7 +394,7 @@ fn use_is_counted() {
     await_that(&mut child, || {
         cgroup.stats().unwrap().memory.unwrap().rss > 24 << 20
     });
-    let stats = cgroup.stats().unwrap();
+    let (stats, details) = (cgroup.stats().unwrap(), cgroup.details().unwrap());
     cgroup.kill().unwrap();
     child.wait().unwrap();
     let memory = stats.memory.unwrap();
@@ -407,6 +407,15 @@ fn use_is_counted() {
         limit.unsigned_abs()
     );
     assert!(memory.page_faults > 0);
+    assert!(memory.mapped_file <= memory.cache && memory.inactive_file <= memory.usage);
+    let modes = details.cpu_modes.unwrap();
+    assert!(modes.user + modes.system > 0);
+    assert!(details.memory_peak.unwrap_or(u64::MAX) >= memory.rss);
+    assert_eq!(details.oom_kills, Some(0));
+    assert_eq!(
+        cgroup.pressure().unwrap().cpu.is_some(),
+        cgroup.has_pressure()
+    );
 }
 
 #[test]
