@@ -16,6 +16,10 @@ pub type Input = Pin<Box<dyn AsyncWrite + Send>>;
 /// Which of a process's standard streams a client wants, and whether they are a terminal
 /// (CRI `ExecRequest` and `AttachRequest`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is asked for by itself, as in CRI's ExecRequest"
+)]
 pub struct Streams {
     /// Standard input.
     pub stdin: bool,
