@@ -41,6 +41,7 @@ mod mountinfo;
 mod path;
 mod pressure;
 mod resources;
+mod sample;
 mod stats;
 mod terminate;
 mod v1;

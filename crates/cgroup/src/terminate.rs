@@ -35,7 +35,7 @@ impl Cgroup {
         Ok(pids.into_iter().collect())
     }
 
-    fn members(&self, directory: &Path) -> Result<Vec<i32>, Error> {
+    pub(crate) fn members(&self, directory: &Path) -> Result<Vec<i32>, Error> {
         let file = directory.join("cgroup.procs");
         let text = match fs::read_to_string(&file) {
             Ok(text) => text,

@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use slipway_cri_api::v1::{ContainerFilter, ContainerState, PodSandboxFilter, PodSandboxState};
+use slipway_cri_api::v1::{
+    ContainerFilter, ContainerState, ContainerStatsFilter, PodSandboxFilter, PodSandboxState,
+    PodSandboxStatsFilter,
+};
 
 /// What a [`PodSandboxFilter`] looks at.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +49,23 @@ pub fn matches_container(filter: Option<&ContainerFilter>, container: ContainerV
         && filter
             .state
             .is_none_or(|wanted| wanted.state == container.state as i32)
+        && matches_labels(&filter.label_selector, container.labels)
+}
+
+/// As [`matches_pod`], for those whose use is asked for.
+pub fn matches_pod_stats(filter: Option<&PodSandboxStatsFilter>, pod: PodView<'_>) -> bool {
+    let Some(filter) = filter else { return true };
+    pod.id.starts_with(&filter.id) && matches_labels(&filter.label_selector, pod.labels)
+}
+
+/// As [`matches_container`], for those whose use is asked for.
+pub fn matches_container_stats(
+    filter: Option<&ContainerStatsFilter>,
+    container: ContainerView<'_>,
+) -> bool {
+    let Some(filter) = filter else { return true };
+    container.id.starts_with(&filter.id)
+        && container.pod.starts_with(&filter.pod_sandbox_id)
         && matches_labels(&filter.label_selector, container.labels)
 }
 

@@ -17,7 +17,10 @@ mod session;
 pub use container::{ContainerExit, ContainerName, ContainerState};
 pub use engine::{ContainerEventStream, Engine, PullProgressStream, Verbosity};
 pub use error::{Error, Kind, Result};
-pub use filter::{ContainerView, PodView, matches_container, matches_pod};
+pub use filter::{
+    ContainerView, PodView, matches_container, matches_container_stats, matches_pod,
+    matches_pod_stats,
+};
 pub use id::new_id;
 pub use index::{Index, Reservation};
 pub use pod::PodName;

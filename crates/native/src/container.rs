@@ -9,6 +9,7 @@ use tokio::sync::{Mutex, watch};
 use crate::layers::HeldLayers;
 use crate::node::Node;
 use crate::pod::Pod;
+use crate::stats::Observed;
 use crate::store::{ContainerRecord, ExitRecord};
 
 /// One container.
@@ -18,6 +19,7 @@ pub(crate) struct Container {
     pub(crate) pod: Arc<Pod>,
     /// Held by whoever starts or removes it.
     pub(crate) gate: Mutex<()>,
+    pub(crate) observed: Observed,
     /// Its init, as the node numbers it, once it is known.
     pid: OnceLock<i32>,
     /// Kept until it is removed.
@@ -40,6 +42,7 @@ impl Container {
             record,
             pod,
             gate: Mutex::new(()),
+            observed: Observed::default(),
             pid: OnceLock::new(),
             layers: std::sync::Mutex::new(layers),
             state: watch::Sender::new(state),
@@ -71,6 +74,7 @@ impl Container {
         self.state
             .send_if_modified(|state| match state.started(started_at) {
                 Ok(running) => {
+                    self.observed.begin(started_at);
                     *state = running;
                     true
                 }

@@ -28,6 +28,7 @@ mod rootfs;
 mod sandbox;
 mod signal;
 mod spec;
+mod stats;
 mod status;
 mod store;
 mod user;
@@ -89,6 +90,7 @@ impl Native {
     pub async fn open(settings: Settings) -> Result<Self> {
         let node = blocking::run(move || assemble(settings)).await?;
         recovery::recover(&node).await?;
+        stats::spawn_sampler(&node);
         Ok(Self { node })
     }
 }
@@ -126,6 +128,7 @@ fn assemble(settings: Settings) -> Result<Arc<Node>> {
         network: Arc::new(Network::new(network, root.join("cni"))),
         launcher,
         hierarchy,
+        sampler: Arc::default(),
         pods: Arc::new(Index::new("pod")),
         containers: Arc::new(Index::new("container")),
         cgroup_parent,
@@ -249,26 +252,26 @@ impl Engine for Native {
         Err(not_yet("UpdatePodSandboxResources"))
     }
 
-    async fn container_stats(&self, _id: &str) -> Result<ContainerStats> {
-        Err(not_yet("ContainerStats"))
+    async fn container_stats(&self, id: &str) -> Result<ContainerStats> {
+        stats::container(&self.node, id).await
     }
 
     async fn list_container_stats(
         &self,
-        _filter: Option<ContainerStatsFilter>,
+        filter: Option<ContainerStatsFilter>,
     ) -> Result<Vec<ContainerStats>> {
-        Err(not_yet("ListContainerStats"))
+        stats::containers(&self.node, filter.as_ref()).await
     }
 
-    async fn pod_stats(&self, _id: &str) -> Result<PodSandboxStats> {
-        Err(not_yet("PodSandboxStats"))
+    async fn pod_stats(&self, id: &str) -> Result<PodSandboxStats> {
+        stats::pod(&self.node, id).await
     }
 
     async fn list_pod_stats(
         &self,
-        _filter: Option<PodSandboxStatsFilter>,
+        filter: Option<PodSandboxStatsFilter>,
     ) -> Result<Vec<PodSandboxStats>> {
-        Err(not_yet("ListPodSandboxStats"))
+        stats::pods(&self.node, filter.as_ref()).await
     }
 
     async fn metric_descriptors(&self) -> Result<Vec<MetricDescriptor>> {

@@ -14,6 +14,7 @@ use slipway_shim::Launcher;
 use crate::config::Config;
 use crate::container::Container;
 use crate::pod::Pod;
+use crate::stats::Sampler;
 use crate::store::Store;
 
 /// Everything that the operations work on. Nothing in it cannot be rebuilt from disk.
@@ -26,6 +27,7 @@ pub(crate) struct Node {
     pub(crate) network: Arc<Network>,
     pub(crate) launcher: Launcher,
     pub(crate) hierarchy: Hierarchy,
+    pub(crate) sampler: Arc<Sampler>,
     pub(crate) pods: Arc<Index<PodName, Pod>>,
     pub(crate) containers: Arc<Index<ContainerName, Container>>,
     /// The boot in which this is: pods of another one are over.

@@ -11,6 +11,7 @@ use slipway_shim::Shim;
 use slipway_shim::protocol::Exit;
 use tokio::sync::{RwLock, oneshot};
 
+use crate::stats::Observed;
 use crate::store::PodRecord;
 
 /// One pod.
@@ -22,6 +23,7 @@ pub(crate) struct Pod {
     pub(crate) cgroup: CgroupPath,
     /// Held shared by whoever adds to the pod, exclusively by whoever stops or removes it.
     pub(crate) gate: RwLock<()>,
+    pub(crate) observed: Observed,
     state: Mutex<PodState>,
     containers: Mutex<BTreeSet<String>>,
     /// None once the shim has gone: nothing ends any more.
@@ -59,6 +61,7 @@ impl Pod {
             directory,
             cgroup,
             gate: RwLock::new(()),
+            observed: Observed::default(),
             state: Mutex::new(state),
             containers: Mutex::new(BTreeSet::new()),
             execs: Mutex::new(Some(HashMap::new())),

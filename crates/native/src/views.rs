@@ -27,19 +27,31 @@ fn pod_state(pod: &Pod) -> PodSandboxState {
     }
 }
 
+/// What filters look at.
+pub(crate) fn pod_view(pod: &Pod) -> PodView<'_> {
+    PodView {
+        id: pod.id(),
+        state: pod_state(pod),
+        labels: &pod.record.config.labels,
+    }
+}
+
+/// What filters look at.
+pub(crate) fn container_view(container: &Container) -> ContainerView<'_> {
+    ContainerView {
+        id: container.id(),
+        pod: container.pod.id(),
+        state: container.state().cri(),
+        labels: &container.record.config.labels,
+    }
+}
+
 pub(crate) fn pods(node: &Node, filter: Option<&PodSandboxFilter>) -> Vec<PodSandbox> {
     let mut pods: Vec<_> = node
         .pods
         .all()
         .iter()
-        .filter(|pod| {
-            let view = PodView {
-                id: pod.id(),
-                state: pod_state(pod),
-                labels: &pod.record.config.labels,
-            };
-            matches_pod(filter, view)
-        })
+        .filter(|pod| matches_pod(filter, pod_view(pod)))
         .map(|pod| PodSandbox {
             id: pod.id().to_owned(),
             metadata: pod.record.config.metadata.clone(),
@@ -117,15 +129,7 @@ pub(crate) fn containers(node: &Node, filter: Option<&ContainerFilter>) -> Vec<C
         .containers
         .all()
         .iter()
-        .filter(|container| {
-            let view = ContainerView {
-                id: container.id(),
-                pod: container.pod.id(),
-                state: container.state().cri(),
-                labels: &container.record.config.labels,
-            };
-            matches_container(filter, view)
-        })
+        .filter(|container| matches_container(filter, container_view(container)))
         .map(list_message)
         .collect();
     containers.sort_by_key(|container| std::cmp::Reverse(container.created_at));

@@ -14,6 +14,7 @@ mod log;
 mod pod;
 mod restart;
 mod serve;
+mod stats;
 
 use slipway_testbed::{Image, Node, Pushed};
 use tonic::{Code, Status};

@@ -1,0 +1,110 @@
+//! The counters of network interfaces, as proc_net(5) shows them.
+
+use std::io;
+
+use rustix::process::Pid;
+
+/// The interface that CNI makes in a pod, under the name that Slipway gives it.
+pub(crate) const DEFAULT: &str = "eth0";
+
+/// What went through a network interface since it was made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Interface {
+    pub(crate) name: String,
+    pub(crate) received: Traffic,
+    pub(crate) sent: Traffic,
+}
+
+/// One direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Traffic {
+    pub(crate) bytes: u64,
+    pub(crate) packets: u64,
+    pub(crate) errors: u64,
+    pub(crate) dropped: u64,
+}
+
+/// The interfaces in the network namespace of a process, without its loopback. Blocking, briefly.
+pub(crate) fn interfaces(process: Pid) -> io::Result<Vec<Interface>> {
+    let path = format!("/proc/{}/net/dev", process.as_raw_nonzero());
+    Ok(parse(&std::fs::read_to_string(path)?))
+}
+
+fn parse(text: &str) -> Vec<Interface> {
+    text.lines()
+        .filter_map(interface)
+        .filter(|interface| interface.name != "lo")
+        .collect()
+}
+
+/// A line of `/proc/net/dev`: name, then eight counters for each direction. The two lines of
+/// headings have no numbers.
+fn interface(line: &str) -> Option<Interface> {
+    // A name may hold a colon (that of an alias), a number cannot.
+    let (name, counters) = line.rsplit_once(':')?;
+    let counters: Vec<u64> = counters
+        .split_ascii_whitespace()
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .ok()?;
+    let traffic = |first: usize| {
+        Some(Traffic {
+            bytes: *counters.get(first)?,
+            packets: *counters.get(first + 1)?,
+            errors: *counters.get(first + 2)?,
+            dropped: *counters.get(first + 3)?,
+        })
+    };
+    Some(Interface {
+        name: name.trim().to_owned(),
+        received: traffic(0)?,
+        sent: traffic(8)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHOWN: &str = "\
+Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:     100       2    0    0    0     0          0         0      100       2    0    0    0     0       0          0
+  eth0: 1468421    1021    3    4    0     0          0         0   932118     877    5    6    0     0       0          0
+net1:0:1 2 0 0 0 0 0 0 3 4 0 0 0 0 0 0
+";
+
+    #[test]
+    fn every_interface_but_loopback_is_read() {
+        let read = parse(SHOWN);
+        let names: Vec<_> = read.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(names, ["eth0", "net1:0"]);
+        let expected = Interface {
+            name: "eth0".to_owned(),
+            received: Traffic {
+                bytes: 1_468_421,
+                packets: 1021,
+                errors: 3,
+                dropped: 4,
+            },
+            sent: Traffic {
+                bytes: 932_118,
+                packets: 877,
+                errors: 5,
+                dropped: 6,
+            },
+        };
+        assert_eq!(read[0], expected);
+        assert_eq!(read[1].sent.bytes, 3);
+    }
+
+    #[test]
+    fn this_kernel_writes_what_is_understood() {
+        interfaces(rustix::process::getpid()).unwrap();
+        let own = std::fs::read_to_string("/proc/self/net/dev").unwrap();
+        assert_eq!(
+            own.lines().filter_map(interface).count(),
+            own.lines().count() - 2
+        );
+    }
+}

@@ -1,0 +1,123 @@
+//! What must have been looked at before anybody asks: rates need two readings, and a large
+//! writable layer takes longer to read than a call may take.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use slipway_engine::ContainerState;
+use tokio::sync::Notify;
+
+use super::layer::LayerUsage;
+use super::rate::CpuRate;
+use crate::container::Container;
+use crate::node::{Node, now};
+use crate::{blocking, lifecycle};
+
+/// How often everything is looked at where nobody asks: as often as a kubelet does.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// What is remembered of a container's or a pod's use.
+#[derive(Debug, Default)]
+pub(crate) struct Observed {
+    cpu: Mutex<CpuRate>,
+    layer: Mutex<Option<LayerUsage>>,
+}
+
+impl Observed {
+    /// Its process was just executed.
+    pub(crate) fn begin(&self, at: i64) {
+        self.cpu().begin(at);
+    }
+
+    /// As [`CpuRate::observe`].
+    pub(super) fn cpu_used(&self, at: i64, used: u64) -> Option<u64> {
+        self.cpu().observe(at, used)
+    }
+
+    fn cpu(&self) -> std::sync::MutexGuard<'_, CpuRate> {
+        self.cpu.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What its writable layer held when it was last read.
+    pub(crate) fn layer(&self) -> Option<LayerUsage> {
+        *self.layer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_layer(&self, usage: LayerUsage) {
+        *self.layer.lock().unwrap_or_else(PoisonError::into_inner) = Some(usage);
+    }
+}
+
+/// Wakes the task that looks at everything.
+#[derive(Debug, Default)]
+pub(crate) struct Sampler(Notify);
+
+impl Sampler {
+    /// Somebody has asked and was given what is known: let it be newer next time.
+    pub(super) fn wake(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// Looks at everything for as long as the node is there.
+pub(crate) fn spawn(node: &Arc<Node>) {
+    let (node, sampler) = (Arc::downgrade(node), Arc::clone(&node.sampler));
+    tokio::spawn(async move {
+        // Looked at by one thread, one after the other: a node at rest stays at rest.
+        while sample(&node).await {
+            let _ = tokio::time::timeout(PERIOD, sampler.0.notified()).await;
+        }
+    });
+}
+
+/// Answers whether the node is still there.
+async fn sample(node: &Weak<Node>) -> bool {
+    let Some(node) = node.upgrade() else {
+        return false;
+    };
+    let looked = blocking::run(move || {
+        for pod in node.pods.all() {
+            let cgroup = node.hierarchy.open(&pod.cgroup);
+            if let Ok(Some(used)) = cgroup.cpu_time() {
+                pod.observed.cpu_used(now(), used);
+            }
+        }
+        for container in node.containers.all() {
+            if container.state().is_running()
+                && let Ok(cgroup) = lifecycle::cgroup(&node, &container)
+                && let Ok(Some(used)) = cgroup.cpu_time()
+            {
+                container.observed.cpu_used(now(), used);
+            }
+            read_layer(&node, &container);
+        }
+        Ok(())
+    });
+    if let Err(error) = looked.await {
+        tracing::error!(%error, "what containers use could not be looked at");
+    }
+    true
+}
+
+/// Reads a container's writable layer if it is time to. What has ended does not change.
+fn read_layer(node: &Node, container: &Container) {
+    let over = matches!(container.state(), ContainerState::Exited(exit)
+        if container.observed.layer().is_some_and(|last| last.at > exit.finished_at));
+    if over
+        || container
+            .observed
+            .layer()
+            .is_some_and(|last| !last.is_stale())
+    {
+        return;
+    }
+    match LayerUsage::read(&node.writable(container.id()).join("upper")) {
+        Ok(usage) => container.observed.set_layer(usage),
+        // Removed since the list was made.
+        Err(Errno::NOENT) => {}
+        Err(error) => {
+            tracing::warn!(container = container.id(), %error, "its writable layer cannot be read");
+        }
+    }
+}
