@@ -12,12 +12,12 @@ mod sampler;
 use std::sync::Arc;
 
 use rustix::process::Pid;
-use slipway_cgroup::{Cgroup, MemoryStats, Stats};
+use slipway_cgroup::{Cgroup, MemoryStats, ResourcePressure, Stalls, Stats};
 use slipway_cri_api::v1::{
     ContainerAttributes, ContainerStats, ContainerStatsFilter, CpuUsage, FilesystemIdentifier,
-    FilesystemUsage, LinuxPodSandboxStats, MemoryUsage, NamespaceMode, NetworkInterfaceUsage,
-    NetworkUsage, PodSandboxAttributes, PodSandboxStats, PodSandboxStatsFilter, ProcessUsage,
-    SwapUsage, UInt64Value,
+    FilesystemUsage, IoUsage, LinuxPodSandboxStats, MemoryUsage, NamespaceMode,
+    NetworkInterfaceUsage, NetworkUsage, PodSandboxAttributes, PodSandboxStats,
+    PodSandboxStatsFilter, ProcessUsage, PsiData, PsiStats, SwapUsage, UInt64Value,
 };
 use slipway_engine::{Result, matches_container_stats, matches_pod_stats};
 
@@ -121,14 +121,19 @@ fn container_stats(node: &Node, container: &Container) -> ContainerStats {
         .then(|| lifecycle::cgroup(node, container).ok())
         .flatten()
         .and_then(|cgroup| Used::read(&cgroup, &container.observed));
-    let Used { cpu, memory, swap } = used.unwrap_or_default();
+    let Used {
+        cpu,
+        memory,
+        swap,
+        io,
+    } = used.unwrap_or_default();
     ContainerStats {
         attributes: Some(attributes),
         cpu,
         memory,
         swap,
         writable_layer: writable_layer(node, container),
-        io: None,
+        io,
     }
 }
 
@@ -157,7 +162,9 @@ fn pod_stats(node: &Node, pod: &Pod) -> PodSandboxStats {
     let used = ready
         .then(|| Used::read(&node.hierarchy.open(&pod.cgroup), &pod.observed))
         .flatten();
-    let Used { cpu, memory, .. } = used.unwrap_or_default();
+    let Used {
+        cpu, memory, io, ..
+    } = used.unwrap_or_default();
     let processes = containers
         .iter()
         .filter(|container| container.state().is_running())
@@ -188,7 +195,7 @@ fn pod_stats(node: &Node, pod: &Pod) -> PodSandboxStats {
                 .iter()
                 .map(|container| container_stats(node, container))
                 .collect(),
-            io: None,
+            io,
         }),
         windows: None,
     }
@@ -235,6 +242,7 @@ struct Used {
     cpu: Option<CpuUsage>,
     memory: Option<MemoryUsage>,
     swap: Option<SwapUsage>,
+    io: Option<IoUsage>,
 }
 
 impl Used {
@@ -242,6 +250,7 @@ impl Used {
     fn read(cgroup: &Cgroup, observed: &Observed) -> Option<Self> {
         let timestamp = now();
         let Stats { cpu, memory, .. } = cgroup.stats().ok()?;
+        let pressure = cgroup.pressure().unwrap_or_default();
         let swap = memory
             .as_ref()
             .and_then(|memory| memory.swap.as_ref())
@@ -259,10 +268,17 @@ impl Used {
                 usage_nano_cores: observed
                     .cpu_used(timestamp, cpu.usage_nanoseconds)
                     .and_then(value),
-                psi: None,
+                psi: pressure.cpu.map(psi),
             }),
-            memory: memory.map(|memory| memory_usage(timestamp, &memory)),
+            memory: memory.map(|memory| MemoryUsage {
+                psi: pressure.memory.map(psi),
+                ..memory_usage(timestamp, &memory)
+            }),
             swap,
+            io: pressure.io.map(|pressure| IoUsage {
+                timestamp,
+                psi: Some(psi(pressure)),
+            }),
         })
     }
 }
@@ -280,6 +296,20 @@ fn memory_usage(timestamp: i64, memory: &MemoryStats) -> MemoryUsage {
     }
 }
 
+fn psi(pressure: ResourcePressure) -> PsiStats {
+    let data = |stalls: Stalls| PsiData {
+        // CRI counts nanoseconds, the kernel microseconds.
+        total: stalls.total_microseconds.saturating_mul(1000),
+        avg10: stalls.last_10_seconds,
+        avg60: stalls.last_60_seconds,
+        avg300: stalls.last_300_seconds,
+    };
+    PsiStats {
+        full: Some(data(pressure.full)),
+        some: Some(data(pressure.some)),
+    }
+}
+
 /// A wrapped number, which is there even when it is zero.
 #[expect(
     clippy::unnecessary_wraps,
@@ -287,4 +317,31 @@ fn memory_usage(timestamp: i64, memory: &MemoryStats) -> MemoryUsage {
 )]
 fn value(value: u64) -> Option<UInt64Value> {
     Some(UInt64Value { value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pressure_is_told_in_nanoseconds_and_percent() {
+        let stalls = Stalls {
+            last_10_seconds: 1.5,
+            last_60_seconds: 0.5,
+            last_300_seconds: 0.25,
+            total_microseconds: 7,
+        };
+        let told = psi(ResourcePressure {
+            some: stalls,
+            full: Stalls::default(),
+        });
+        let expected = PsiData {
+            total: 7000,
+            avg10: 1.5,
+            avg60: 0.5,
+            avg300: 0.25,
+        };
+        assert_eq!(told.some, Some(expected));
+        assert_eq!(told.full, Some(PsiData::default()));
+    }
 }
