@@ -21,6 +21,9 @@ pub struct Config {
     /// Resource limits (setrlimit(2)) of containers' processes by name in lower case, `nofile` for
     /// example; what is not named is as the daemon has it.
     pub rlimits: BTreeMap<String, Rlimit>,
+    /// Whether devices that a container's request lists belong to its `run_as_user` and
+    /// `run_as_group` in the container, instead of to whom the node's belong.
+    pub device_ownership_from_security_context: bool,
 }
 
 /// A resource limit, in the unit that setrlimit(2) gives it.
@@ -78,6 +81,7 @@ impl Default for Config {
             cgroup_parent: "/slipway".to_owned(),
             pids_limit: None,
             rlimits: BTreeMap::new(),
+            device_ownership_from_security_context: false,
         }
     }
 }

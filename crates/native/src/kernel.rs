@@ -1,6 +1,7 @@
 //! What the kernel must have before anything is tried.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rustix::process::geteuid;
 use slipway_engine::{Error, Result};
@@ -27,6 +28,15 @@ pub(crate) fn check() -> Result<()> {
         "this kernel lacks what pods need: {}",
         missing.join(", ")
     )))
+}
+
+/// Whether a mount can be made read-only together with those below it (CRI
+/// `Mount.recursive_read_only`), tried once; else what the kernel answers. Blocking, briefly.
+pub(crate) fn recursive_read_only() -> std::result::Result<(), String> {
+    static TRIED: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    TRIED
+        .get_or_init(|| slipway_shim::try_recursive_read_only().map_err(|error| error.to_string()))
+        .clone()
 }
 
 /// Whether overlayfs is there; naming it to the kernel loads its module where there is one.

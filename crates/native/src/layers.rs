@@ -17,6 +17,11 @@ impl HeldLayers {
         }
     }
 
+    /// Takes over what [`Images::hold`] has taken for one more image, a volume's.
+    pub(crate) fn and(&mut self, chain_ids: Vec<String>) {
+        self.chain_ids.extend(chain_ids);
+    }
+
     /// Holds the layers of a container that was there before this daemon.
     pub(crate) fn again(
         images: &Images,

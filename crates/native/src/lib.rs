@@ -21,6 +21,7 @@ mod images;
 mod kernel;
 mod layers;
 mod lifecycle;
+mod mountinfo;
 mod node;
 mod pod;
 mod recovery;
@@ -33,6 +34,7 @@ mod status;
 mod store;
 mod user;
 mod views;
+mod volumes;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -22,6 +22,7 @@ use crate::sandbox::{hostname_of, remove_directory};
 use crate::signal;
 use crate::spec::{self, Plan};
 use crate::store::ContainerRecord;
+use crate::volumes::ImageVolumes;
 use crate::{blocking, failure, user};
 
 /// How long a process may take to die of SIGKILL: one that waits for a disk or a network file
@@ -49,7 +50,8 @@ pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig)
         .images
         .hold(image)
         .map_err(|error| failure::of_image(&error))?;
-    let layers = HeldLayers::taken(&node.images, held.chain_ids.clone());
+    let mut layers = HeldLayers::taken(&node.images, held.chain_ids.clone());
+    let volumes = ImageVolumes::hold(&node.images, &config.mounts, &mut layers)?;
     let mut record = ContainerRecord {
         id: id.clone(),
         pod: pod.id().to_owned(),
@@ -62,6 +64,7 @@ pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig)
             .unwrap_or(&held.image.id)
             .clone(),
         chain_ids: held.chain_ids.clone(),
+        volume_chain_ids: volumes.chain_ids.clone(),
         config,
         ..ContainerRecord::default()
     };
@@ -73,6 +76,7 @@ pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig)
             record: record.clone(),
             image: held.config,
             layers: held.layers,
+            volumes,
         };
         let user = made.resolve_user().await?;
         record.uid = user.uid;
@@ -128,6 +132,7 @@ struct Make {
     record: ContainerRecord,
     image: ImageConfiguration,
     layers: Vec<PathBuf>,
+    volumes: ImageVolumes,
 }
 
 impl Make {
@@ -160,6 +165,7 @@ impl Make {
             record,
             image,
             layers,
+            volumes,
         } = self;
         let bundle = node.bundle(pod.id(), &record.id);
         let rootfs = bundle.join("rootfs");
@@ -178,6 +184,7 @@ impl Make {
             hostname: &hostname_of(&pod.record),
             container: &record.config,
             image: &image,
+            volumes: &volumes,
             user,
             rootfs: &rootfs,
             cgroups: node.hierarchy.version(),

@@ -101,7 +101,8 @@ impl Known {
 fn hold(node: &Node, containers: &[ContainerRecord]) -> HashMap<String, HeldLayers> {
     let mut layers = HashMap::new();
     for record in containers {
-        match HeldLayers::again(&node.images, &record.chain_ids) {
+        let chain_ids = [&record.chain_ids[..], &record.volume_chain_ids].concat();
+        match HeldLayers::again(&node.images, &chain_ids) {
             Ok(held) => {
                 layers.insert(record.id.clone(), held);
             }

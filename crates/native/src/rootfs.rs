@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fgetxattr, openat, readlinkat, statat};
@@ -23,12 +23,7 @@ const MAX_FILE: u64 = 4 * 1024 * 1024;
 ///
 /// What the file system reports; a file of more than 4 MiB.
 pub(crate) fn read(layers: &[PathBuf], path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let root = layers
-        .iter()
-        .rev()
-        .map(|layer| open_directory(CWD, layer))
-        .collect::<Result<Vec<_>, _>>()?;
-    let Some(file) = lookup(&root, path)? else {
+    let Some(Place::File(file)) = lookup(open_all(layers)?, path)? else {
         return Ok(None);
     };
     let mut content = Vec::new();
@@ -44,6 +39,50 @@ pub(crate) fn read(layers: &[PathBuf], path: &Path) -> io::Result<Option<Vec<u8>
     Ok(Some(content))
 }
 
+/// What is at a path of an image, on the node's own file system.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// A directory: the layers' directories that make it up, the lowest first.
+    Directory(Vec<PathBuf>),
+    /// A regular file.
+    File(PathBuf),
+}
+
+/// Where an image has what is at a path, as a container over these layers (lowest first) would
+/// see it; none where it would see neither a directory nor a regular file. Blocking.
+///
+/// # Errors
+///
+/// What the file system reports.
+pub(crate) fn find(layers: &[PathBuf], path: &Path) -> io::Result<Option<Found>> {
+    Ok(match lookup(open_all(layers)?, path)? {
+        None => None,
+        Some(Place::File(file)) => Some(Found::File(name_of(&file)?)),
+        Some(Place::Directory(merged)) => {
+            let lowest_first = merged.iter().rev().map(name_of);
+            Some(Found::Directory(lowest_first.collect::<Result<_, _>>()?))
+        }
+    })
+}
+
+/// The path of something that was opened. Layers do not change, so that it stays the same.
+fn name_of(opened: &OwnedFd) -> io::Result<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()))
+}
+
+/// The layers' directories, the topmost first.
+fn open_all(layers: &[PathBuf]) -> io::Result<Vec<OwnedFd>> {
+    let opened = layers.iter().rev().map(|layer| open_directory(CWD, layer));
+    Ok(opened.collect::<Result<_, _>>()?)
+}
+
+/// What a whole path leads to.
+enum Place {
+    /// The directories that make it up, the topmost layer's first.
+    Directory(Vec<OwnedFd>),
+    File(OwnedFd),
+}
+
 /// What one name in a merged directory is.
 enum Entry {
     Absent,
@@ -52,7 +91,7 @@ enum Entry {
     File(OwnedFd),
 }
 
-fn lookup(root: &[OwnedFd], path: &Path) -> io::Result<Option<OwnedFd>> {
+fn lookup(root: Vec<OwnedFd>, path: &Path) -> io::Result<Option<Place>> {
     // The names still to walk, the next one last.
     let mut names: Vec<PathBuf> = reversed(path);
     let mut trail: Vec<Vec<OwnedFd>> = Vec::new();
@@ -62,11 +101,11 @@ fn lookup(root: &[OwnedFd], path: &Path) -> io::Result<Option<OwnedFd>> {
             trail.pop();
             continue;
         }
-        let directory = trail.last().map_or(root, Vec::as_slice);
+        let directory = trail.last().unwrap_or(&root);
         match entry(directory, &name)? {
             Entry::Absent => return Ok(None),
             Entry::Directory(merged) => trail.push(merged),
-            Entry::File(file) => return Ok(names.is_empty().then_some(file)),
+            Entry::File(file) => return Ok(names.is_empty().then_some(Place::File(file))),
             Entry::Link(target) => {
                 links += 1;
                 if links > MAX_LINKS {
@@ -79,7 +118,7 @@ fn lookup(root: &[OwnedFd], path: &Path) -> io::Result<Option<OwnedFd>> {
             }
         }
     }
-    Ok(None)
+    Ok(Some(Place::Directory(trail.pop().unwrap_or(root))))
 }
 
 fn reversed(path: &Path) -> Vec<PathBuf> {
@@ -182,6 +221,38 @@ mod tests {
         std::fs::remove_file(layers[1].join("etc/passwd")).unwrap();
         symlink("/etc/passwd", layers[1].join("etc/passwd")).unwrap();
         assert_eq!(passwd(&layers), None, "a link to itself ends");
+    }
+
+    #[test]
+    fn a_directory_is_what_all_layers_have_of_it() {
+        let (_guard, layers) = layers(3);
+        let find = |path: &str| find(&layers, Path::new(path)).unwrap();
+        create_dir_all(layers[0].join("data/sub")).unwrap();
+        create_dir_all(layers[2].join("data/sub")).unwrap();
+        write(layers[1].join("data"), "hides what is below").unwrap();
+        write(layers[2].join("data/file"), "").unwrap();
+        symlink("/data/sub/../../data", layers[2].join("link")).unwrap();
+        let in_layer = |layer: usize, path: &str| layers[layer].join(path);
+        assert_eq!(
+            find("data/sub"),
+            Some(Found::Directory(vec![in_layer(2, "data/sub")]))
+        );
+        assert_eq!(
+            find("/etc"),
+            Some(Found::Directory(vec![
+                in_layer(0, "etc"),
+                in_layer(1, "etc"),
+                in_layer(2, "etc")
+            ]))
+        );
+        assert_eq!(find(""), Some(Found::Directory(layers.clone())));
+        assert_eq!(find("../../.."), Some(Found::Directory(layers.clone())));
+        assert_eq!(
+            find("link/file"),
+            Some(Found::File(in_layer(2, "data/file")))
+        );
+        assert_eq!(find("data/none"), None);
+        assert_eq!(find("data/file/below"), None);
     }
 
     #[test]

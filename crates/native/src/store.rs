@@ -84,6 +84,9 @@ pub(crate) struct ContainerRecord {
     /// How it ended, once it has.
     #[prost(message, optional, tag = "12")]
     pub(crate) exit: Option<ExitRecord>,
+    /// The layers of the images that are its volumes.
+    #[prost(string, repeated, tag = "20")]
+    pub(crate) volume_chain_ids: Vec<String>,
 }
 
 /// How a container ended, on disk.

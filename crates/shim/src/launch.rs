@@ -148,3 +148,21 @@ fn seal(path: &Path) -> rustix::io::Result<OwnedFd> {
     mount_setattr(descriptor.as_fd(), false, &attributes)?;
     Ok(descriptor)
 }
+
+/// Makes a mount, which nobody else can see, read-only together with those below it, as a
+/// container's `rro` volumes are (mount_setattr(2), `AT_RECURSIVE`, Linux 5.12).
+///
+/// # Errors
+///
+/// What the kernel says where it cannot.
+pub fn try_recursive_read_only() -> io::Result<()> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    let tree = rustix::mount::open_tree(CWD, "/proc", flags)?;
+    let read_only = MountSetattr {
+        set: MountAttrFlags::MOUNT_ATTR_RDONLY,
+        ..MountSetattr::default()
+    };
+    Ok(mount_setattr(tree.as_fd(), true, &read_only)?)
+}

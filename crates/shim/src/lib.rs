@@ -37,5 +37,5 @@ mod syscall;
 #[cfg(feature = "client")]
 pub use client::{Error, Shim};
 #[cfg(feature = "client")]
-pub use launch::Launcher;
+pub use launch::{Launcher, try_recursive_read_only};
 pub use server::serve;

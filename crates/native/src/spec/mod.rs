@@ -25,6 +25,7 @@ use slipway_engine::{Error, Result};
 
 use crate::config::Config;
 use crate::user::User;
+use crate::volumes::ImageVolumes;
 
 pub(crate) use refuse::{container as check_container, pod as check_pod};
 
@@ -37,6 +38,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) hostname: &'a str,
     pub(crate) container: &'a ContainerConfig,
     pub(crate) image: &'a ImageConfiguration,
+    /// The images that are mounted as volumes.
+    pub(crate) volumes: &'a ImageVolumes,
     pub(crate) user: &'a User,
     /// Where the root file system is mounted, in the container's own mount namespace.
     pub(crate) rootfs: &'a Path,
@@ -70,7 +73,7 @@ pub(crate) fn pod_namespaces(pod: &PodSandboxConfig) -> NamespaceOption {
 /// Makes the configuration. Looks at host paths of mounts, so it blocks.
 pub(crate) fn generate(plan: &Plan<'_>) -> Result<Generated> {
     let security = security(plan.container);
-    let devices = devices::of(security.privileged)?;
+    let devices = devices::of(plan.config, plan.container, &security)?;
     let mut linux = LinuxBuilder::default()
         .namespaces(namespaces(plan, &security)?)
         .devices(devices.nodes)

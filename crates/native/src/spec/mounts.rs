@@ -1,25 +1,167 @@
 //! A container's mounts: the kernel's file systems, the pod's files, the request's volumes.
 
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{Mount, MountBuilder};
 use slipway_cri_api::v1::{
-    LinuxContainerSecurityContext, Mount as Request, MountPropagation, NamespaceMode,
+    ImageSpec, LinuxContainerSecurityContext, Mount as Request, MountPropagation, NamespaceMode,
 };
 use slipway_engine::{Error, Result};
 
 use super::{Plan, built, pod_namespaces};
+use crate::rootfs::{self, Found};
+use crate::{kernel, mountinfo};
 
+/// Refuses mounts that could not be honoured on any node, by their field.
+pub(super) fn check(mounts: &[Request]) -> Result<()> {
+    for mount in mounts {
+        let target = &mount.container_path;
+        check_target(target)?;
+        let Ok(propagation) = MountPropagation::try_from(mount.propagation) else {
+            return Err(Error::invalid(format!(
+                "Mount.propagation {} of {target:?} is unknown",
+                mount.propagation
+            )));
+        };
+        if let Some(image) = &mount.image {
+            check_image_volume(mount, image, propagation)?;
+            continue;
+        }
+        if !mount.image_sub_path.is_empty() {
+            return Err(Error::invalid(format!(
+                "Mount.image_sub_path {:?} of {target:?} belongs to Mount.image, which is not set",
+                mount.image_sub_path
+            )));
+        }
+        if !Path::new(&mount.host_path).is_absolute() {
+            return Err(Error::invalid(format!(
+                "Mount.host_path {:?} is not an absolute path",
+                mount.host_path
+            )));
+        }
+        if mount.recursive_read_only
+            && (!mount.readonly || propagation != MountPropagation::PropagationPrivate)
+        {
+            return Err(Error::invalid(format!(
+                "Mount.recursive_read_only of {target:?} needs readonly and private propagation"
+            )));
+        }
+        if mount.selinux_relabel && Path::new("/sys/fs/selinux/enforce").exists() {
+            check_relabel(mount)?;
+        }
+    }
+    Ok(())
+}
+
+/// Where something can be put in a container: an absolute path, which does not climb.
+pub(super) fn check_target(target: &str) -> Result<()> {
+    let path = Path::new(target);
+    let climbs = path.components().any(|part| part == Component::ParentDir);
+    if !path.is_absolute() || climbs {
+        return Err(Error::invalid(format!(
+            "Mount.container_path {target:?} is not an absolute path without \"..\""
+        )));
+    }
+    if path.parent().is_none() {
+        return Err(Error::invalid(
+            "Mount.container_path is \"/\": nothing can be mounted over the whole root file system",
+        ));
+    }
+    Ok(())
+}
+
+fn check_image_volume(
+    mount: &Request,
+    image: &ImageSpec,
+    propagation: MountPropagation,
+) -> Result<()> {
+    let target = &mount.container_path;
+    let problem = if image.image.is_empty() {
+        "names no image (ImageSpec.image is empty)"
+    } else if !mount.host_path.is_empty() {
+        "has a host_path beside it, which is not for image volumes"
+    } else if propagation != MountPropagation::PropagationPrivate {
+        "has a propagation other than private, but nothing is ever mounted in an image"
+    } else if Path::new(&mount.image_sub_path)
+        .components()
+        .any(|part| part == Component::ParentDir)
+    {
+        "has an image_sub_path with \"..\""
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid(format!(
+        "Mount.image of {target:?} {problem}"
+    )))
+}
+
+/// Everything below would get the container's label: of these, the node's own programs need theirs.
+fn check_relabel(mount: &Request) -> Result<()> {
+    let host: PathBuf = Path::new(&mount.host_path).components().collect();
+    let is = |path: &str| host == Path::new(path);
+    if [
+        "/", "/usr", "/etc", "/var", "/run", "/boot", "/home", "/root", "/dev", "/proc", "/sys",
+        "/tmp",
+    ]
+    .into_iter()
+    .any(is)
+    {
+        return Err(Error::invalid(format!(
+            "Mount.selinux_relabel of {:?}: {} is the node's own, and would not work any more with \
+             a container's label",
+            mount.container_path,
+            host.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Makes the list, in the order in which things are to be mounted.
 pub(super) fn of(plan: &Plan<'_>, security: &LinuxContainerSecurityContext) -> Result<Vec<Mount>> {
-    let wanted: HashSet<PathBuf> = plan
-        .container
-        .mounts
-        .iter()
-        .map(|mount| Path::new(&mount.container_path).components().collect())
-        .collect();
-    let sys = if security.privileged { "rw" } else { "ro" };
-    let mut mounts = vec![
+    let requests = &plan.container.mounts;
+    let targets: Vec<PathBuf> = requests.iter().map(target).collect();
+    let mut mounts = of_kernel(security.privileged)?;
+    // What the request brings itself is all there is at that path: whoever mounts the node's /dev
+    // gets the node's /dev/pts with it.
+    mounts.retain(|mount| {
+        !targets
+            .iter()
+            .any(|target| mount.destination().starts_with(target))
+    });
+
+    let mut others = of_pod(plan, security)?;
+    others.retain(|mount| {
+        // The kubelet's /etc/hosts and /dev/shm, for example, win.
+        !targets.contains(mount.destination())
+            // Nor must the pod's files come to lie on the node's.
+            && !requests.iter().any(|request| {
+                request.propagation == MountPropagation::PropagationBidirectional as i32
+                    && mount.destination().starts_with(target(request))
+            })
+    });
+    for request in requests {
+        others.push(match &request.image {
+            Some(image) => image_volume(request, plan.volumes.layers(&image.image))?,
+            None => volume(request)?,
+        });
+    }
+    // A mount at /a must be there before the one at /a/b. Of several at one place, the last one is
+    // seen.
+    others.sort_by_key(|mount| mount.destination().components().count());
+    mounts.extend(others);
+    Ok(mounts)
+}
+
+fn target(request: &Request) -> PathBuf {
+    Path::new(&request.container_path).components().collect()
+}
+
+/// The file systems that show the kernel.
+fn of_kernel(privileged: bool) -> Result<Vec<Mount>> {
+    let sys = if privileged { "rw" } else { "ro" };
+    Ok(vec![
         mount("proc", "proc", "/proc", &["nosuid", "noexec", "nodev"])?,
         mount(
             "tmpfs",
@@ -58,17 +200,18 @@ pub(super) fn of(plan: &Plan<'_>, security: &LinuxContainerSecurityContext) -> R
             "/sys/fs/cgroup",
             &["nosuid", "noexec", "nodev", "relatime", sys],
         )?,
-    ];
+    ])
+}
+
+/// What the containers of a pod share.
+fn of_pod(plan: &Plan<'_>, security: &LinuxContainerSecurityContext) -> Result<Vec<Mount>> {
     let shm = if pod_namespaces(plan.pod).ipc == NamespaceMode::Node as i32 {
         PathBuf::from("/dev/shm")
     } else {
         plan.pod_directory.join("shm")
     };
-    mounts.push(bind(
-        &shm,
-        "/dev/shm",
-        &["rbind", "nosuid", "nodev", "noexec"],
-    )?);
+    let options = ["rbind", "nosuid", "nodev", "noexec"];
+    let mut mounts = vec![bind(&shm, "/dev/shm", &options)?];
     let root = if security.readonly_rootfs { "ro" } else { "rw" };
     for (file, target) in [
         ("resolv.conf", "/etc/resolv.conf"),
@@ -79,15 +222,6 @@ pub(super) fn of(plan: &Plan<'_>, security: &LinuxContainerSecurityContext) -> R
             target,
             &["bind", root],
         )?);
-    }
-    // What the request brings itself, the kubelet's /etc/hosts and /dev/shm for example, wins.
-    mounts.retain(|mount| !wanted.contains(mount.destination()));
-
-    let mut requests: Vec<&Request> = plan.container.mounts.iter().collect();
-    // A mount at /a must be there before the one at /a/b.
-    requests.sort_by_key(|mount| Path::new(&mount.container_path).components().count());
-    for request in requests {
-        mounts.push(volume(request)?);
     }
     Ok(mounts)
 }
@@ -110,6 +244,7 @@ pub(super) fn propagation(mounts: &[Request]) -> &'static str {
 }
 
 fn mount(typ: &str, source: &str, destination: &str, options: &[&str]) -> Result<Mount> {
+    let destination: PathBuf = Path::new(destination).components().collect();
     MountBuilder::default()
         .typ(typ)
         .source(source)
@@ -131,26 +266,28 @@ fn bind(source: &Path, destination: &str, options: &[&str]) -> Result<Mount> {
 }
 
 fn volume(request: &Request) -> Result<Mount> {
-    let host = Path::new(&request.host_path);
-    let source = match host.canonicalize() {
-        Ok(path) => path,
-        // As under dockershim: a host path that is not there becomes a directory.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(host).map_err(|error| unusable(host, &error))?;
-            host.canonicalize()
-                .map_err(|error| unusable(host, &error))?
-        }
-        Err(error) => return Err(unusable(host, &error)),
-    };
+    let source = host_path(request)?;
     let propagation = match MountPropagation::try_from(request.propagation) {
         Ok(MountPropagation::PropagationBidirectional) => "rshared",
         Ok(MountPropagation::PropagationHostToContainer) => "rslave",
         _ => "rprivate",
     };
+    if propagation != "rprivate" {
+        can_spread(request, &source)?;
+    }
     let access = match (request.readonly, request.recursive_read_only) {
         (false, _) => "rw",
         (true, false) => "ro",
-        (true, true) => "rro",
+        (true, true) => {
+            kernel::recursive_read_only().map_err(|error| {
+                Error::precondition(format!(
+                    "Mount.recursive_read_only of {:?}: this kernel cannot make a mount read-only \
+                     with all that is mounted below it ({error}; it takes Linux 5.12)",
+                    request.container_path
+                ))
+            })?;
+            "rro"
+        }
     };
     bind(
         &source,
@@ -159,9 +296,113 @@ fn volume(request: &Request) -> Result<Mount> {
     )
 }
 
-fn unusable(host: &Path, error: &std::io::Error) -> Error {
-    Error::invalid(format!(
-        "the host path {} of a mount cannot be used: {error}",
-        host.display()
-    ))
+/// What a mount's host path leads to now; links are followed this once.
+fn host_path(request: &Request) -> Result<PathBuf> {
+    let host = Path::new(&request.host_path);
+    let unusable = |error: &io::Error| {
+        Error::invalid(format!(
+            "Mount.host_path {} of {:?} cannot be used: {error}",
+            host.display(),
+            request.container_path
+        ))
+    };
+    match host.canonicalize() {
+        // As under dockershim: a host path that is not there becomes a directory.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(host).map_err(|error| unusable(&error))?;
+            host.canonicalize().map_err(|error| unusable(&error))
+        }
+        other => other.map_err(|error| unusable(&error)),
+    }
+}
+
+/// Mounts spread only from and to a mount of the node that is prepared for it.
+fn can_spread(request: &Request, source: &Path) -> Result<()> {
+    let mount = mountinfo::of(source).map_err(|error| {
+        Error::internal(format!(
+            "the mount of {} cannot be looked up: {error}",
+            source.display()
+        ))
+    })?;
+    let both_ways = request.propagation == MountPropagation::PropagationBidirectional as i32;
+    if mount.shared || (mount.slave && !both_ways) {
+        return Ok(());
+    }
+    let (asked, needed) = if both_ways {
+        ("BIDIRECTIONAL", "shared")
+    } else {
+        ("HOST_TO_CONTAINER", "shared or slave")
+    };
+    let point = mount.point.display();
+    Err(Error::precondition(format!(
+        "Mount.propagation of {:?} is {asked}, but its host path {} lies on the mount {point}, which \
+         is not a {needed} one, so that mounts would not spread; run `mount --make-rshared {point}` \
+         on the node",
+        request.container_path,
+        source.display()
+    )))
+}
+
+/// An image, or a part of one, that nothing is written to and nothing is executed from.
+fn image_volume(request: &Request, layers: &[PathBuf]) -> Result<Mount> {
+    const OPTIONS: [&str; 4] = ["ro", "noexec", "nosuid", "nodev"];
+    let target = &request.container_path;
+    let image = request.image.as_ref().map_or("", |image| &image.image);
+    let sub_path = Path::new(&request.image_sub_path);
+    let found = rootfs::find(layers, sub_path).map_err(|error| {
+        Error::internal(format!(
+            "Mount.image_sub_path {} of {target:?} cannot be looked up in the image {image}: \
+             {error}",
+            sub_path.display()
+        ))
+    })?;
+    let directories = match found {
+        None => {
+            return Err(Error::invalid(format!(
+                "Mount.image_sub_path {:?} of {target:?} is not in the image {image}",
+                request.image_sub_path
+            )));
+        }
+        Some(Found::File(file)) => {
+            return bind(
+                &file,
+                target,
+                &[&["bind", "rprivate"], &OPTIONS[..]].concat(),
+            );
+        }
+        Some(Found::Directory(directories)) => directories,
+    };
+    match &directories[..] {
+        // An image of no layers is an empty directory.
+        [] => mount(
+            "tmpfs",
+            "tmpfs",
+            target,
+            &[&["size=0k"], &OPTIONS[..]].concat(),
+        ),
+        // An overlay takes two directories or more.
+        [only] => bind(
+            only,
+            target,
+            &[&["bind", "rprivate"], &OPTIONS[..]].concat(),
+        ),
+        several => {
+            let topmost_first = several.iter().rev().map(|path| escaped(path));
+            let lower = topmost_first.collect::<Result<Vec<_>>>()?.join(":");
+            let lower = format!("lowerdir={lower}");
+            let options = [&[lower.as_str()], &OPTIONS[..]].concat();
+            mount("overlay", "overlay", target, &options)
+        }
+    }
+}
+
+/// A directory in the list of layers (overlayfs.rst): a colon would end it.
+fn escaped(path: &Path) -> Result<String> {
+    let text = path.to_str().ok_or_else(|| {
+        Error::invalid(format!(
+            "the path {} of a layer is not UTF-8",
+            path.display()
+        ))
+    })?;
+    Ok(text.replace('\\', "\\\\").replace(':', "\\:"))
 }

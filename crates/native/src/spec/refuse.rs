@@ -6,8 +6,8 @@ use std::path::{Component, Path};
 
 use slipway_cri_api::v1::security_profile::ProfileType;
 use slipway_cri_api::v1::{
-    ContainerConfig, MountPropagation, NamespaceMode, NamespaceOption, PodSandboxConfig, Protocol,
-    SeLinuxOption, SecurityProfile,
+    ContainerConfig, NamespaceMode, NamespaceOption, PodSandboxConfig, Protocol, SeLinuxOption,
+    SecurityProfile,
 };
 use slipway_engine::{Error, Result};
 
@@ -113,39 +113,17 @@ pub(crate) fn container(pod: &PodSandboxConfig, config: &ContainerConfig) -> Res
         )?;
     }
     selinux(security.selinux_options.as_ref())?;
-    if !config.devices.is_empty() || !config.cdi_devices.is_empty() {
-        return Err(later("ContainerConfig.devices and CDI_devices"));
+    super::mounts::check(&config.mounts)?;
+    super::devices::check(config)?;
+    if !config.cdi_devices.is_empty() {
+        return Err(later("ContainerConfig.CDI_devices"));
     }
     for mount in &config.mounts {
-        if mount.image.is_some() {
-            return Err(later("Mount.image (image volumes)"));
-        }
         if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
             return Err(later("Mount.uidMappings and gidMappings"));
         }
         if mount.selinux_relabel && Path::new("/sys/fs/selinux/enforce").exists() {
             return Err(later("Mount.selinux_relabel"));
-        }
-        if mount.recursive_read_only
-            && (!mount.readonly || mount.propagation != MountPropagation::PropagationPrivate as i32)
-        {
-            return Err(Error::invalid(format!(
-                "Mount.recursive_read_only of {:?} needs readonly and private propagation",
-                mount.container_path
-            )));
-        }
-        let target = Path::new(&mount.container_path);
-        if !target.is_absolute() || target.components().any(|part| part == Component::ParentDir) {
-            return Err(Error::invalid(format!(
-                "Mount.container_path {:?} is not an absolute path without \"..\"",
-                mount.container_path
-            )));
-        }
-        if !Path::new(&mount.host_path).is_absolute() {
-            return Err(Error::invalid(format!(
-                "Mount.host_path {:?} is not an absolute path",
-                mount.host_path
-            )));
         }
     }
     let log = Path::new(&config.log_path);

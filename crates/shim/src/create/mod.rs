@@ -12,6 +12,7 @@ mod inside;
 mod mounts;
 mod namespaces;
 mod options;
+mod overlay;
 mod process;
 mod rootfs;
 mod terminal;

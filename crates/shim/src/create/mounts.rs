@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -11,6 +11,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, O
 
 use super::inside::{self, Kind};
 use super::options::{MountOptions, Reach};
+use super::overlay;
 use crate::cgroup::Cgroup;
 use crate::config::Mount;
 use crate::failure::{Explain, Outcome};
@@ -48,6 +49,8 @@ enum Source {
     Tree(OwnedFd),
     /// A new instance of a file system.
     FileSystem(String),
+    /// Read-only directories of the node over each other, the topmost first.
+    Overlay(Vec<PathBuf>),
     /// The container's cgroup directories of v1, each under its hierarchy's name.
     Cgroups(Vec<(String, OwnedFd)>),
 }
@@ -101,6 +104,11 @@ fn plan_one<'a>(mount: &'a Mount, bundle: &Path, cgroup: &Cgroup) -> Outcome<Pla
                 source.display(),
                 mount.destination.display()
             )
+        })?)
+    } else if kind == "overlay" {
+        let layers = overlay::layers(&options.data);
+        Source::Overlay(layers.map_err(|failure| {
+            prefixed(&format!("mount {}", mount.destination.display()), failure)
         })?)
     } else if kind == "cgroup" && !cgroup.hierarchies().is_empty() {
         Source::Cgroups(clone_hierarchies(cgroup)?)
@@ -283,6 +291,11 @@ impl Planned<'_> {
                 let tree = new_file_system(&kind, &source, data, attributes.set)
                     .map_err(|failure| prefixed(&doing(), failure))?;
                 (tree, later)
+            }
+            Source::Overlay(layers) => {
+                return overlay::mount(&layers, attributes.set, place.as_fd())
+                    .map_err(|failure| prefixed(&doing(), failure))
+                    .map(|()| None);
             }
             Source::Cgroups(hierarchies) => {
                 return mount_hierarchies(&place, &hierarchies)

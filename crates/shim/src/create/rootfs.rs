@@ -20,7 +20,7 @@ use crate::protocol::{Failure, Overlay};
 use crate::syscall::{MountSetattr, mount_setattr};
 
 /// The size of a page, in bytes, where it is smallest.
-const SMALLEST_PAGE: usize = 4096;
+pub(super) const SMALLEST_PAGE: usize = 4096;
 
 /// Keeps what is mounted here from reaching the node, and lets what the node mounts come in.
 pub(super) fn turn_away_from_node() -> Outcome<()> {

@@ -13,7 +13,7 @@ use tonic::Code;
 
 use crate::{node, refused};
 
-fn security(container: &mut ContainerConfig) -> &mut LinuxContainerSecurityContext {
+pub(crate) fn security(container: &mut ContainerConfig) -> &mut LinuxContainerSecurityContext {
     container
         .linux
         .as_mut()
@@ -33,7 +33,7 @@ fn resources(container: &mut ContainerConfig) -> &mut LinuxContainerResources {
 }
 
 /// Runs a script in a pod of its own and answers what it wrote, once it has ended well.
-async fn output(node: &Node, name: &str, mut container: ContainerConfig) -> String {
+pub(crate) async fn output(node: &Node, name: &str, mut container: ContainerConfig) -> String {
     let cri = node.cri();
     "0.log".clone_into(&mut container.log_path);
     let mut config = node.pod(name);

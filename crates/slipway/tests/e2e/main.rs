@@ -8,9 +8,11 @@
 mod authority;
 mod client;
 mod container;
+mod device;
 mod exec;
 mod image;
 mod log;
+mod mount;
 mod pod;
 mod restart;
 mod serve;

@@ -1,0 +1,51 @@
+//! Images that a container mounts as volumes (CRI `Mount.image`).
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use slipway_cri_api::v1::Mount;
+use slipway_engine::Result;
+use slipway_image::Images;
+
+use crate::failure;
+use crate::layers::HeldLayers;
+
+/// The images of a container's volumes.
+#[derive(Debug, Default)]
+pub(crate) struct ImageVolumes {
+    /// Directories to lay over each other, the lowest first, by the image as the request names it.
+    layers: HashMap<String, Vec<PathBuf>>,
+    /// All of their layers; those that images share are in it more than once.
+    pub(crate) chain_ids: Vec<String>,
+}
+
+impl ImageVolumes {
+    /// Finds the images and has their layers kept together with the container's own.
+    ///
+    /// # Errors
+    ///
+    /// [`slipway_engine::Kind::NotFound`] for an image that is not on the node: whoever wants it
+    /// has to pull it first.
+    pub(crate) fn hold(images: &Images, mounts: &[Mount], layers: &mut HeldLayers) -> Result<Self> {
+        let mut volumes = Self::default();
+        for mount in mounts {
+            let Some(image) = &mount.image else { continue };
+            if volumes.layers.contains_key(&image.image) {
+                continue;
+            }
+            let held = images.hold(&image.image).map_err(|error| {
+                failure::of_image(&error)
+                    .context(format!("Mount.image of {:?}", mount.container_path))
+            })?;
+            layers.and(held.chain_ids.clone());
+            volumes.chain_ids.extend(held.chain_ids);
+            volumes.layers.insert(image.image.clone(), held.layers);
+        }
+        Ok(volumes)
+    }
+
+    /// The layers' directories of an image that a mount names.
+    pub(crate) fn layers(&self, image: &str) -> &[PathBuf] {
+        self.layers.get(image).map_or(&[], Vec::as_slice)
+    }
+}
