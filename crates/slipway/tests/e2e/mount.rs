@@ -393,7 +393,7 @@ async fn an_image_volume_outlives_its_image_and_the_daemon() {
     let layers = || {
         fs::read_dir(&store).map_or_else(
             |error| panic!("{}: {error}", store.display()),
-            |listed| listed.count(),
+            std::iter::Iterator::count,
         )
     };
     let before = layers();
