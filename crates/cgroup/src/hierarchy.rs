@@ -36,6 +36,8 @@ pub enum Version {
 #[derive(Debug, Clone)]
 pub struct Hierarchy {
     layout: Arc<Layout>,
+    /// Where a hybrid node has v2 mounted beside v1.
+    beside: Option<PathBuf>,
 }
 
 /// The hierarchies in use.
@@ -82,10 +84,21 @@ impl Hierarchy {
         let memberships = control_file::read(Path::new("/proc/self/cgroup"))?;
         let mut mounts = mountinfo::parse(&mountinfo);
         mounts.retain(is_visible);
-        Self::select(&mounts, &memberships, |mount_point| {
+        let mut found = Self::select(&mounts, &memberships, |mount_point| {
             let controllers = control_file::read(&mount_point.join("cgroup.controllers"))?;
             Ok(controllers.split_whitespace().map(str::to_owned).collect())
-        })
+        })?;
+        if found.version() == Version::V1 {
+            let v2 = preferred(&mounts, |kind| *kind == Kind::V2);
+            found.beside = v2.map(|mount| mount.mount_point.clone());
+        }
+        Ok(found)
+    }
+
+    /// The directory of `path` in the v2 hierarchy that a hybrid node has beside v1. Slipway makes
+    /// none there; other runtimes do.
+    pub fn beside(&self, path: &CgroupPath) -> Option<PathBuf> {
+        self.beside.as_ref().map(|mount| path.below(mount))
     }
 
     /// Chooses among `mounts`; `v2_controllers` reads `cgroup.controllers` of a v2 mount point.
@@ -133,6 +146,7 @@ impl Hierarchy {
     pub(crate) fn with(layout: Layout) -> Self {
         Self {
             layout: Arc::new(layout),
+            beside: None,
         }
     }
 

@@ -24,6 +24,35 @@ pub struct Config {
     /// Whether devices that a container's request lists belong to its `run_as_user` and
     /// `run_as_group` in the container, instead of to whom the node's belong.
     pub device_ownership_from_security_context: bool,
+    /// Other OCI runtimes that a pod can be made with, by the name that a RuntimeClass calls them
+    /// (`handler`). `slipway`, or no name, is the built-in one.
+    pub handlers: BTreeMap<String, Handler>,
+}
+
+/// An OCI runtime with the command line that runc, crun, youki and runsc have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Handler {
+    /// Its executable.
+    pub path: PathBuf,
+    /// Where it keeps what it knows of containers (`--root`); none takes `runtimes/<name>` in the
+    /// state directory.
+    pub root: Option<PathBuf>,
+    /// Arguments before the command.
+    #[serde(default)]
+    pub options: Vec<String>,
+    /// How long one of its commands may take, in seconds; it is killed then.
+    #[serde(default = "Handler::default_timeout")]
+    pub timeout_seconds: u32,
+}
+
+impl Handler {
+    /// The daemon waits a minute for a shim, which has to kill an overdue command before that.
+    pub(crate) const MAX_TIMEOUT: u32 = 50;
+
+    fn default_timeout() -> u32 {
+        30
+    }
 }
 
 /// A resource limit, in the unit that setrlimit(2) gives it.
@@ -82,6 +111,7 @@ impl Default for Config {
             pids_limit: None,
             rlimits: BTreeMap::new(),
             device_ownership_from_security_context: false,
+            handlers: BTreeMap::new(),
         }
     }
 }

@@ -17,6 +17,7 @@ mod config;
 mod container;
 mod exec;
 mod failure;
+mod handlers;
 mod images;
 mod kernel;
 mod layers;
@@ -56,7 +57,8 @@ use slipway_image::Images;
 use slipway_network::Network;
 use slipway_shim::Launcher;
 
-pub use config::{Config, Rlimit};
+pub use config::{Config, Handler, Rlimit};
+use handlers::{Features, Handlers};
 use node::Node;
 use store::Store;
 
@@ -90,14 +92,21 @@ impl Native {
     /// holds the root or the state directory, or the kernel lacks something that pods need, which the message names;
     /// other kinds when records or images cannot be read.
     pub async fn open(settings: Settings) -> Result<Self> {
-        let node = blocking::run(move || assemble(settings)).await?;
+        // What the built-in one can do.
+        let features = Features {
+            recursive_read_only_mounts: kernel::recursive_read_only().is_ok(),
+            user_namespaces: false,
+        };
+        let configured = &settings.runtime.handlers;
+        let handlers = Handlers::open(configured, &settings.state, features).await?;
+        let node = blocking::run(move || assemble(settings, handlers)).await?;
         recovery::recover(&node).await?;
         stats::spawn_sampler(&node);
         Ok(Self { node })
     }
 }
 
-fn assemble(settings: Settings) -> Result<Arc<Node>> {
+fn assemble(settings: Settings, handlers: Handlers) -> Result<Arc<Node>> {
     let Settings {
         root,
         state,
@@ -131,6 +140,7 @@ fn assemble(settings: Settings) -> Result<Arc<Node>> {
         launcher,
         hierarchy,
         sampler: Arc::default(),
+        handlers,
         pods: Arc::new(Index::new("pod")),
         containers: Arc::new(Index::new("container")),
         cgroup_parent,

@@ -167,6 +167,7 @@ impl Make {
             layers,
             volumes,
         } = self;
+        let runtime = node.handlers.runtime(&pod.record.handler)?.cloned();
         let bundle = node.bundle(pod.id(), &record.id);
         let rootfs = bundle.join("rootfs");
         let writable = node.writable(&record.id);
@@ -177,6 +178,8 @@ impl Make {
         if let Some(top) = layers.last() {
             copy_owner_and_mode(top, &upper).map_err(|error| io_failure(&upper, &error))?;
         }
+        let cgroup = cgroup_path(&pod, &record.id)?;
+        let resources = resources(&record.config, node.config.pids_limit);
         let generated = spec::generate(&Plan {
             config: &node.config,
             pod: &pod.record.config,
@@ -188,6 +191,8 @@ impl Make {
             user,
             rootfs: &rootfs,
             cgroups: node.hierarchy.version(),
+            cgroup: &cgroup,
+            resources: &resources,
         })?;
         let path = bundle.join("config.json");
         generated
@@ -195,14 +200,9 @@ impl Make {
             .save(&path)
             .map_err(|error| Error::internal(format!("{}: {error}", path.display())))?;
 
-        let resources = resources(&record.config, node.config.pids_limit);
         let cgroup = node
             .hierarchy
-            .create(
-                &cgroup_path(&pod, &record.id)?,
-                &resources,
-                &generated.devices,
-            )
+            .create(&cgroup, &resources, &generated.devices)
             .map_err(|error| failure::of_cgroup(&error))?;
         Ok(Create {
             container: record.id.clone(),
@@ -216,6 +216,7 @@ impl Make {
             log: log_path(&pod, &record.config),
             terminal: record.config.tty,
             stdin: record.config.stdin,
+            runtime,
             bundle,
         })
     }
@@ -447,13 +448,7 @@ pub(crate) async fn remove(node: &Arc<Node>, id: &str) -> Result<()> {
         kill(node, &container).await?;
     }
     let shim = container.pod.any_shim();
-    clean(
-        node,
-        &container.record,
-        &container.pod.cgroup,
-        shim.as_ref(),
-    )
-    .await?;
+    clean(node, &container.record, &container.pod, shim.as_ref()).await?;
     container.forget(node).await?;
     container.pod.remove_container(container.id());
     node.containers.remove(container.id());
@@ -465,7 +460,7 @@ pub(crate) async fn remove(node: &Arc<Node>, id: &str) -> Result<()> {
 pub(crate) async fn undo(node: &Node, record: &ContainerRecord, shim: Option<&Shim>) -> Result<()> {
     let pod = node.pods.find(&record.pod)?;
     if let Some(pod) = pod {
-        clean(node, record, &pod.cgroup, shim).await?;
+        clean(node, record, &pod, shim).await?;
     }
     node.store.delete_container(&record.id).await
 }
@@ -474,7 +469,7 @@ pub(crate) async fn undo(node: &Node, record: &ContainerRecord, shim: Option<&Sh
 async fn clean(
     node: &Node,
     record: &ContainerRecord,
-    parent: &CgroupPath,
+    pod: &Pod,
     shim: Option<&Shim>,
 ) -> Result<()> {
     let deleted = match shim {
@@ -485,19 +480,30 @@ async fn clean(
             Err(error) => return Err(failure::of_shim(&error)),
         },
     };
-    let path = parent
-        .join(&record.id)
-        .map_err(|error| Error::internal(error.to_string()))?;
-    let cgroup = node.hierarchy.open(&path);
+    let cgroup = node.hierarchy.open(&cgroup_path(pod, &record.id)?);
+    let killed = cgroup.clone();
+    if !deleted {
+        blocking::run(move || {
+            if killed.exists() {
+                killed.kill().map_err(|error| failure::of_cgroup(&error))?;
+            }
+            Ok(())
+        })
+        .await?;
+    }
+    let handler = &pod.record.handler;
+    node.handlers.forget(&node.state, handler, &record.id).await;
+    let beside = node.hierarchy.beside(cgroup.path());
     let bundle = node.bundle(&record.pod, &record.id);
     let writable = node.writable(&record.id);
     blocking::run(move || {
-        if !deleted && cgroup.exists() {
-            cgroup.kill().map_err(|error| failure::of_cgroup(&error))?;
-        }
         cgroup
             .remove()
             .map_err(|error| failure::of_cgroup(&error))?;
+        if let Some(beside) = beside {
+            // A runtime that was killed has left it; none of the container's processes is left.
+            let _ = fs::remove_dir(beside);
+        }
         remove_directory(&bundle)?;
         remove_directory(&writable)
     })

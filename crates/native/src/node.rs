@@ -13,6 +13,7 @@ use slipway_shim::Launcher;
 
 use crate::config::Config;
 use crate::container::Container;
+use crate::handlers::Handlers;
 use crate::pod::Pod;
 use crate::stats::Sampler;
 use crate::store::Store;
@@ -28,6 +29,7 @@ pub(crate) struct Node {
     pub(crate) launcher: Launcher,
     pub(crate) hierarchy: Hierarchy,
     pub(crate) sampler: Arc<Sampler>,
+    pub(crate) handlers: Handlers,
     pub(crate) pods: Arc<Index<PodName, Pod>>,
     pub(crate) containers: Arc<Index<ContainerName, Container>>,
     /// The boot in which this is: pods of another one are over.

@@ -253,6 +253,11 @@ async fn sweep(node: &Arc<Node>, known: &Known) {
             logged("a writable layer", remove_directory(&writable));
         }
     }
+    for (handler, container) in node.handlers.held() {
+        if !known.containers.contains(&container) {
+            node.handlers.forget(&node.state, handler, &container).await;
+        }
+    }
     for pod in node.network.cached().unwrap_or_default() {
         if !known.pods.contains(&pod) {
             let attachment = Attachment {

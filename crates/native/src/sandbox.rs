@@ -37,12 +37,7 @@ pub(crate) async fn run(
     handler: String,
 ) -> Result<String> {
     let name = PodName::of(&config)?;
-    if !matches!(handler.as_str(), "" | "slipway") {
-        return Err(Error::invalid(format!(
-            "runtime handler {handler:?} is not configured on this node; the RuntimeClass can use \
-             \"slipway\" or none"
-        )));
-    }
+    node.handlers.check(&handler)?;
     check_pod(&config)?;
     let cgroup = cgroup_of(&config)?;
     let id = new_id()?;
@@ -359,7 +354,10 @@ async fn forget(node: &Node, record: &PodRecord) -> Result<()> {
         .iter()
         .rev()
         .filter_map(|path| CgroupPath::parse(path).ok())
-        .flat_map(|path| node.hierarchy.open(&path).directories())
+        .flat_map(|path| {
+            let own = node.hierarchy.open(&path).directories();
+            own.into_iter().chain(node.hierarchy.beside(&path))
+        })
         .collect();
     blocking::run(move || {
         remove_directory(&directory)?;

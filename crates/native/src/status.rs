@@ -35,20 +35,20 @@ pub(crate) fn status(node: &Node, verbosity: Verbosity) -> StatusResponse {
             HashMap::from([("config".to_owned(), config.to_string())])
         }
     };
-    let handler = |name: &str| RuntimeHandler {
+    let handlers = node.handlers.list().map(|(name, features)| RuntimeHandler {
         name: name.to_owned(),
         features: Some(RuntimeHandlerFeatures {
-            recursive_read_only_mounts: true,
-            user_namespaces: false,
+            recursive_read_only_mounts: features.recursive_read_only_mounts,
+            user_namespaces: features.user_namespaces,
         }),
-    };
+    });
     StatusResponse {
         status: Some(RuntimeStatus {
             // Whoever can answer this can run a pod without a network.
             conditions: vec![condition("RuntimeReady", None), network],
         }),
         info,
-        runtime_handlers: vec![handler(""), handler("slipway")],
+        runtime_handlers: handlers.collect(),
         features: Some(RuntimeFeatures {
             supplemental_groups_policy: true,
             user_namespaces_host_network: false,

@@ -7,10 +7,12 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use crate::cgroup::{Cgroup, oom_kills};
+use crate::failure::Outcome;
 use crate::log::{Log, Stream};
-use crate::poller::Poller;
-use crate::protocol::{Exit, Failure, Phase, Record};
+use crate::poller::{Poller, Token};
+use crate::protocol::{Exit, Failure, Phase, Record, Runtime};
 use crate::record::write_record;
+use crate::supervisor::watch_stream;
 use crate::syscall;
 
 /// Who is waiting for an answer.
@@ -75,6 +77,9 @@ impl OomCount {
 pub(crate) struct Container {
     pub(crate) id: String,
     pub(crate) bundle: PathBuf,
+    /// The runtime that makes it and works on it; none for the shim itself.
+    pub(crate) runtime: Option<Runtime>,
+    /// Its init; while a runtime makes it, that runtime's process.
     pub(crate) pid: Pid,
     pub(crate) pidfd: OwnedFd,
     pub(crate) cgroup: Cgroup,
@@ -157,6 +162,19 @@ impl Container {
             Err(Errno::SRCH) => Ok(()),
             other => other,
         }
+    }
+
+    /// Reads its streams from now on.
+    pub(crate) fn watch(&self, poller: &Poller, number: u64) -> Outcome<()> {
+        for (stream, token) in [
+            (&self.out, Token::Output(number)),
+            (&self.error, Token::ErrorOutput(number)),
+        ] {
+            if let Some(stream) = stream {
+                watch_stream(poller, stream, token)?;
+            }
+        }
+        Ok(())
     }
 
     /// Reads once what a stream has brought; closes it at its end.

@@ -75,6 +75,10 @@ impl Supervisor {
                 found.len()
             ))
         })?;
+        if container.runtime.is_some() {
+            let streams = streams.each_ref().map(AsFd::as_fd);
+            return self.exec_by(poller, waiter, container_number, exec, streams);
+        }
         let unified = container.cgroup.open_unified()?;
         let (sync, child_sync) = sync_pair()?;
         poller

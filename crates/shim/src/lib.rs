@@ -28,6 +28,7 @@ mod packet;
 mod pod;
 mod poller;
 mod record;
+mod runtime;
 mod server;
 mod streams;
 mod supervisor;

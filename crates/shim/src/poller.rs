@@ -25,6 +25,8 @@ pub(crate) enum Token {
     Leftover(u64),
     /// The socket between the shim and an exec's process before that is executed.
     ExecSync(u64),
+    /// The timer of a command of an external runtime.
+    RuntimeDeadline(u64),
 }
 
 impl Token {
@@ -38,13 +40,14 @@ impl Token {
             Self::ErrorOutput(number) => (5, number),
             Self::Leftover(number) => (6, number),
             Self::ExecSync(number) => (7, number),
+            Self::RuntimeDeadline(number) => (8, number),
         };
-        number << 3 | kind
+        number << 4 | kind
     }
 
     fn decode(value: u64) -> Self {
-        let number = value >> 3;
-        match value & 7 {
+        let number = value >> 4;
+        match value & 15 {
             0 => Self::Signal,
             1 => Self::Listener,
             2 => Self::Connection(number),
@@ -52,7 +55,8 @@ impl Token {
             4 => Self::Output(number),
             5 => Self::ErrorOutput(number),
             6 => Self::Leftover(number),
-            _ => Self::ExecSync(number),
+            7 => Self::ExecSync(number),
+            _ => Self::RuntimeDeadline(number),
         }
     }
 }
@@ -152,9 +156,10 @@ mod tests {
             Token::Connection(1),
             Token::ContainerSync(2),
             Token::Output(3),
-            Token::ErrorOutput(u64::MAX >> 3),
+            Token::ErrorOutput(u64::MAX >> 4),
             Token::Leftover(5),
             Token::ExecSync(6),
+            Token::RuntimeDeadline(7),
         ] {
             assert_eq!(Token::decode(token.encode()), token);
         }

@@ -115,6 +115,22 @@ pub struct Create {
     pub terminal: bool,
     /// Whether standard input is held open for a later attach, instead of being `/dev/null`.
     pub stdin: bool,
+    /// The OCI runtime that makes the container and works on it; none for the shim itself.
+    pub runtime: Option<Runtime>,
+}
+
+/// An OCI runtime other than the shim, with the command line that runc, crun, youki and runsc have
+/// in common (`create`, `start`, `kill`, `exec`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Runtime {
+    /// Its executable.
+    pub path: PathBuf,
+    /// Where it keeps what it knows of containers (`--root`).
+    pub root: PathBuf,
+    /// Arguments before the command.
+    pub options: Vec<String>,
+    /// How long one of its commands may take, in seconds; it is killed then.
+    pub timeout: u32,
 }
 
 /// An overlay file system (overlayfs.rst in the kernel's documentation).

@@ -189,6 +189,7 @@ impl Server {
                     }
                     Token::Leftover(number) => self.supervisor.settle(&self.poller, number),
                     Token::ExecSync(number) => self.supervisor.exec_ready(&self.poller, number),
+                    Token::RuntimeDeadline(number) => self.supervisor.runtime_overdue(number),
                 }
                 self.send_effects();
             }

@@ -20,6 +20,7 @@ use crate::pod::open_null;
 use crate::poller::{Poller, Token};
 use crate::protocol::{Create, Event, Exit, Failure, Record, Reply, Request};
 use crate::record::now;
+use crate::runtime::Operation;
 use crate::streams::{Pipe, Streams};
 use crate::syscall;
 
@@ -42,10 +43,14 @@ pub(crate) struct Supervisor {
     /// through them costs less than an index.
     pub(crate) containers: BTreeMap<u64, Container>,
     pub(crate) executed: BTreeMap<u64, Executed>,
+    /// Commands of external runtimes that have not ended.
+    pub(crate) operations: BTreeMap<u64, Operation>,
+    /// Children that nobody knew, as long as a runtime may still say what they were.
+    pub(crate) strays: Vec<(Pid, WaitStatus)>,
     next: u64,
     /// The shim's own PID namespace.
     pub(crate) pid_namespace: OwnedFd,
-    null: OwnedFd,
+    pub(crate) null: OwnedFd,
     /// The shim's oom_score_adj before it changed it.
     pub(crate) oom_score: i32,
     pub(crate) effects: Vec<Effect>,
@@ -61,6 +66,8 @@ impl Supervisor {
         Ok(Self {
             containers: BTreeMap::new(),
             executed: BTreeMap::new(),
+            operations: BTreeMap::new(),
+            strays: Vec::new(),
             next: 0,
             pid_namespace: rustix::fs::open("/proc/self/ns/pid", flags, Mode::empty())
                 .system(|| "open /proc/self/ns/pid")?,
@@ -88,7 +95,13 @@ impl Supervisor {
     /// Who waits for the end, once everything has come to it.
     pub(crate) fn is_over(&self) -> Option<Waiter> {
         let over = |container: &Container| matches!(container.stage, Stage::Exited(_));
-        self.ending.filter(|_| self.containers.values().all(over))
+        self.ending
+            .filter(|_| self.containers.values().all(over) && self.operations.is_empty())
+    }
+
+    /// Whether the pod is being shut down.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.ending.is_some()
     }
 
     /// Carries a request out, or begins to; the answer is among the [`effects`](Self::effects),
@@ -105,14 +118,12 @@ impl Supervisor {
                 Err(Failure::wrong_state("the pod is being shut down"))
             }
             Request::Create(create) => self.create(poller, waiter, create).map(|()| None),
-            Request::Start { container } => self.start(waiter, &container).map(|()| None),
+            Request::Start { container } => self.start(poller, waiter, &container).map(|()| None),
             Request::Kill {
                 container,
                 signal,
                 all,
-            } => self
-                .kill(&container, signal, all)
-                .map(|()| Some(Reply::Done)),
+            } => self.kill(poller, waiter, &container, signal, all),
             Request::Delete { container } => Ok(self.delete(poller, waiter, &container)),
             Request::Exec(exec) => self.exec(poller, waiter, &exec, descriptors).map(|()| None),
             Request::KillExec { exec, signal } => {
@@ -158,24 +169,65 @@ impl Supervisor {
                 "there is a container {id} already"
             )));
         }
-        let namespace = create::pid_namespace(&create.bundle.join("config.json"))?;
         let cgroup = Cgroup::new(&create.cgroups)?;
-        let unified = cgroup.open_unified()?;
         let oom = create.oom_events.clone().map(OomCount::new);
-        let (sync, child_sync) = sync_pair()?;
         let streams = Streams::open(&create)?;
         let log = create.log.clone().map(Log::open);
         let number = self.number();
+        let (pid, pidfd, sync) = match &create.runtime {
+            None => self.clone_init(poller, number, &create, &cgroup, &streams)?,
+            Some(runtime) => {
+                let (pid, pidfd) = self.create_by(poller, runtime, number, &create, &streams)?;
+                (pid, pidfd, None)
+            }
+        };
+        let Streams { input, out, error } = streams;
+        let (out, error) = (out.map(Pipe::read), error.map(Pipe::read));
+        let container = Container {
+            id: create.container,
+            bundle: create.bundle,
+            runtime: create.runtime,
+            pid,
+            pidfd,
+            cgroup,
+            oom,
+            log,
+            sync,
+            out,
+            error,
+            input: input.map(|pipe| pipe.write),
+            stage: Stage::Creating(waiter),
+            leftover: None,
+            deleting: Vec::new(),
+        };
+        // What a runtime says while it makes the container is not the container's.
+        if container.runtime.is_none() {
+            container.watch(poller, number)?;
+        }
+        self.containers.insert(number, container);
+        Ok(())
+    }
+
+    /// Makes a container's first process.
+    fn clone_init(
+        &mut self,
+        poller: &Poller,
+        number: u64,
+        create: &Create,
+        cgroup: &Cgroup,
+        streams: &Streams,
+    ) -> Outcome<(Pid, OwnedFd, Option<OwnedFd>)> {
+        let namespace = create::pid_namespace(&create.bundle.join("config.json"))?;
+        let unified = cgroup.open_unified()?;
+        let (sync, child_sync) = sync_pair()?;
         poller
             .add(&sync, Token::ContainerSync(number))
             .system(|| "watch the new container")?;
-
-        let null = self.null.as_fd();
         let child = Child {
-            create: &create,
-            cgroup: &cgroup,
+            create,
+            cgroup,
             sync: child_sync.as_fd(),
-            streams: streams.of_child(null),
+            streams: streams.of_child(self.null.as_fd()),
             oom_score: self.oom_score,
         };
         let spawned = create::spawn(
@@ -186,38 +238,17 @@ impl Supervisor {
         );
         let (pid, pidfd) =
             spawned.system(|| format!("clone the first process of {}", create.container))?;
-        let Streams { input, out, error } = streams;
-        let (out, error) = (out.map(Pipe::read), error.map(Pipe::read));
-        let container = Container {
-            id: create.container,
-            bundle: create.bundle,
-            pid,
-            pidfd,
-            cgroup,
-            oom,
-            log,
-            sync: Some(sync),
-            out,
-            error,
-            input: input.map(|pipe| pipe.write),
-            stage: Stage::Creating(waiter),
-            leftover: None,
-            deleting: Vec::new(),
-        };
-        for (stream, token) in [
-            (&container.out, Token::Output(number)),
-            (&container.error, Token::ErrorOutput(number)),
-        ] {
-            if let Some(stream) = stream {
-                watch_stream(poller, stream, token)?;
-            }
-        }
-        self.containers.insert(number, container);
-        Ok(())
+        Ok((pid, pidfd, Some(sync)))
     }
 
-    fn start(&mut self, waiter: Waiter, id: &str) -> Outcome<()> {
-        let (_, container) = self.known(id)?;
+    fn start(&mut self, poller: &Poller, waiter: Waiter, id: &str) -> Outcome<()> {
+        let (number, container) = self.known(id)?;
+        if container.runtime.is_some() && matches!(container.stage, Stage::Created) {
+            self.start_by(poller, number)?;
+            let (_, container) = self.known(id)?;
+            container.stage = Stage::Starting(waiter);
+            return Ok(());
+        }
         match (&container.stage, container.sync()) {
             (Stage::Created, Some(sync)) => {
                 send_packet(sync, START, &[]).system(|| format!("start container {id}"))?;
@@ -231,15 +262,30 @@ impl Supervisor {
         }
     }
 
-    fn kill(&mut self, id: &str, signal: i32, all: bool) -> Outcome<()> {
-        let (_, container) = self.known(id)?;
+    fn kill(
+        &mut self,
+        poller: &Poller,
+        waiter: Waiter,
+        id: &str,
+        signal: i32,
+        all: bool,
+    ) -> Outcome<Option<Reply>> {
+        let (number, container) = self.known(id)?;
+        let by_runtime = container.runtime.is_some() && signal != libc::SIGKILL && !all;
         match container.stage {
-            Stage::Exited(_) | Stage::Ending(_) => Ok(()),
+            Stage::Exited(_) | Stage::Ending(_) => {}
+            Stage::Running { .. } if by_runtime => {
+                self.kill_by(poller, waiter, number, signal)?;
+                return Ok(None);
+            }
             _ => match container.signal(signal, all) {
-                Err(Errno::INVAL) => Err(Failure::invalid(format!("{signal} is not a signal"))),
-                other => other.system(|| format!("send signal {signal} to container {id}")),
+                Err(Errno::INVAL) => {
+                    return Err(Failure::invalid(format!("{signal} is not a signal")));
+                }
+                other => other.system(|| format!("send signal {signal} to container {id}"))?,
             },
         }
+        Ok(Some(Reply::Done))
     }
 
     fn delete(&mut self, poller: &Poller, waiter: Waiter, id: &str) -> Option<Reply> {
@@ -266,6 +312,7 @@ impl Supervisor {
 
     fn shut_down(&mut self, waiter: Waiter) {
         self.ending = Some(waiter);
+        self.kill_operations();
         for container in self
             .containers
             .values()
@@ -355,20 +402,31 @@ impl Supervisor {
 
     /// A child of the shim has ended. One that is not known was orphaned in a container.
     pub(crate) fn reaped(&mut self, poller: &Poller, pid: Pid, status: WaitStatus) {
+        if self.operation_ended(poller, pid, status) {
+            return;
+        }
         let container = self
             .containers
             .iter()
             .find(|(_, container)| container.pid == pid && container.has_process())
             .map(|(number, _)| *number);
         if let Some(number) = container {
-            self.init_ended(poller, number, status);
+            let finished_at = now();
+            if !self.keep_for_start(number, status, finished_at) {
+                self.init_ended(poller, number, status, finished_at);
+            }
             return;
         }
         self.executed_reaped(poller, pid, status);
     }
 
-    fn init_ended(&mut self, poller: &Poller, number: u64, status: WaitStatus) {
-        let finished_at = now();
+    pub(crate) fn init_ended(
+        &mut self,
+        poller: &Poller,
+        number: u64,
+        status: WaitStatus,
+        finished_at: i64,
+    ) {
         self.finish_conversation(poller, number);
         let Some(container) = self.containers.get_mut(&number) else {
             return;
@@ -387,8 +445,8 @@ impl Supervisor {
             _ => None,
         };
         if let Some((waiter, failure)) = failed {
-            self.forget(poller, number);
-            self.effects.push(Effect::Answer(waiter, Err(failure)));
+            container.stage = Stage::Failed(waiter, failure);
+            self.settle(poller, number);
             return;
         }
         let started_at = match container.stage {
@@ -411,15 +469,16 @@ impl Supervisor {
         }
     }
 
-    /// Ends what the init has left behind, and when nothing is left, the container.
+    /// Ends what the init, or the attempt to make one, has left behind, and when nothing is left, the
+    /// container.
     pub(crate) fn settle(&mut self, poller: &Poller, number: u64) {
         self.buffer.resize(BUFFER, 0);
         let Some(container) = self.containers.get_mut(&number) else {
             return;
         };
-        let Stage::Ending(mut ended) = container.stage else {
+        if !matches!(container.stage, Stage::Ending(_) | Stage::Failed(..)) {
             return;
-        };
+        }
         if let Some(process) = container.leftover.take() {
             poller.remove(&process);
         }
@@ -429,6 +488,15 @@ impl Supervisor {
             container.leftover = Some(process);
             return;
         }
+        if let Stage::Failed(waiter, failure) = &container.stage {
+            let answer = Effect::Answer(*waiter, Err(failure.clone()));
+            self.forget(poller, number);
+            self.effects.push(answer);
+            return;
+        }
+        let Stage::Ending(mut ended) = container.stage else {
+            return;
+        };
         container.drain(poller, &mut self.buffer);
         ended.exit.oom_killed = container.oom.as_ref().is_some_and(OomCount::has_grown);
         container.stage = Stage::Exited(ended);
@@ -467,7 +535,7 @@ pub(crate) fn sync_pair() -> Outcome<(OwnedFd, OwnedFd)> {
 }
 
 /// Reads from a stream whenever it has something.
-fn watch_stream(poller: &Poller, stream: &OwnedFd, token: Token) -> Outcome<()> {
+pub(crate) fn watch_stream(poller: &Poller, stream: &OwnedFd, token: Token) -> Outcome<()> {
     rustix::fs::fcntl_setfl(stream, OFlags::NONBLOCK)
         .and_then(|()| poller.add(stream, token))
         .system(|| "watch a container's output")
@@ -483,7 +551,7 @@ pub(crate) fn describe(stage: &Stage) -> &'static str {
     }
 }
 
-fn describe_status(status: WaitStatus) -> String {
+pub(crate) fn describe_status(status: WaitStatus) -> String {
     match (status.exit_status(), status.terminating_signal()) {
         (_, Some(signal)) => format!("signal {signal}"),
         (Some(code), None) => format!("exit code {code}"),

@@ -7,6 +7,7 @@ mod devices;
 mod mounts;
 mod process;
 mod refuse;
+mod resources;
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,7 @@ use oci_spec::runtime::{
     LinuxBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, RootBuilder, Spec,
     SpecBuilder,
 };
-use slipway_cgroup::DeviceRule;
+use slipway_cgroup::{CgroupPath, DeviceRule, Resources};
 use slipway_cri_api::v1::{
     ContainerConfig, LinuxContainerSecurityContext, NamespaceMode, NamespaceOption,
     PodSandboxConfig,
@@ -44,6 +45,9 @@ pub(crate) struct Plan<'a> {
     /// Where the root file system is mounted, in the container's own mount namespace.
     pub(crate) rootfs: &'a Path,
     pub(crate) cgroups: slipway_cgroup::Version,
+    /// The container's cgroup, from the root of the hierarchies.
+    pub(crate) cgroup: &'a CgroupPath,
+    pub(crate) resources: &'a Resources,
 }
 
 /// A configuration, and the device rules for the cgroup that goes with it.
@@ -79,7 +83,8 @@ pub(crate) fn generate(plan: &Plan<'_>) -> Result<Generated> {
         .devices(devices.nodes)
         .build()
         .map_err(built)?;
-    linux.set_resources(None);
+    linux.set_cgroups_path(Some(PathBuf::from(plan.cgroup.as_str())));
+    linux.set_resources(Some(resources::of(plan.resources, &devices.rules)?));
     linux.set_rootfs_propagation(Some(mounts::propagation(&plan.container.mounts).to_owned()));
     let (masked, read_only) = hidden_paths(&security);
     linux.set_masked_paths(Some(masked));
@@ -99,6 +104,8 @@ pub(crate) fn generate(plan: &Plan<'_>) -> Result<Generated> {
         .linux(linux)
         .build()
         .map_err(built)?;
+    // The pod's UTS namespace has its name already; what the builder puts here is another's.
+    spec.set_hostname(None);
     spec.set_annotations(Some(plan.container.annotations.clone()));
     Ok(Generated {
         spec,

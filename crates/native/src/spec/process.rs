@@ -10,6 +10,7 @@ use slipway_engine::{Error, Result};
 
 use super::{Plan, built, capabilities};
 use crate::config::rlimit_type;
+use crate::kernel;
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -73,7 +74,8 @@ pub(super) fn of(plan: &Plan<'_>, security: &LinuxContainerSecurityContext) -> R
                     resources.oom_score_adj
                 ))
             })?;
-        process.set_oom_score_adj(Some(adjustment));
+        // The shim would do with what it may have; other runtimes fail.
+        process.set_oom_score_adj(Some(adjustment.max(kernel::lowest_oom_score())));
     }
     Ok(process)
 }

@@ -32,6 +32,7 @@ use self::process::refuse;
 pub(crate) use self::process::{
     assume, detach, refuse_unsupported, set_oom_score, set_streams, write_oom_score,
 };
+pub(crate) use self::rootfs::{mount as mount_rootfs, turn_away_from_node};
 use self::terminal::Terminal;
 use crate::cgroup::Cgroup;
 use crate::config::{NamespaceKind, Process, Spec};

@@ -23,13 +23,13 @@ use crate::syscall::{MountSetattr, mount_setattr};
 pub(super) const SMALLEST_PAGE: usize = 4096;
 
 /// Keeps what is mounted here from reaching the node, and lets what the node mounts come in.
-pub(super) fn turn_away_from_node() -> Outcome<()> {
+pub(crate) fn turn_away_from_node() -> Outcome<()> {
     let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", flags).system(|| "make the container's mounts private")
 }
 
 /// Mounts the root file system on `path` and opens it.
-pub(super) fn mount(overlay: &Overlay, path: &Path) -> Outcome<OwnedFd> {
+pub(crate) fn mount(overlay: &Overlay, path: &Path) -> Outcome<OwnedFd> {
     let doing = || format!("mount the root file system on {}", path.display());
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let place = match rustix::fs::open(path, flags, Mode::empty()) {

@@ -231,6 +231,7 @@ impl Scene {
             log: Some(bundle.join("0.log")),
             terminal: false,
             stdin: false,
+            runtime: None,
             bundle,
         }
     }

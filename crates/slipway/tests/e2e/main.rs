@@ -10,6 +10,7 @@ mod client;
 mod container;
 mod device;
 mod exec;
+mod handler;
 mod image;
 mod log;
 mod mount;

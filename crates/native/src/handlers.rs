@@ -1,0 +1,414 @@
+//! The runtimes that a pod can be made with (CRI `RunPodSandboxRequest.runtime_handler`, which is
+//! what a RuntimeClass names): the built-in one, and other OCI runtimes that are configured.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Deserialize;
+use slipway_engine::{Error, Result};
+use slipway_shim::protocol::Runtime;
+use tokio::process::Command;
+
+use crate::blocking;
+use crate::config::Handler as Config;
+use crate::kernel;
+use crate::sandbox::remove_directory;
+
+/// The name of the built-in one, which also has the empty name.
+const BUILT_IN: &str = "slipway";
+
+/// How long a runtime may take to say what it can do, when the daemon starts.
+const FEATURES_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What a handler can do, as far as a kubelet asks for it (CRI `RuntimeHandlerFeatures`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Features {
+    /// Mounts that are read-only with all that is mounted below them.
+    pub(crate) recursive_read_only_mounts: bool,
+    /// Pods with user namespaces.
+    pub(crate) user_namespaces: bool,
+}
+
+/// Every handler of this node.
+#[derive(Debug)]
+pub(crate) struct Handlers {
+    /// Of the built-in one.
+    features: Features,
+    external: BTreeMap<String, External>,
+}
+
+#[derive(Debug)]
+struct External {
+    runtime: Runtime,
+    features: Features,
+    /// Whether what its root directory holds is this daemon's alone.
+    own_root: bool,
+}
+
+impl Handlers {
+    /// Checks what is configured, and asks each runtime what it can do. `state` is the daemon's
+    /// state directory, below which each keeps its own by default.
+    ///
+    /// # Errors
+    ///
+    /// [`slipway_engine::Kind::InvalidArgument`] with the name of the key that cannot be used.
+    pub(crate) async fn open(
+        configured: &BTreeMap<String, Config>,
+        state: &Path,
+        features: Features,
+    ) -> Result<Self> {
+        for (name, config) in configured {
+            check(name, config)?;
+        }
+        let open = async |(name, config): (&String, &Config)| {
+            let root = state.join("runtimes").join(name);
+            let runtime = Runtime {
+                path: config.path.clone(),
+                root: config.root.clone().unwrap_or(root),
+                options: config.options.clone(),
+                timeout: config.timeout_seconds,
+            };
+            let features = ask(name, &runtime).await;
+            let own_root = config.root.is_none();
+            let external = External {
+                runtime,
+                features,
+                own_root,
+            };
+            (name.clone(), external)
+        };
+        let external = join_all(configured.iter().map(open)).await;
+        Ok(Self {
+            features,
+            external: external.into_iter().collect(),
+        })
+    }
+
+    /// Every name that a pod can ask for, and what it gets.
+    pub(crate) fn list(&self) -> impl Iterator<Item = (&str, Features)> {
+        let built_in = ["", BUILT_IN].map(|name| (name, self.features));
+        let external = self.external.iter();
+        built_in
+            .into_iter()
+            .chain(external.map(|(name, external)| (name.as_str(), external.features)))
+    }
+
+    /// What the handler of a pod that is to be made can do.
+    ///
+    /// # Errors
+    ///
+    /// [`slipway_engine::Kind::InvalidArgument`] when there is none of this name.
+    pub(crate) fn check(&self, name: &str) -> Result<Features> {
+        let found = self.list().find(|(known, _)| *known == name);
+        found.map(|(_, features)| features).ok_or_else(|| {
+            let known: Vec<_> = self.list().map(|(name, _)| format!("{name:?}")).collect();
+            Error::invalid(format!(
+                "runtime_handler {name:?} is not configured on this node, which has {}: correct \
+                 the RuntimeClass's handler, or add [runtime.handlers.{name}] with its path to the \
+                 configuration",
+                known.join(", ")
+            ))
+        })
+    }
+
+    /// The runtime of a pod's handler; none for the built-in one.
+    ///
+    /// # Errors
+    ///
+    /// [`slipway_engine::Kind::FailedPrecondition`] when the pod was made with one that is not
+    /// configured any more.
+    pub(crate) fn runtime(&self, name: &str) -> Result<Option<&Runtime>> {
+        if matches!(name, "" | BUILT_IN) {
+            return Ok(None);
+        }
+        match self.external.get(name) {
+            Some(external) => Ok(Some(&external.runtime)),
+            None => Err(Error::precondition(format!(
+                "the pod was made with runtime handler {name:?}, which is not configured any more: \
+                 configure runtime.handlers.{name} again, or make the pod anew"
+            ))),
+        }
+    }
+
+    /// Has a runtime forget a container whose processes are gone; safe to repeat. Where it cannot,
+    /// its directory for the container is removed, so that no container outlives its runtime.
+    pub(crate) async fn forget(&self, state: &Path, name: &str, container: &str) {
+        let (failed, root) = match self.runtime(name) {
+            Ok(None) => return,
+            Ok(Some(runtime)) => (
+                run(runtime, &["delete", "--force", container]).await.err(),
+                runtime.root.clone(),
+            ),
+            Err(error) => (Some(error.to_string()), state.join("runtimes").join(name)),
+        };
+        let directory = root.join(container);
+        if let Some(reason) = failed
+            && directory.exists()
+        {
+            tracing::warn!(
+                container,
+                handler = name,
+                reason,
+                "its runtime did not delete it; what that keeps of it is removed"
+            );
+            let removed = blocking::run(move || remove_directory(&directory)).await;
+            if let Err(error) = removed {
+                tracing::error!(container, %error, "a runtime's state is left");
+            }
+        }
+    }
+
+    /// What the runtimes hold in directories of this daemon's own, by handler.
+    pub(crate) fn held(&self) -> Vec<(&str, String)> {
+        let own = self
+            .external
+            .iter()
+            .filter(|(_, external)| external.own_root);
+        own.flat_map(|(name, external)| {
+            let entries = fs::read_dir(&external.runtime.root).into_iter().flatten();
+            let ids = entries
+                .flatten()
+                .filter_map(|entry| entry.file_name().into_string().ok());
+            ids.map(|id| (name.as_str(), id)).collect::<Vec<_>>()
+        })
+        .collect()
+    }
+}
+
+fn check(name: &str, config: &Config) -> Result<()> {
+    let key = format!("the configuration's runtime.handlers.{name}");
+    let label = |name: &str| {
+        let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+        let bytes = name.as_bytes();
+        bytes.len() <= 63
+            && ends(bytes.first())
+            && ends(bytes.last())
+            && bytes
+                .iter()
+                .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+    };
+    if name == BUILT_IN {
+        return Err(Error::invalid(format!(
+            "{key}: that is the name of the built-in handler; choose another"
+        )));
+    }
+    if !label(name) {
+        return Err(Error::invalid(format!(
+            "{key}: a RuntimeClass can name only handlers of at most 63 lower-case letters, \
+             digits and hyphens"
+        )));
+    }
+    for (field, path) in [("path", Some(&config.path)), ("root", config.root.as_ref())] {
+        if let Some(path) = path.filter(|path| !path.is_absolute()) {
+            return Err(Error::invalid(format!(
+                "{key}.{field} {:?} is not an absolute path",
+                path.display().to_string()
+            )));
+        }
+    }
+    if !(1..=Config::MAX_TIMEOUT).contains(&config.timeout_seconds) {
+        return Err(Error::invalid(format!(
+            "{key}.timeout_seconds is {}; it must be 1 to {}",
+            config.timeout_seconds,
+            Config::MAX_TIMEOUT
+        )));
+    }
+    executable(&config.path).map_err(|reason| {
+        Error::invalid(format!(
+            "{key}.path: {} {reason}; install the runtime, or correct the path",
+            config.path.display()
+        ))
+    })
+}
+
+fn executable(path: &Path) -> std::result::Result<(), String> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err("does not exist".to_owned()),
+        Err(error) => Err(format!("cannot be used: {error}")),
+        Ok(found) if !found.is_file() => Err("is not a file".to_owned()),
+        Ok(found) if found.permissions().mode() & 0o111 == 0 => Err("is not executable".to_owned()),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// The little that is read of what `features` says (OCI runtime specification, "Features").
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Said {
+    #[serde(default)]
+    mount_options: Vec<String>,
+}
+
+/// Asks a runtime what it can do. One that does not know the question can do nothing special.
+async fn ask(name: &str, runtime: &Runtime) -> Features {
+    let asked = Runtime {
+        timeout: u32::try_from(FEATURES_DEADLINE.as_secs()).unwrap_or(1),
+        ..runtime.clone()
+    };
+    let said = run(&asked, &["features"]).await.and_then(|output| {
+        serde_json::from_slice::<Said>(&output).map_err(|error| error.to_string())
+    });
+    match said {
+        Ok(said) => Features {
+            recursive_read_only_mounts: kernel::recursive_read_only().is_ok()
+                && said.mount_options.iter().any(|option| option == "rro"),
+            // The shim mounts the root file system, and makes the pod's namespaces, for itself only.
+            user_namespaces: false,
+        },
+        Err(reason) => {
+            tracing::info!(
+                handler = name,
+                reason,
+                "the runtime does not say what it can do"
+            );
+            Features::default()
+        }
+    }
+}
+
+/// Runs a command of a runtime to its end and answers its standard output, or why there is none.
+pub(crate) async fn run(
+    runtime: &Runtime,
+    command: &[&str],
+) -> std::result::Result<Vec<u8>, String> {
+    let doing = || format!("{} {}", runtime.path.display(), command.join(" "));
+    let child = Command::new(&runtime.path)
+        .arg("--root")
+        .arg(&runtime.root)
+        .args(&runtime.options)
+        .args(command)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .map_err(|error| format!("{}: {error}", doing()))?;
+    let group = child.id().and_then(|pid| i32::try_from(pid).ok());
+    let limit = Duration::from_secs(runtime.timeout.into());
+    let mut ended = Box::pin(child.wait_with_output());
+    let Ok(output) = tokio::time::timeout(limit, &mut ended).await else {
+        if let Some(group) = group.and_then(Pid::from_raw) {
+            // It is not reaped before its end is waited for.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let _ = ended.await;
+        return Err(format!(
+            "{} did not end within {} s and was killed",
+            doing(),
+            runtime.timeout
+        ));
+    };
+    match output {
+        Ok(output) if output.status.success() => Ok(output.stdout),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let last = said.lines().rev().find(|line| !line.trim().is_empty());
+            Err(format!(
+                "{}: {}: {}",
+                doing(),
+                output.status,
+                last.unwrap_or("it said nothing")
+            ))
+        }
+        Err(error) => Err(format!("{}: {error}", doing())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn config(path: &str) -> Config {
+        Config {
+            path: PathBuf::from(path),
+            root: None,
+            options: Vec::new(),
+            timeout_seconds: 30,
+        }
+    }
+
+    async fn handlers(configured: &[(&str, Config)]) -> Result<Handlers> {
+        let configured = configured.iter().cloned();
+        let configured = configured
+            .map(|(name, config)| (name.to_owned(), config))
+            .collect();
+        Handlers::open(&configured, Path::new("/state"), Features::default()).await
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_cannot_work_is_refused_by_its_key() {
+        for (name, config, words) in [
+            (
+                "runc",
+                config("/no/such"),
+                "runc.path: /no/such does not exist",
+            ),
+            (
+                "runc",
+                config("runc"),
+                "runc.path \"runc\" is not an absolute path",
+            ),
+            ("runc", config("/etc"), "is not a file"),
+            ("runc", config("/etc/passwd"), "is not executable"),
+            ("slipway", config("/bin/true"), "built-in"),
+            ("Run_C", config("/bin/true"), "RuntimeClass"),
+            ("-", config("/bin/true"), "RuntimeClass"),
+        ] {
+            let error = handlers(&[(name, config)]).await.unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+        }
+        let hasty = Config {
+            timeout_seconds: 0,
+            ..config("/bin/true")
+        };
+        let error = handlers(&[("x", hasty)]).await.unwrap_err();
+        assert!(error.to_string().contains("timeout_seconds"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_pod_can_ask_for_what_is_configured_and_is_told_what_that_is() {
+        let handlers = handlers(&[("quiet", config("/bin/true"))]).await.unwrap();
+        let names: Vec<_> = handlers.list().map(|(name, _)| name).collect();
+        assert_eq!(names, ["", "slipway", "quiet"]);
+        assert!(handlers.check("quiet").is_ok());
+        let error = handlers.check("kata").unwrap_err();
+        assert_eq!(error.kind(), slipway_engine::Kind::InvalidArgument);
+        assert!(error.to_string().contains("\"quiet\""), "{error}");
+        assert!(handlers.runtime("slipway").unwrap().is_none());
+        let runtime = handlers.runtime("quiet").unwrap().unwrap();
+        assert_eq!(runtime.root, Path::new("/state/runtimes/quiet"));
+        let error = handlers.runtime("kata").unwrap_err();
+        assert_eq!(error.kind(), slipway_engine::Kind::FailedPrecondition);
+    }
+
+    #[tokio::test]
+    async fn features_are_what_the_runtime_says() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            config(path.to_str().unwrap())
+        };
+        let able = script("able", r#"echo '{"mountOptions": ["ro", "rro"]}'"#);
+        let plain = script("plain", r#"echo '{"mountOptions": ["ro"]}'"#);
+        let old = script("old", "echo unknown command features >&2; exit 1");
+        let handlers = handlers(&[("able", able), ("plain", plain), ("old", old)])
+            .await
+            .unwrap();
+        let able = |name| handlers.check(name).unwrap().recursive_read_only_mounts;
+        assert_eq!(
+            [able("able"), able("plain"), able("old")],
+            [true, false, false]
+        );
+    }
+}
