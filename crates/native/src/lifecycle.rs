@@ -168,6 +168,7 @@ impl Make {
             volumes,
         } = self;
         let runtime = node.handlers.runtime(&pod.record.handler)?.cloned();
+        let runtime = runtime.map(Box::new);
         let bundle = node.bundle(pod.id(), &record.id);
         let rootfs = bundle.join("rootfs");
         let writable = node.writable(&record.id);

@@ -78,7 +78,7 @@ pub(crate) struct Container {
     pub(crate) id: String,
     pub(crate) bundle: PathBuf,
     /// The runtime that makes it and works on it; none for the shim itself.
-    pub(crate) runtime: Option<Runtime>,
+    pub(crate) runtime: Option<Box<Runtime>>,
     /// Its init; while a runtime makes it, that runtime's process.
     pub(crate) pid: Pid,
     pub(crate) pidfd: OwnedFd,

@@ -116,7 +116,7 @@ pub struct Create {
     /// Whether standard input is held open for a later attach, instead of being `/dev/null`.
     pub stdin: bool,
     /// The OCI runtime that makes the container and works on it; none for the shim itself.
-    pub runtime: Option<Runtime>,
+    pub runtime: Option<Box<Runtime>>,
 }
 
 /// An OCI runtime other than the shim, with the command line that runc, crun, youki and runsc have

@@ -201,7 +201,7 @@ impl Supervisor {
     }
 
     /// The runtime that has made a container, and its bundle.
-    fn made_by(&self, container: u64) -> Option<(Runtime, PathBuf)> {
+    fn made_by(&self, container: u64) -> Option<(Box<Runtime>, PathBuf)> {
         let container = self.containers.get(&container)?;
         Some((container.runtime.clone()?, container.bundle.clone()))
     }
