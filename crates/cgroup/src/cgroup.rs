@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::changes::Changes;
 use crate::device::{self, DeviceRule};
 use crate::hierarchy::{Layout, Mounted};
 use crate::{CgroupPath, Error, Resources, v1, v2};
@@ -56,14 +57,42 @@ impl Cgroup {
             .any(|directory| directory.is_dir())
     }
 
-    /// Sets what is set in `resources` and leaves the rest. The limits are written one by one: an
-    /// error leaves those before it in force. Lowering `memory_limit` below what is in use fails on
-    /// v1 when the kernel cannot reclaim enough, and on v2 lets the OOM killer loose.
+    /// Sets what is set in `resources` and leaves the rest, while processes run in it. The limits
+    /// are written one by one; when one is refused, those before it are taken back, except lines
+    /// for devices that a file of [`Resources::unified`] did not have.
+    ///
+    /// A `memory_limit` below what is in use and cannot be reclaimed is refused: by the kernel on
+    /// v1 ([`Error::Write`] with `EBUSY`), and here on v2 ([`Error::MemoryInUse`]), where the kernel
+    /// would let the OOM killer loose.
     pub fn update(&self, resources: &Resources) -> Result<(), Error> {
         self.refuse_root()?;
+        self.refuse_below_use(resources)?;
+        let mut changes = Changes::Reversible(Vec::new());
+        let applied = self.apply(resources, &mut changes);
+        if applied.is_err() {
+            changes.undo();
+        }
+        applied
+    }
+
+    pub(crate) fn apply(&self, resources: &Resources, changes: &mut Changes) -> Result<(), Error> {
         match *self.layout {
-            Layout::V1(_) => v1::apply(self, resources),
-            Layout::V2(_) => v2::apply(self, resources),
+            Layout::V1(_) => v1::apply(self, resources, changes),
+            Layout::V2(_) => v2::apply(self, resources, changes),
+        }
+    }
+
+    fn refuse_below_use(&self, resources: &Resources) -> Result<(), Error> {
+        let limit = resources.memory_limit.filter(|limit| *limit > 0);
+        let (Layout::V2(_), Some(limit)) = (&*self.layout, limit) else {
+            return Ok(());
+        };
+        let memory = self.stats()?.memory;
+        match memory.map(|memory| memory.working_set) {
+            Some(in_use) if in_use > limit.unsigned_abs() => {
+                Err(Error::MemoryInUse { limit, in_use })
+            }
+            _ => Ok(()),
         }
     }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::changes::Changes;
 use crate::hierarchy::{Layout, Mounted};
 use crate::{Cgroup, CgroupPath, DeviceRule, Error, Hierarchy, Resources, control_file, v1, v2};
 
@@ -36,7 +37,7 @@ impl Hierarchy {
         let mut made = Made::default();
         self.make(path, &mut made)?;
         cgroup.set_devices(devices)?;
-        cgroup.update(resources)?;
+        cgroup.apply(resources, &mut Changes::Final)?;
         made.keep();
         Ok(cgroup)
     }

@@ -83,6 +83,23 @@ pub enum Error {
         /// What was to be limited.
         setting: &'static str,
     },
+    /// Memory was to be limited below what is in use.
+    #[error(
+        "memory cannot be limited to {limit} bytes: {in_use} are in use beside what can be \
+         reclaimed, and the kernel would kill for the rest"
+    )]
+    MemoryInUse {
+        /// The limit in bytes.
+        limit: i64,
+        /// The working set in bytes.
+        in_use: u64,
+    },
+    /// Swap was to be limited on a node that does not count it.
+    #[error(
+        "memory and swap together cannot be limited to {0} bytes: the kernel does not account for \
+         swap; boot it with swapaccount=1"
+    )]
+    NoSwapAccounting(i64),
     /// A value that means nothing.
     #[error("{setting}: {problem}")]
     Invalid {

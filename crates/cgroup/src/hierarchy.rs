@@ -178,6 +178,11 @@ impl Hierarchy {
             .collect()
     }
 
+    /// Whether `controller` (`hugetlb`, for example) is there to be used.
+    pub fn has_controller(&self, controller: &str) -> bool {
+        self.layout.has(controller)
+    }
+
     /// The cgroup at `path`, which need not exist. No input or output.
     pub fn open(&self, path: &CgroupPath) -> Cgroup {
         Cgroup::new(Arc::clone(&self.layout), path.clone())

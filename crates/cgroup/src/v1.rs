@@ -1,40 +1,44 @@
 //! Limits in the control files of cgroup v1.
 
 use std::path::Path;
-use std::sync::Once;
 
-use crate::control_file::{read_number, try_write, write};
+use crate::changes::Changes;
+use crate::control_file::{read_number, write};
 use crate::create::inherit;
 use crate::device::{Policy, Rule};
-use crate::{Cgroup, CgroupPath, Error, Resources};
+use crate::{Cgroup, CgroupPath, Error, Resources, hugepages, swap};
 
 /// Sets what is set.
-pub(crate) fn apply(cgroup: &Cgroup, resources: &Resources) -> Result<(), Error> {
+pub(crate) fn apply(
+    cgroup: &Cgroup,
+    resources: &Resources,
+    changes: &mut Changes,
+) -> Result<(), Error> {
     if let Some(key) = resources.unified.keys().next() {
         return Err(Error::Invalid {
             setting: format!("unified {key:?}"),
             problem: "this node has cgroup v1, and unified settings are for v2".to_owned(),
         });
     }
-    cpu(cgroup, resources)?;
+    cpu(cgroup, resources, changes)?;
     for (file, set) in resources.cpusets() {
-        write(&cgroup.require("cpuset", file)?.join(file), set)?;
+        changes.write(&cgroup.require("cpuset", file)?.join(file), set)?;
     }
-    memory(cgroup, resources)?;
+    memory(cgroup, resources, changes)?;
     if let Some(limit) = resources.pids_limit {
         let value = if limit > 0 {
             limit.to_string()
         } else {
             "max".to_owned()
         };
-        write(
+        changes.write(
             &cgroup
                 .require("pids", "the number of processes")?
                 .join("pids.max"),
             &value,
         )?;
     }
-    hugepages(cgroup, resources)
+    hugepages::apply(cgroup, resources, changes, "limit_in_bytes")
 }
 
 /// Fills the `cpuset` files of a cgroup and those above it, which are made empty and take no
@@ -63,9 +67,9 @@ pub(crate) fn set_devices(cgroup: &Cgroup, rules: &[Rule]) -> Result<(), Error> 
         .try_for_each(|rule| write(&exceptions, &rule.to_string()))
 }
 
-fn cpu(cgroup: &Cgroup, resources: &Resources) -> Result<(), Error> {
+fn cpu(cgroup: &Cgroup, resources: &Resources, changes: &mut Changes) -> Result<(), Error> {
     if let Some(shares) = resources.cpu_shares.filter(|shares| *shares != 0) {
-        write(
+        changes.write(
             &cgroup.require("cpu", "the CPU weight")?.join("cpu.shares"),
             &shares.to_string(),
         )?;
@@ -85,24 +89,24 @@ fn cpu(cgroup: &Cgroup, resources: &Resources) -> Result<(), Error> {
     );
     match (quota, period.map(|period| period.to_string())) {
         (None, None) => Ok(()),
-        (Some(quota), None) => write(&quota_file, &quota.to_string()),
-        (None, Some(period)) => write(&period_file, &period),
+        (Some(quota), None) => changes.write(&quota_file, &quota.to_string()),
+        (None, Some(period)) => changes.write(&period_file, &period),
         // Each write is held against the parent's share on its own, so one of the two orders may
         // pass through a share that is too large.
         (Some(quota), Some(period)) => {
             let quota = quota.to_string();
-            if try_write(&period_file, &period).is_ok() {
-                return write(&quota_file, &quota);
+            if changes.accepted(&period_file, &period) {
+                return changes.write(&quota_file, &quota);
             }
-            write(&quota_file, &quota)?;
-            write(&period_file, &period)
+            changes.write(&quota_file, &quota)?;
+            changes.write(&period_file, &period)
         }
     }
 }
 
 /// Sets memory, and memory with swap, in the order in which the kernel always sees the first no
 /// larger than the second.
-fn memory(cgroup: &Cgroup, resources: &Resources) -> Result<(), Error> {
+fn memory(cgroup: &Cgroup, resources: &Resources, changes: &mut Changes) -> Result<(), Error> {
     let limit = resources
         .memory_limit
         .filter(|limit| *limit != 0)
@@ -118,21 +122,23 @@ fn memory(cgroup: &Cgroup, resources: &Resources) -> Result<(), Error> {
     let limit_file = directory.join("memory.limit_in_bytes");
     let swap_file = directory.join("memory.memsw.limit_in_bytes");
     if !swap_file.exists() {
-        if swap.is_some() {
-            warn_no_swap_accounting();
+        if let Some(swap) = swap {
+            swap::unaccounted(limit, swap, swap::in_use())?;
         }
-        return limit.map_or(Ok(()), |limit| write(&limit_file, &limit.to_string()));
+        return limit.map_or(Ok(()), |limit| {
+            changes.write(&limit_file, &limit.to_string())
+        });
     }
     match (limit, swap) {
         (None, None) => Ok(()),
-        (None, Some(swap)) => write(&swap_file, &swap.to_string()),
+        (None, Some(swap)) => changes.write(&swap_file, &swap.to_string()),
         (Some(-1), None) => {
-            write(&swap_file, "-1")?;
-            write(&limit_file, "-1")
+            changes.write(&swap_file, "-1")?;
+            changes.write(&limit_file, "-1")
         }
-        (Some(limit), None) => write(&limit_file, &limit.to_string()),
+        (Some(limit), None) => changes.write(&limit_file, &limit.to_string()),
         (Some(limit), Some(swap)) => {
-            check_swap(limit, swap)?;
+            swap::check(limit, swap)?;
             let now = read_number(&limit_file)?.unwrap_or(u64::MAX);
             let lowered = u64::try_from(swap).is_ok_and(|swap| swap < now);
             let (limit, swap) = ((&limit_file, limit), (&swap_file, swap));
@@ -143,67 +149,7 @@ fn memory(cgroup: &Cgroup, resources: &Resources) -> Result<(), Error> {
             };
             order
                 .into_iter()
-                .try_for_each(|(file, value)| write(file, &value.to_string()))
+                .try_for_each(|(file, value)| changes.write(file, &value.to_string()))
         }
     }
-}
-
-/// Refuses a limit of memory and swap together that is below the limit of memory. Negative numbers
-/// are no limit.
-pub(crate) fn check_swap(limit: i64, swap: i64) -> Result<(), Error> {
-    if swap < 0 || (0..=swap).contains(&limit) {
-        return Ok(());
-    }
-    let limit = if limit < 0 {
-        "unlimited".to_owned()
-    } else {
-        format!("{limit} bytes")
-    };
-    Err(Error::Invalid {
-        setting: format!("memory_swap_limit {swap}"),
-        problem: format!(
-            "it limits memory and swap together, and cannot be below the limit of memory ({limit})"
-        ),
-    })
-}
-
-fn hugepages(cgroup: &Cgroup, resources: &Resources) -> Result<(), Error> {
-    let Some(directory) = cgroup.directory_of("hugetlb") else {
-        return Ok(());
-    };
-    for (size, limit) in &resources.hugepages {
-        check_page_size(size)?;
-        let limit = limit.to_string();
-        write(
-            &directory.join(format!("hugetlb.{size}.limit_in_bytes")),
-            &limit,
-        )?;
-        let reserved = directory.join(format!("hugetlb.{size}.rsvd.limit_in_bytes"));
-        if reserved.exists() {
-            write(&reserved, &limit)?;
-        }
-    }
-    Ok(())
-}
-
-/// Refuses what is not the size part of a control file's name.
-pub(crate) fn check_page_size(size: &str) -> Result<(), Error> {
-    if !size.is_empty() && size.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        return Ok(());
-    }
-    Err(Error::Invalid {
-        setting: format!("huge page size {size:?}"),
-        problem: "it must be spelled as the kernel does, such as 2MB".to_owned(),
-    })
-}
-
-/// Says once that swap cannot be limited here.
-pub(crate) fn warn_no_swap_accounting() {
-    static SAID: Once = Once::new();
-    SAID.call_once(|| {
-        tracing::warn!(
-            "the kernel does not account for swap, so limits on swap are ignored; boot it with \
-             swapaccount=1 to have them"
-        );
-    });
 }

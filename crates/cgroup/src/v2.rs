@@ -6,11 +6,11 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use crate::control_file::{read, read_number, try_write, write};
+use crate::changes::Changes;
+use crate::control_file::{read, read_number, try_write};
 use crate::device::Rule;
 use crate::hierarchy::Mounted;
-use crate::v1::{check_page_size, check_swap, warn_no_swap_accounting};
-use crate::{Cgroup, CgroupPath, Error, Resources, bpf, device_program};
+use crate::{Cgroup, CgroupPath, Error, Resources, bpf, device_program, hugepages, swap};
 
 /// What the kernel calls unlimited.
 const MAX: &str = "max";
@@ -19,34 +19,38 @@ const MAX: &str = "max";
 const ESSENTIAL: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
 
 /// Sets what is set.
-pub(crate) fn apply(cgroup: &Cgroup, resources: &Resources) -> Result<(), Error> {
+pub(crate) fn apply(
+    cgroup: &Cgroup,
+    resources: &Resources,
+    changes: &mut Changes,
+) -> Result<(), Error> {
     if let Some(shares) = resources.cpu_shares.filter(|shares| *shares != 0) {
         let weight = weight_from_shares(shares).to_string();
-        write(
+        changes.write(
             &cgroup.require("cpu", "the CPU weight")?.join("cpu.weight"),
             &weight,
         )?;
     }
-    cpu_time(cgroup, resources)?;
+    cpu_time(cgroup, resources, changes)?;
     for (file, set) in resources.cpusets() {
-        write(&cgroup.require("cpuset", file)?.join(file), set)?;
+        changes.write(&cgroup.require("cpuset", file)?.join(file), set)?;
     }
-    memory(cgroup, resources)?;
+    memory(cgroup, resources, changes)?;
     if let Some(limit) = resources.pids_limit {
         let value = if limit > 0 {
             limit.to_string()
         } else {
             MAX.to_owned()
         };
-        write(
+        changes.write(
             &cgroup
                 .require("pids", "the number of processes")?
                 .join("pids.max"),
             &value,
         )?;
     }
-    hugepages(cgroup, resources)?;
-    unified(cgroup, resources)
+    hugepages::apply(cgroup, resources, changes, "max")?;
+    unified(cgroup, resources, changes)
 }
 
 /// `cpu.weight` (1 to 10000, 100 by default) for `cpu.shares` (2 to 262144, 1024 by default). The
@@ -67,7 +71,7 @@ fn weight_from_shares(shares: u64) -> u64 {
 }
 
 /// `cpu.max` takes quota and period together, or the quota alone.
-fn cpu_time(cgroup: &Cgroup, resources: &Resources) -> Result<(), Error> {
+fn cpu_time(cgroup: &Cgroup, resources: &Resources, changes: &mut Changes) -> Result<(), Error> {
     let quota = resources.cpu_quota.filter(|quota| *quota != 0);
     let quota = quota.map(|quota| {
         if quota < 0 {
@@ -90,13 +94,13 @@ fn cpu_time(cgroup: &Cgroup, resources: &Resources) -> Result<(), Error> {
             .to_owned(),
     };
     match period {
-        Some(period) => write(&file, &format!("{quota} {period}")),
-        None => write(&file, &quota),
+        Some(period) => changes.write(&file, &format!("{quota} {period}")),
+        None => changes.write(&file, &quota),
     }
 }
 
 /// v2 limits swap apart from memory; the limit of both together is CRI's and v1's.
-fn memory(cgroup: &Cgroup, resources: &Resources) -> Result<(), Error> {
+fn memory(cgroup: &Cgroup, resources: &Resources, changes: &mut Changes) -> Result<(), Error> {
     let limit = resources.memory_limit.filter(|limit| *limit != 0);
     let both = resources.memory_swap_limit.filter(|both| *both != 0);
     if limit.is_none() && both.is_none() {
@@ -109,7 +113,7 @@ fn memory(cgroup: &Cgroup, resources: &Resources) -> Result<(), Error> {
         (_, Some(both)) if both < 0 => Some(MAX.to_owned()),
         (limit, Some(both)) => {
             let limit = limit.map_or_else(|| current_limit(&limit_file), Ok)?;
-            check_swap(limit, both)?;
+            swap::check(limit, both)?;
             Some((both - limit).to_string())
         }
     };
@@ -117,15 +121,15 @@ fn memory(cgroup: &Cgroup, resources: &Resources) -> Result<(), Error> {
     if let Some(swap) = swap {
         let file = directory.join("memory.swap.max");
         if file.exists() {
-            write(&file, &swap)?;
-        } else if swap != MAX {
-            warn_no_swap_accounting();
+            changes.write(&file, &swap)?;
+        } else if let Some(both) = both {
+            swap::unaccounted(limit, both, swap::in_use())?;
         }
     }
     match limit {
         None => Ok(()),
-        Some(limit) if limit < 0 => write(&limit_file, MAX),
-        Some(limit) => write(&limit_file, &limit.to_string()),
+        Some(limit) if limit < 0 => changes.write(&limit_file, MAX),
+        Some(limit) => changes.write(&limit_file, &limit.to_string()),
     }
 }
 
@@ -136,23 +140,24 @@ fn current_limit(file: &Path) -> Result<i64, Error> {
         .unwrap_or(-1))
 }
 
-fn hugepages(cgroup: &Cgroup, resources: &Resources) -> Result<(), Error> {
-    let Some(directory) = cgroup.directory_of("hugetlb") else {
-        return Ok(());
+/// Refuses what is not the name of a controller's control file. Those of the core (`cgroup.kill`,
+/// `cgroup.procs`) are no resources.
+pub(crate) fn check_unified(key: &str) -> Result<(), Error> {
+    let (controller, setting) = key.split_once('.').unwrap_or_default();
+    let named = |part: &str| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        !part.is_empty() && part.bytes().all(plain)
     };
-    for (size, limit) in &resources.hugepages {
-        check_page_size(size)?;
-        let limit = limit.to_string();
-        write(&directory.join(format!("hugetlb.{size}.max")), &limit)?;
-        let reserved = directory.join(format!("hugetlb.{size}.rsvd.max"));
-        if reserved.exists() {
-            write(&reserved, &limit)?;
-        }
+    if named(controller) && named(setting) && controller != "cgroup" {
+        return Ok(());
     }
-    Ok(())
+    Err(Error::Invalid {
+        setting: format!("unified {key:?}"),
+        problem: "it must be the name of a controller's control file, such as memory.high".into(),
+    })
 }
 
-fn unified(cgroup: &Cgroup, resources: &Resources) -> Result<(), Error> {
+fn unified(cgroup: &Cgroup, resources: &Resources, changes: &mut Changes) -> Result<(), Error> {
     let [directory] = &cgroup.directories()[..] else {
         return Ok(());
     };
@@ -161,11 +166,7 @@ fn unified(cgroup: &Cgroup, resources: &Resources) -> Result<(), Error> {
             setting: format!("unified {key:?}"),
             problem,
         };
-        if key.is_empty() || key.contains('/') || key.starts_with("..") {
-            return Err(invalid(
-                "it must be the name of a control file, such as memory.high".into(),
-            ));
-        }
+        check_unified(key)?;
         let file = directory.join(key);
         if !file.is_file() {
             let enabled = read(&directory.join("cgroup.controllers")).unwrap_or_default();
@@ -175,7 +176,7 @@ fn unified(cgroup: &Cgroup, resources: &Resources) -> Result<(), Error> {
                 enabled.trim_ascii()
             )));
         }
-        write(&file, value)?;
+        changes.write(&file, value)?;
     }
     Ok(())
 }

@@ -181,6 +181,68 @@ fn limits_are_set_and_changed() {
 }
 
 #[test]
+fn a_refused_update_changes_nothing() {
+    let place = Place::new();
+    let cgroup = place.create(&Resources {
+        cpu_shares: Some(1024),
+        memory_limit: Some(64 * MIB),
+        memory_swap_limit: Some(64 * MIB),
+        pids_limit: Some(10),
+        ..Resources::default()
+    });
+    let state = || {
+        [
+            control(&cgroup, "cpu.shares", "cpu.weight"),
+            control(&cgroup, "cpu.cfs_quota_us", "cpu.max"),
+            control(&cgroup, "memory.limit_in_bytes", "memory.max"),
+            control(&cgroup, "memory.memsw.limit_in_bytes", "memory.swap.max"),
+            control(&cgroup, "pids.max", "pids.max"),
+        ]
+    };
+    let before = state();
+    let error = cgroup
+        .update(&Resources {
+            cpu_shares: Some(2000),
+            cpu_quota: Some(50_000),
+            memory_limit: Some(256 * MIB),
+            memory_swap_limit: Some(512 * MIB),
+            pids_limit: Some(7),
+            hugepages: vec![("3MB".to_owned(), 1)],
+            ..Resources::default()
+        })
+        .unwrap_err();
+    assert_eq!(state(), before, "{error}");
+}
+
+#[test]
+fn memory_is_not_limited_below_what_is_in_use() {
+    let place = Place::new();
+    let cgroup = place.create(&Resources {
+        memory_limit: Some(128 * MIB),
+        memory_swap_limit: Some(128 * MIB),
+        ..Resources::default()
+    });
+    let mut child = start(&cgroup, "exec dd if=/dev/zero of=/dev/null bs=48M");
+    await_that(&mut child, || {
+        cgroup.stats().unwrap().memory.unwrap().rss > 40 << 20
+    });
+    let error = cgroup
+        .update(&Resources {
+            memory_limit: Some(16 * MIB),
+            memory_swap_limit: Some(16 * MIB),
+            ..Resources::default()
+        })
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("in use"), "{error}");
+    let limit = control(&cgroup, "memory.limit_in_bytes", "memory.max");
+    assert_eq!(limit, (128 * MIB).to_string());
+    assert!(child.try_wait().unwrap().is_none(), "nobody was killed");
+    cgroup.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
 fn a_failed_creation_leaves_nothing() {
     let place = Place::new();
     for bad in [

@@ -72,7 +72,7 @@ impl Paper {
 
     /// Applies, and returns what came to be in each file, emptying them again.
     fn apply(&self, resources: &Resources, files: &[&str]) -> Vec<String> {
-        apply(&self.cgroup, resources).unwrap();
+        apply(&self.cgroup, resources, &mut Changes::Final).unwrap();
         let written = files.iter().map(|file| self.get(file)).collect();
         for file in files {
             self.put(file, "");
@@ -151,7 +151,7 @@ fn swap_is_what_the_two_limits_leave() {
             ..Resources::default()
         };
         assert!(matches!(
-            super::apply(&paper.cgroup, &resources),
+            super::apply(&paper.cgroup, &resources, &mut Changes::Final),
             Err(Error::Invalid { .. })
         ));
     }
@@ -165,7 +165,7 @@ fn a_period_alone_keeps_the_quota() {
         cpu_period: Some(50_000),
         ..Resources::default()
     };
-    apply(&paper.cgroup, &period).unwrap();
+    apply(&paper.cgroup, &period, &mut Changes::Final).unwrap();
     assert!(paper.get("cpu.max").starts_with("max 50000"));
     paper.put("cpu.max", "");
     let quota = Resources {
@@ -178,7 +178,16 @@ fn a_period_alone_keeps_the_quota() {
 #[test]
 fn a_unified_key_must_be_a_control_file() {
     let paper = Paper::new(&["memory.high"]);
-    for key in ["../c/memory.high", "memory.nonsense", "", ".."] {
+    for key in [
+        "../c/memory.high",
+        "memory.nonsense",
+        "memory./high",
+        "cgroup.kill",
+        "memory.",
+        ".high",
+        "",
+        "..",
+    ] {
         let unified = [(key.to_owned(), "1".to_owned())].into();
         let error = apply(
             &paper.cgroup,
@@ -186,10 +195,52 @@ fn a_unified_key_must_be_a_control_file() {
                 unified,
                 ..Resources::default()
             },
+            &mut Changes::Final,
         );
         let error = error.unwrap_err().to_string();
         assert!(error.contains(&format!("{key:?}")), "{error}");
     }
+}
+
+#[test]
+fn a_refused_update_takes_back_what_came_before_it() {
+    let files = ["cpu.weight", "cpu.max", "cpuset.cpus", "memory.max"];
+    let paper = Paper::new(&files);
+    paper.put("cpu.weight", "100\n");
+    paper.put("cpu.max", "max 100000\n");
+    paper.put("memory.current", "4096\n");
+    let stat = "anon 4096\nfile 0\nfile_mapped 0\ninactive_file 0\nactive_file 0\npgfault 1\npgmajfault 0\n";
+    paper.put("memory.stat", stat);
+    paper.put("memory.max", "max\n");
+    paper.put("pids.current", "1\n");
+    paper.put("pids.max", "max\n");
+    paper.put("cpu.stat", "usage_usec 1\n");
+    let unified = [("memory.nonsense".to_owned(), "1".to_owned())].into();
+    let asked = Resources {
+        cpu_shares: Some(2000),
+        cpu_quota: Some(5000),
+        cpuset_cpus: Some("0-3".into()),
+        memory_limit: Some(8192),
+        unified,
+        ..Resources::default()
+    };
+    let error = paper.cgroup.update(&asked).unwrap_err();
+    assert!(matches!(error, Error::Invalid { .. }), "{error}");
+    // A file is not truncated by a write as a control file is, so only beginnings are compared.
+    assert!(paper.get("cpu.weight").starts_with("100\n"));
+    assert!(paper.get("cpu.max").starts_with("max 100000\n"));
+    assert!(paper.get("cpuset.cpus").starts_with('\n'));
+    assert!(paper.get("memory.max").starts_with("max\n"));
+
+    let below = Resources {
+        memory_limit: Some(4095),
+        ..Resources::default()
+    };
+    let error = paper.cgroup.update(&below).unwrap_err();
+    assert!(
+        matches!(error, Error::MemoryInUse { in_use: 4096, .. }),
+        "{error}"
+    );
 }
 
 /// A cgroup on this node's real v2 hierarchy, whether or not that one has controllers.
