@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock, PoisonError};
 
+use slipway_cri_api::v1::LinuxContainerResources;
 use slipway_engine::{ContainerExit, ContainerState};
 use slipway_shim::protocol::{Phase, Record};
 use tokio::sync::{Mutex, watch};
@@ -10,7 +11,7 @@ use crate::layers::HeldLayers;
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::stats::Observed;
-use crate::store::{ContainerRecord, ExitRecord};
+use crate::store::{ContainerRecord, ContainerUpdate, ExitRecord};
 
 /// One container.
 pub(crate) struct Container {
@@ -20,6 +21,10 @@ pub(crate) struct Container {
     /// Held by whoever starts or removes it.
     pub(crate) gate: Mutex<()>,
     pub(crate) observed: Observed,
+    /// Held by whoever changes its resources.
+    pub(crate) updating: Mutex<()>,
+    /// What was changed since it was made.
+    update: std::sync::Mutex<Option<ContainerUpdate>>,
     /// Its init, as the node numbers it, once it is known.
     pid: OnceLock<i32>,
     /// Kept until it is removed.
@@ -38,11 +43,14 @@ impl Container {
         state: ContainerState,
     ) -> Self {
         let on_disk = Mutex::new(Some(record.clone()));
+        let update = std::sync::Mutex::new(record.update.clone());
         Self {
             record,
             pod,
             gate: Mutex::new(()),
             observed: Observed::default(),
+            updating: Mutex::new(()),
+            update,
             pid: OnceLock::new(),
             layers: std::sync::Mutex::new(layers),
             state: watch::Sender::new(state),
@@ -117,6 +125,35 @@ impl Container {
                 }
             }
         }
+    }
+
+    /// What it may use, as far as anybody has said so.
+    pub(crate) fn resources(&self) -> Option<LinuxContainerResources> {
+        let asked = || self.record.config.linux.as_ref()?.resources.clone();
+        self.update()
+            .map_or_else(asked, |update| Some(update.resources))
+    }
+
+    /// What UpdateContainerResources has made of its resources.
+    pub(crate) fn update(&self) -> Option<ContainerUpdate> {
+        let update = self.update.lock();
+        update.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its resources were changed; it is so on disk when this ends.
+    pub(crate) async fn set_update(
+        &self,
+        node: &Node,
+        update: ContainerUpdate,
+    ) -> slipway_engine::Result<()> {
+        let mut on_disk = self.on_disk.lock().await;
+        if let Some(record) = on_disk.as_mut() {
+            record.update = Some(update.clone());
+            node.store.put_container(record.clone()).await?;
+        }
+        let mut known = self.update.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = Some(update);
+        Ok(())
     }
 
     /// Waits until its process has ended.

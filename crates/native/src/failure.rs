@@ -1,5 +1,7 @@
 //! The errors of the floors below, as the domain has them.
 
+use std::io::ErrorKind;
+
 use slipway_engine::{Error, Kind};
 use slipway_shim::protocol::{Failure, FailureKind};
 
@@ -21,7 +23,23 @@ pub(crate) fn of_network(error: &slipway_network::Error) -> Error {
 }
 
 pub(crate) fn of_cgroup(error: &slipway_cgroup::Error) -> Error {
-    Error::internal(with_causes(error))
+    use slipway_cgroup::Error as Cgroup;
+    let kind = match error {
+        Cgroup::Path(_) | Cgroup::Invalid { .. } => Kind::InvalidArgument,
+        Cgroup::MissingController { .. }
+        | Cgroup::MemoryInUse { .. }
+        | Cgroup::NoSwapAccounting(_) => Kind::FailedPrecondition,
+        Cgroup::Write { source, .. } => match source.kind() {
+            ErrorKind::InvalidInput => Kind::InvalidArgument,
+            // What the node's files, what is above or what is in use do not allow.
+            ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::ResourceBusy => {
+                Kind::FailedPrecondition
+            }
+            _ => Kind::Internal,
+        },
+        _ => Kind::Internal,
+    };
+    Error::new(kind, with_causes(error))
 }
 
 pub(crate) fn of_image(error: &slipway_image::Error) -> Error {

@@ -26,6 +26,7 @@ mod mountinfo;
 mod node;
 mod pod;
 mod recovery;
+mod resources;
 mod rootfs;
 mod sandbox;
 mod signal;
@@ -33,6 +34,7 @@ mod spec;
 mod stats;
 mod status;
 mod store;
+mod update;
 mod user;
 mod views;
 mod volumes;
@@ -255,13 +257,13 @@ impl Engine for Native {
 
     async fn update_container_resources(
         &self,
-        _request: UpdateContainerResourcesRequest,
+        request: UpdateContainerResourcesRequest,
     ) -> Result<()> {
-        Err(not_yet("UpdateContainerResources"))
+        update::container(&self.node, request).await
     }
 
-    async fn update_pod_resources(&self, _request: UpdatePodSandboxResourcesRequest) -> Result<()> {
-        Err(not_yet("UpdatePodSandboxResources"))
+    async fn update_pod_resources(&self, request: UpdatePodSandboxResourcesRequest) -> Result<()> {
+        update::pod(&self.node, request).await
     }
 
     async fn container_stats(&self, id: &str) -> Result<ContainerStats> {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oci_spec::image::ImageConfiguration;
-use slipway_cgroup::{Cgroup, CgroupPath, Resources};
-use slipway_cri_api::v1::{self, ContainerConfig, LinuxContainerResources};
+use slipway_cgroup::{Cgroup, CgroupPath};
+use slipway_cri_api::v1::{self, ContainerConfig};
 use slipway_engine::{ContainerExit, ContainerName, ContainerState, Error, Result, new_id};
 use slipway_shim::Shim;
 use slipway_shim::protocol::{Create, Failure, FailureKind, Overlay};
@@ -23,7 +23,7 @@ use crate::signal;
 use crate::spec::{self, Plan};
 use crate::store::ContainerRecord;
 use crate::volumes::ImageVolumes;
-use crate::{blocking, failure, user};
+use crate::{blocking, failure, resources, user};
 
 /// How long a process may take to die of SIGKILL: one that waits for a disk or a network file
 /// system in the kernel can take any time.
@@ -36,6 +36,7 @@ pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig)
     let shim = pod.shim()?;
     let name = ContainerName::of(pod.id(), &config)?;
     spec::check_container(&pod.record.config, &config)?;
+    resources::check_container(&node.hierarchy, &config)?;
     let image = config
         .image
         .as_ref()
@@ -180,7 +181,7 @@ impl Make {
             copy_owner_and_mode(top, &upper).map_err(|error| io_failure(&upper, &error))?;
         }
         let cgroup = cgroup_path(&pod, &record.id)?;
-        let resources = resources(&record.config, node.config.pids_limit);
+        let limits = resources::of_container(&record.config, node.config.pids_limit);
         let generated = spec::generate(&Plan {
             config: &node.config,
             pod: &pod.record.config,
@@ -193,7 +194,7 @@ impl Make {
             rootfs: &rootfs,
             cgroups: node.hierarchy.version(),
             cgroup: &cgroup,
-            resources: &resources,
+            resources: &limits,
         })?;
         let path = bundle.join("config.json");
         generated
@@ -203,8 +204,8 @@ impl Make {
 
         let cgroup = node
             .hierarchy
-            .create(&cgroup, &resources, &generated.devices)
-            .map_err(|error| failure::of_cgroup(&error))?;
+            .create(&cgroup, &limits, &generated.devices)
+            .map_err(|error| resources::refused("LinuxContainerConfig.resources", &error))?;
         Ok(Create {
             container: record.id.clone(),
             rootfs: Overlay {
@@ -269,45 +270,6 @@ fn stop_signal(config: &ContainerConfig, image: &ImageConfiguration) -> Result<i
             "stop_signal {} is unknown",
             config.stop_signal
         ))),
-    }
-}
-
-fn resources(config: &ContainerConfig, pids_limit: Option<i64>) -> Resources {
-    let asked = config
-        .linux
-        .as_ref()
-        .and_then(|linux| linux.resources.clone())
-        .unwrap_or_default();
-    let LinuxContainerResources {
-        cpu_period,
-        cpu_quota,
-        cpu_shares,
-        memory_limit_in_bytes,
-        oom_score_adj: _,
-        cpuset_cpus,
-        cpuset_mems,
-        hugepage_limits,
-        unified,
-        memory_swap_limit_in_bytes,
-    } = asked;
-    // Zero and the empty string are protobuf's way of saying nothing.
-    let unsigned = |value: i64| u64::try_from(value).ok().filter(|&value| value > 0);
-    let signed = |value: i64| (value != 0).then_some(value);
-    let text = |value: String| (!value.is_empty()).then_some(value);
-    Resources {
-        cpu_shares: unsigned(cpu_shares),
-        cpu_quota: signed(cpu_quota),
-        cpu_period: unsigned(cpu_period),
-        cpuset_cpus: text(cpuset_cpus),
-        cpuset_mems: text(cpuset_mems),
-        memory_limit: signed(memory_limit_in_bytes),
-        memory_swap_limit: signed(memory_swap_limit_in_bytes),
-        pids_limit,
-        hugepages: hugepage_limits
-            .into_iter()
-            .map(|limit| (limit.page_size, limit.limit))
-            .collect(),
-        unified: unified.into_iter().collect(),
     }
 }
 

@@ -12,7 +12,7 @@ use slipway_shim::protocol::Exit;
 use tokio::sync::{RwLock, oneshot};
 
 use crate::stats::Observed;
-use crate::store::PodRecord;
+use crate::store::{PodRecord, PodUpdate};
 
 /// One pod.
 pub(crate) struct Pod {
@@ -24,6 +24,10 @@ pub(crate) struct Pod {
     /// Held shared by whoever adds to the pod, exclusively by whoever stops or removes it.
     pub(crate) gate: RwLock<()>,
     pub(crate) observed: Observed,
+    /// Held by whoever changes its resources.
+    pub(crate) updating: tokio::sync::Mutex<()>,
+    /// What was changed since it was made.
+    update: Mutex<Option<PodUpdate>>,
     state: Mutex<PodState>,
     containers: Mutex<BTreeSet<String>>,
     /// None once the shim has gone: nothing ends any more.
@@ -57,6 +61,8 @@ impl Pod {
         state: PodState,
     ) -> Self {
         Self {
+            updating: tokio::sync::Mutex::new(()),
+            update: Mutex::new(record.update.clone()),
             record,
             directory,
             cgroup,
@@ -74,6 +80,31 @@ impl Pod {
 
     pub(crate) fn state(&self) -> PodState {
         self.locked_state().clone()
+    }
+
+    /// What it and its containers may use: as it was made, or as it was changed since.
+    pub(crate) fn resources(&self) -> PodUpdate {
+        let update = self.update.lock().unwrap_or_else(PoisonError::into_inner);
+        update.clone().unwrap_or_else(|| {
+            let linux = self.record.config.linux.clone().unwrap_or_default();
+            PodUpdate {
+                overhead: linux.overhead,
+                resources: linux.resources,
+            }
+        })
+    }
+
+    pub(crate) fn set_resources(&self, changed: PodUpdate) {
+        *self.update.lock().unwrap_or_else(PoisonError::into_inner) = Some(changed);
+    }
+
+    /// Its record with what was changed since it was made.
+    pub(crate) fn current_record(&self) -> PodRecord {
+        let update = self.update.lock().unwrap_or_else(PoisonError::into_inner);
+        PodRecord {
+            update: update.clone(),
+            ..self.record.clone()
+        }
     }
 
     fn locked_state(&self) -> MutexGuard<'_, PodState> {

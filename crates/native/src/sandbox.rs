@@ -22,7 +22,7 @@ use crate::node::{Node, now};
 use crate::pod::{Pod, PodState};
 use crate::spec::{check_pod, pod_namespaces};
 use crate::store::{PodPhase, PodRecord};
-use crate::{blocking, failure, lifecycle, signal};
+use crate::{blocking, failure, lifecycle, resources, signal, update};
 
 /// What the peers give to `/dev/shm`.
 const SHM_BYTES: u64 = 64 * 1024 * 1024;
@@ -39,6 +39,7 @@ pub(crate) async fn run(
     let name = PodName::of(&config)?;
     node.handlers.check(&handler)?;
     check_pod(&config)?;
+    resources::check_pod(&node.hierarchy, &config)?;
     let cgroup = cgroup_of(&config)?;
     let id = new_id()?;
     let reservation = node.pods.reserve(name, &id)?;
@@ -55,6 +56,7 @@ pub(crate) async fn run(
         phase: PodPhase::Starting.into(),
         addresses: Vec::new(),
         boot: node.boot.clone(),
+        update: None,
     };
     node.store.put_pod(record.clone()).await?;
     match build(node, &mut record, &cgroup).await {
@@ -91,6 +93,7 @@ async fn build(node: &Arc<Node>, record: &mut PodRecord, cgroup: &CgroupPath) ->
         record.config.dns_config.clone(),
     );
     let (hierarchy, parent) = (node.hierarchy.clone(), cgroup.clone());
+    let limits = update::pod_limits(&record.config);
     blocking::run(move || {
         let (directory, hostname, dns) = files;
         write_files(&directory, &hostname, dns.as_ref()).map_err(|error| {
@@ -99,7 +102,13 @@ async fn build(node: &Arc<Node>, record: &mut PodRecord, cgroup: &CgroupPath) ->
         hierarchy
             .create_parent(&parent)
             .map_err(|error| failure::of_cgroup(&error))?;
-        Ok(())
+        match limits {
+            Some(limits) => hierarchy
+                .open(&parent)
+                .update(&limits)
+                .map_err(|error| resources::refused("LinuxPodSandboxConfig.resources", &error)),
+            None => Ok(()),
+        }
     })
     .await?;
 
@@ -218,7 +227,7 @@ async fn stop_pod(node: &Arc<Node>, pod: &Pod) -> Result<()> {
     let shim = pod.begin_stop();
     kill_containers(node, pod, shim.as_ref()).await?;
     release(node, &pod.record, shim).await?;
-    let mut record = pod.record.clone();
+    let mut record = pod.current_record();
     record.phase = PodPhase::Stopped.into();
     node.store.put_pod(record).await?;
     pod.end_stop();

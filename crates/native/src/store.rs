@@ -4,12 +4,13 @@
 //! in the middle finds what to undo; it goes when the last thing it stands for has gone. What a
 //! container's process does meanwhile is recorded by its shim, not here.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use prost::Message;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
-use slipway_cri_api::v1::{ContainerConfig, PodSandboxConfig};
+use slipway_cri_api::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
 use slipway_engine::{ContainerExit, Error, Result};
 
 const PODS: TableDefinition<&str, &[u8]> = TableDefinition::new("pods");
@@ -50,6 +51,9 @@ pub(crate) struct PodRecord {
     /// The boot (`/proc/sys/kernel/random/boot_id`) in which it was made: no pod outlives one.
     #[prost(string, tag = "8")]
     pub(crate) boot: String,
+    /// What it and its containers may use, once that was changed.
+    #[prost(message, optional, tag = "30")]
+    pub(crate) update: Option<PodUpdate>,
 }
 
 /// A container on disk.
@@ -87,6 +91,28 @@ pub(crate) struct ContainerRecord {
     /// The layers of the images that are its volumes.
     #[prost(string, repeated, tag = "20")]
     pub(crate) volume_chain_ids: Vec<String>,
+    /// What it may use, once that was changed.
+    #[prost(message, optional, tag = "30")]
+    pub(crate) update: Option<ContainerUpdate>,
+}
+
+/// What UpdateContainerResources has made of a container's resources, on disk.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ContainerUpdate {
+    #[prost(message, required, tag = "1")]
+    pub(crate) resources: LinuxContainerResources,
+    /// Those of the last request.
+    #[prost(map = "string, string", tag = "2")]
+    pub(crate) annotations: HashMap<String, String>,
+}
+
+/// What UpdatePodSandboxResources has made of a pod's resources, on disk.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct PodUpdate {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) overhead: Option<LinuxContainerResources>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) resources: Option<LinuxContainerResources>,
 }
 
 /// How a container ended, on disk.

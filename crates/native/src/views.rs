@@ -104,6 +104,8 @@ pub(crate) fn pod_status(
             "directory": pod.directory,
             "cgroup": pod.cgroup.as_str(),
             "netns": pod.directory.join("ns/net"),
+            "overhead": pod.resources().overhead,
+            "resources": pod.resources().resources,
         })),
     };
     let statuses = pod
@@ -168,6 +170,7 @@ pub(crate) fn container_status(
             "writableLayer": node.writable(container.id()).join("upper"),
             "snapshotLayers": container.record.chain_ids,
             "cgroup": format!("{}/{}", container.pod.cgroup.as_str(), container.id()),
+            "updateAnnotations": container.update().map(|update| update.annotations),
         })),
     };
     Ok(ContainerStatusResponse {
@@ -192,11 +195,7 @@ fn status_message(container: &Container) -> ContainerStatus {
         ),
     };
     let log = log_path(&container.pod, &record.config);
-    let resources = record
-        .config
-        .linux
-        .as_ref()
-        .and_then(|linux| linux.resources.clone());
+    let resources = container.resources();
     ContainerStatus {
         id: record.id.clone(),
         metadata: record.config.metadata.clone(),

@@ -15,6 +15,7 @@ mod image;
 mod log;
 mod mount;
 mod pod;
+mod resource;
 mod restart;
 mod serve;
 mod stats;

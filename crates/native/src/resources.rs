@@ -1,0 +1,600 @@
+//! What a container may use: CRI's `LinuxContainerResources`, checked field by field, as the limits
+//! of a cgroup, and as what an update makes of them.
+
+use std::collections::HashSet;
+use std::fs;
+
+use slipway_cgroup::{Hierarchy, Resources, Version, huge_page_sizes};
+use slipway_cri_api::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
+#[cfg(doc)]
+use slipway_engine::Kind;
+use slipway_engine::{Error, Result};
+
+use crate::failure;
+
+/// What the kernel takes as `cpu.shares`.
+const SHARES: std::ops::RangeInclusive<i64> = 2..=262_144;
+/// What the kernel takes as a period of CPU time, in microseconds.
+const PERIOD: std::ops::RangeInclusive<i64> = 1000..=1_000_000;
+/// The least CPU time in a period, in microseconds.
+const LEAST_QUOTA: i64 = 1000;
+const OOM_SCORE: std::ops::RangeInclusive<i64> = -1000..=1000;
+
+/// Checks what a container asks for, before anything is made.
+pub(crate) fn check_container(hierarchy: &Hierarchy, config: &ContainerConfig) -> Result<()> {
+    match config
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.resources.as_ref())
+    {
+        Some(resources) => check(hierarchy, "LinuxContainerConfig.resources", resources),
+        None => Ok(()),
+    }
+}
+
+/// Checks what a pod asks for, before anything is made.
+pub(crate) fn check_pod(hierarchy: &Hierarchy, config: &PodSandboxConfig) -> Result<()> {
+    let Some(linux) = &config.linux else {
+        return Ok(());
+    };
+    for (field, resources) in [
+        ("LinuxPodSandboxConfig.resources", &linux.resources),
+        ("LinuxPodSandboxConfig.overhead", &linux.overhead),
+    ] {
+        if let Some(resources) = resources {
+            check(hierarchy, field, resources)?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses values that mean nothing ([`Kind::InvalidArgument`]) or that this node has not got
+/// ([`Kind::FailedPrecondition`]); the message begins with the field. Reads some of /sys.
+pub(crate) fn check(
+    hierarchy: &Hierarchy,
+    at: &str,
+    asked: &LinuxContainerResources,
+) -> Result<()> {
+    numbers(at, asked)?;
+    list(
+        &format!("{at}.cpuset_cpus"),
+        &asked.cpuset_cpus,
+        "CPUs",
+        &online("/sys/devices/system/cpu/online"),
+    )?;
+    list(
+        &format!("{at}.cpuset_mems"),
+        &asked.cpuset_mems,
+        "memory nodes",
+        &online("/sys/devices/system/node/online"),
+    )?;
+    hugepages(hierarchy, at, asked)?;
+    unified(hierarchy, at, asked)
+}
+
+fn numbers(at: &str, asked: &LinuxContainerResources) -> Result<()> {
+    let within = |field: &str, value: i64, range: std::ops::RangeInclusive<i64>, unit: &str| {
+        if value == 0 || range.contains(&value) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "{at}.{field} {value} is not between {} and {}{unit}",
+            range.start(),
+            range.end()
+        )))
+    };
+    within("cpu_shares", asked.cpu_shares, SHARES, "")?;
+    within("cpu_period", asked.cpu_period, PERIOD, " microseconds")?;
+    within("oom_score_adj", asked.oom_score_adj, OOM_SCORE, "")?;
+    if (1..LEAST_QUOTA).contains(&asked.cpu_quota) {
+        return Err(Error::invalid(format!(
+            "{at}.cpu_quota {} is below {LEAST_QUOTA} microseconds; -1 is no limit",
+            asked.cpu_quota
+        )));
+    }
+    let (memory, both) = (
+        asked.memory_limit_in_bytes,
+        asked.memory_swap_limit_in_bytes,
+    );
+    if both > 0 && memory <= 0 {
+        return Err(Error::invalid(format!(
+            "{at}.memory_swap_limit_in_bytes {both} limits memory and swap together, and takes a \
+             memory_limit_in_bytes (it is {memory})"
+        )));
+    }
+    if both > 0 && both < memory {
+        return Err(Error::invalid(format!(
+            "{at}.memory_swap_limit_in_bytes {both} limits memory and swap together, and cannot be \
+             below memory_limit_in_bytes {memory}"
+        )));
+    }
+    Ok(())
+}
+
+/// The numbers that a list of the kernel's names (cpuset(7), "List format").
+fn parse_list(list: &str) -> Option<Vec<(u32, u32)>> {
+    list.split(',')
+        .map(|range| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let number = |text: &str| {
+                text.bytes()
+                    .all(|byte| byte.is_ascii_digit())
+                    .then(|| text.parse().ok())?
+            };
+            let (first, last) = (number(first)?, number(last)?);
+            (first <= last).then_some((first, last))
+        })
+        .collect()
+}
+
+fn online(file: &str) -> String {
+    // A kernel without NUMA has memory node 0 and no file.
+    fs::read_to_string(file).map_or_else(|_| "0".to_owned(), |list| list.trim().to_owned())
+}
+
+fn list(field: &str, asked: &str, what: &str, online: &str) -> Result<()> {
+    if asked.is_empty() {
+        return Ok(());
+    }
+    let ranges = parse_list(asked)
+        .ok_or_else(|| Error::invalid(format!("{field} {asked:?} is not a list such as 0-3,8")))?;
+    let Some(there) = parse_list(online) else {
+        // The kernel has the last word anyway.
+        return Ok(());
+    };
+    let is_there = |number| {
+        there
+            .iter()
+            .any(|(first, last)| (first..=last).contains(&&number))
+    };
+    // By a range's neighbours, not its members, of which there may be four billion.
+    let covered = |(first, last): (u32, u32)| {
+        let mut next = first;
+        while let Some((_, end)) = there.iter().find(|(from, to)| (from..=to).contains(&&next)) {
+            if *end >= last {
+                return true;
+            }
+            next = end + 1;
+        }
+        false
+    };
+    match ranges.iter().find(|range| !covered(**range)) {
+        None => Ok(()),
+        Some((first, last)) => {
+            let missing = (*first..=*last).find(|number| !is_there(*number));
+            Err(Error::precondition(format!(
+                "{field} {asked:?} has {}, and this node has the {what} {online}",
+                missing.unwrap_or(*first)
+            )))
+        }
+    }
+}
+
+fn hugepages(hierarchy: &Hierarchy, at: &str, asked: &LinuxContainerResources) -> Result<()> {
+    if asked.hugepage_limits.is_empty() {
+        return Ok(());
+    }
+    let sizes = huge_page_sizes();
+    let mut seen = HashSet::new();
+    for limit in &asked.hugepage_limits {
+        let field = format!("{at}.hugepage_limits page_size {:?}", limit.page_size);
+        if !sizes.contains(&limit.page_size) {
+            return Err(Error::invalid(format!(
+                "{field} is no size of huge pages of this node, which has: {}",
+                sizes.join(", ")
+            )));
+        }
+        if !seen.insert(&limit.page_size) {
+            return Err(Error::invalid(format!("{field} is there twice")));
+        }
+        if limit.limit > 0 && !hierarchy.has_controller("hugetlb") {
+            return Err(Error::precondition(format!(
+                "{field} cannot be limited to {} bytes: this node has no hugetlb controller; mount \
+                 it, or see cgroup_disable= on the kernel's command line",
+                limit.limit
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn unified(hierarchy: &Hierarchy, at: &str, asked: &LinuxContainerResources) -> Result<()> {
+    let mut keys: Vec<_> = asked.unified.keys().collect();
+    keys.sort();
+    for key in keys {
+        let field = format!("{at}.unified key {key:?}");
+        if hierarchy.version() == Version::V1 {
+            return Err(Error::invalid(format!(
+                "{field} is for cgroup v2, and this node has v1"
+            )));
+        }
+        Resources::check_unified(key)
+            .map_err(|error| Error::invalid(format!("{field}: {error}")))?;
+        let controller = key.split('.').next().unwrap_or_default();
+        if !hierarchy.has_controller(controller) {
+            return Err(Error::precondition(format!(
+                "{field}: this node has no {controller} controller"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// As limits of a cgroup. Zero and the empty string are protobuf's way of saying nothing.
+pub(crate) fn limits(asked: &LinuxContainerResources) -> Resources {
+    let unsigned = |value: i64| u64::try_from(value).ok().filter(|&value| value > 0);
+    let signed = |value: i64| (value != 0).then_some(value);
+    let text = |value: &String| (!value.is_empty()).then(|| value.clone());
+    Resources {
+        cpu_shares: unsigned(asked.cpu_shares),
+        cpu_quota: signed(asked.cpu_quota),
+        cpu_period: unsigned(asked.cpu_period),
+        cpuset_cpus: text(&asked.cpuset_cpus),
+        cpuset_mems: text(&asked.cpuset_mems),
+        memory_limit: signed(asked.memory_limit_in_bytes),
+        memory_swap_limit: signed(asked.memory_swap_limit_in_bytes),
+        pids_limit: None,
+        hugepages: asked
+            .hugepage_limits
+            .iter()
+            .map(|limit| (limit.page_size.clone(), limit.limit))
+            .collect(),
+        unified: asked.unified.clone().into_iter().collect(),
+    }
+}
+
+/// What a container is to be limited to from its creation on.
+pub(crate) fn of_container(config: &ContainerConfig, pids_limit: Option<i64>) -> Resources {
+    let asked = config
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.resources.as_ref());
+    Resources {
+        pids_limit,
+        ..asked.map(limits).unwrap_or_default()
+    }
+}
+
+/// What an update changes: as asked, and where it changes memory and says nothing of swap, the limit
+/// of both together moves along, so that as much swap is left as there was. (On v2 that is what the
+/// kernel does; on v1 it would refuse memory above the old limit of both.)
+pub(crate) fn changes(
+    now: &LinuxContainerResources,
+    asked: &LinuxContainerResources,
+) -> LinuxContainerResources {
+    let mut changes = asked.clone();
+    let (memory, both) = (now.memory_limit_in_bytes, now.memory_swap_limit_in_bytes);
+    if asked.memory_swap_limit_in_bytes == 0 && asked.memory_limit_in_bytes != 0 && both != 0 {
+        changes.memory_swap_limit_in_bytes = match asked.memory_limit_in_bytes {
+            wanted if wanted > 0 && both > 0 => wanted.saturating_add(both - memory),
+            _ => -1,
+        };
+    }
+    changes
+}
+
+/// What holds after an update; zero and empty keep what was (CRI `UpdateContainerResources`).
+pub(crate) fn merged(
+    now: &LinuxContainerResources,
+    changes: &LinuxContainerResources,
+) -> LinuxContainerResources {
+    let number = |now: i64, asked: i64| if asked == 0 { now } else { asked };
+    let text = |now: &String, asked: &String| {
+        if asked.is_empty() {
+            now.clone()
+        } else {
+            asked.clone()
+        }
+    };
+    let mut hugepage_limits = now.hugepage_limits.clone();
+    for limit in &changes.hugepage_limits {
+        hugepage_limits.retain(|one| one.page_size != limit.page_size);
+        hugepage_limits.push(limit.clone());
+    }
+    let mut unified = now.unified.clone();
+    unified.extend(changes.unified.clone());
+    LinuxContainerResources {
+        cpu_period: number(now.cpu_period, changes.cpu_period),
+        cpu_quota: number(now.cpu_quota, changes.cpu_quota),
+        cpu_shares: number(now.cpu_shares, changes.cpu_shares),
+        memory_limit_in_bytes: number(now.memory_limit_in_bytes, changes.memory_limit_in_bytes),
+        oom_score_adj: number(now.oom_score_adj, changes.oom_score_adj),
+        cpuset_cpus: text(&now.cpuset_cpus, &changes.cpuset_cpus),
+        cpuset_mems: text(&now.cpuset_mems, &changes.cpuset_mems),
+        hugepage_limits,
+        unified,
+        memory_swap_limit_in_bytes: number(
+            now.memory_swap_limit_in_bytes,
+            changes.memory_swap_limit_in_bytes,
+        ),
+    }
+}
+
+/// What a pod's own cgroup is limited to: what its containers may use together, and the overhead.
+/// Where nothing limits the containers, nothing limits the pod.
+pub(crate) fn of_pod(
+    resources: Option<&LinuxContainerResources>,
+    overhead: Option<&LinuxContainerResources>,
+) -> Resources {
+    let Some(resources) = resources else {
+        return Resources::default();
+    };
+    let overhead = overhead.cloned().unwrap_or_default();
+    let sum = |own: i64, more: i64| {
+        if own > 0 {
+            own.saturating_add(more.max(0))
+        } else {
+            own
+        }
+    };
+    let mut both = resources.clone();
+    both.cpu_shares = sum(resources.cpu_shares, overhead.cpu_shares).min(*SHARES.end());
+    both.memory_limit_in_bytes = sum(
+        resources.memory_limit_in_bytes,
+        overhead.memory_limit_in_bytes,
+    );
+    both.memory_swap_limit_in_bytes = sum(
+        resources.memory_swap_limit_in_bytes,
+        overhead.memory_limit_in_bytes,
+    );
+    // Quotas are of a period, and the two may have different ones.
+    let period = |period: i64| if period > 0 { period } else { 100_000 };
+    let more = overhead
+        .cpu_quota
+        .saturating_mul(period(resources.cpu_period))
+        / period(overhead.cpu_period);
+    both.cpu_quota = sum(resources.cpu_quota, more);
+    limits(&both)
+}
+
+/// The kernel's refusal of a limit, by the field that asked for it.
+pub(crate) fn refused(at: &str, error: &slipway_cgroup::Error) -> Error {
+    let refused = failure::of_cgroup(error);
+    match error {
+        slipway_cgroup::Error::Write { file, .. } => {
+            let name = file
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            match field_of(name) {
+                Some(field) => refused.context(format!("{at}.{field}")),
+                None => refused,
+            }
+        }
+        slipway_cgroup::Error::MemoryInUse { .. } => {
+            refused.context(format!("{at}.memory_limit_in_bytes"))
+        }
+        slipway_cgroup::Error::NoSwapAccounting(_) => {
+            refused.context(format!("{at}.memory_swap_limit_in_bytes"))
+        }
+        slipway_cgroup::Error::MissingController { .. } | slipway_cgroup::Error::Invalid { .. } => {
+            refused.context(at)
+        }
+        _ => refused,
+    }
+}
+
+fn field_of(control_file: &str) -> Option<&'static str> {
+    Some(match control_file {
+        "cpu.shares" | "cpu.weight" => "cpu_shares",
+        "cpu.cfs_quota_us" | "cpu.max" => "cpu_quota",
+        "cpu.cfs_period_us" => "cpu_period",
+        "cpuset.cpus" => "cpuset_cpus",
+        "cpuset.mems" => "cpuset_mems",
+        "memory.limit_in_bytes" | "memory.max" => "memory_limit_in_bytes",
+        "memory.memsw.limit_in_bytes" | "memory.swap.max" => "memory_swap_limit_in_bytes",
+        name if name.starts_with("hugetlb.") => "hugepage_limits",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use slipway_cri_api::v1::HugepageLimit;
+    use slipway_engine::Kind;
+
+    use super::*;
+
+    fn refused_with(resources: &LinuxContainerResources, kind: Kind, words: &[&str]) {
+        let hierarchy = Hierarchy::detect().unwrap();
+        let error = check(&hierarchy, "R", resources).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        for word in words {
+            assert!(
+                error.to_string().contains(word),
+                "{word:?} is not in: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_field_is_refused_by_its_name() {
+        use Kind::{FailedPrecondition, InvalidArgument};
+        let page = |size: &str| HugepageLimit {
+            page_size: size.to_owned(),
+            limit: 0,
+        };
+        let none = LinuxContainerResources::default;
+        for (asked, kind, field) in [
+            (
+                LinuxContainerResources {
+                    cpu_shares: 1,
+                    ..none()
+                },
+                InvalidArgument,
+                "R.cpu_shares",
+            ),
+            (
+                LinuxContainerResources {
+                    cpu_shares: 262_145,
+                    ..none()
+                },
+                InvalidArgument,
+                "R.cpu_shares",
+            ),
+            (
+                LinuxContainerResources {
+                    cpu_period: -1,
+                    ..none()
+                },
+                InvalidArgument,
+                "R.cpu_period",
+            ),
+            (
+                LinuxContainerResources {
+                    cpu_period: 1_000_001,
+                    ..none()
+                },
+                InvalidArgument,
+                "R.cpu_period",
+            ),
+            (
+                LinuxContainerResources {
+                    cpu_quota: 999,
+                    ..none()
+                },
+                InvalidArgument,
+                "R.cpu_quota",
+            ),
+            (
+                LinuxContainerResources {
+                    oom_score_adj: 1001,
+                    ..none()
+                },
+                InvalidArgument,
+                "R.oom_score_adj",
+            ),
+            (
+                LinuxContainerResources {
+                    memory_swap_limit_in_bytes: 1 << 20,
+                    ..none()
+                },
+                InvalidArgument,
+                "R.memory_swap_limit_in_bytes",
+            ),
+            (
+                LinuxContainerResources {
+                    cpuset_cpus: "0,".to_owned(),
+                    ..none()
+                },
+                InvalidArgument,
+                "R.cpuset_cpus",
+            ),
+            (
+                LinuxContainerResources {
+                    cpuset_cpus: "0-4000000000".to_owned(),
+                    ..none()
+                },
+                FailedPrecondition,
+                "R.cpuset_cpus",
+            ),
+            (
+                LinuxContainerResources {
+                    cpuset_mems: "4095".to_owned(),
+                    ..none()
+                },
+                FailedPrecondition,
+                "R.cpuset_mems",
+            ),
+            (
+                LinuxContainerResources {
+                    hugepage_limits: vec![page("3MB")],
+                    ..none()
+                },
+                InvalidArgument,
+                "R.hugepage_limits page_size \"3MB\"",
+            ),
+            (
+                LinuxContainerResources {
+                    unified: [("memory/high".to_owned(), "1".to_owned())].into(),
+                    ..none()
+                },
+                InvalidArgument,
+                "R.unified key \"memory/high\"",
+            ),
+        ] {
+            refused_with(&asked, kind, &[field]);
+        }
+        check(&Hierarchy::detect().unwrap(), "R", &none()).unwrap();
+    }
+
+    #[test]
+    fn a_list_is_checked_against_what_is_there() {
+        for (asked, there, kind) in [
+            ("0-3,8", "0-3,8", None),
+            ("0-7", "0-3,4-7", None),
+            ("0-4", "0-3", Some(Kind::FailedPrecondition)),
+            ("3-1", "0-3", Some(Kind::InvalidArgument)),
+            ("a", "0-3", Some(Kind::InvalidArgument)),
+            ("0-", "0-3", Some(Kind::InvalidArgument)),
+            ("+1", "0-3", Some(Kind::InvalidArgument)),
+            ("4294967295", "0-4294967295", None),
+        ] {
+            let answer = list("f", asked, "CPUs", there);
+            assert_eq!(answer.err().map(|error| error.kind()), kind, "{asked}");
+        }
+    }
+
+    #[test]
+    fn swap_moves_along_with_memory() {
+        let now = |memory, both| LinuxContainerResources {
+            memory_limit_in_bytes: memory,
+            memory_swap_limit_in_bytes: both,
+            ..Default::default()
+        };
+        for (before, asked, memory, both) in [
+            (now(64, 64), now(128, 0), 128, 128),
+            (now(64, 96), now(32, 0), 32, 64),
+            (now(64, 64), now(-1, 0), -1, -1),
+            (now(64, -1), now(128, 0), 128, -1),
+            (now(64, 0), now(128, 0), 128, 0),
+            (now(64, 64), now(128, 200), 128, 200),
+            (now(64, 64), now(0, 100), 64, 100),
+        ] {
+            let after = merged(&before, &changes(&before, &asked));
+            assert_eq!(
+                (
+                    after.memory_limit_in_bytes,
+                    after.memory_swap_limit_in_bytes
+                ),
+                (memory, both)
+            );
+        }
+    }
+
+    #[test]
+    fn a_pod_may_use_what_its_containers_may_and_its_overhead() {
+        let resources = LinuxContainerResources {
+            cpu_shares: 1024,
+            cpu_quota: 50_000,
+            cpu_period: 100_000,
+            memory_limit_in_bytes: 100,
+            memory_swap_limit_in_bytes: 100,
+            ..Default::default()
+        };
+        let overhead = LinuxContainerResources {
+            cpu_shares: 10,
+            cpu_quota: 1000,
+            cpu_period: 50_000,
+            memory_limit_in_bytes: 28,
+            ..Default::default()
+        };
+        let limits = of_pod(Some(&resources), Some(&overhead));
+        assert_eq!(limits.cpu_shares, Some(1034));
+        assert_eq!(limits.cpu_quota, Some(52_000));
+        assert_eq!(limits.memory_limit, Some(128));
+        assert_eq!(limits.memory_swap_limit, Some(128));
+        assert_eq!(of_pod(None, Some(&overhead)), Resources::default());
+        let unlimited = LinuxContainerResources::default();
+        let limits = of_pod(Some(&unlimited), Some(&overhead));
+        assert_eq!((limits.memory_limit, limits.cpu_quota), (None, None));
+    }
+
+    proptest! {
+        #[test]
+        fn any_list_is_survived(text in "[0-9,\\- a:/]{0,16}", there in "[0-9]{1,2}(-[0-9]{1,3})?") {
+            let _ = list("f", &text, "CPUs", &there);
+        }
+    }
+}

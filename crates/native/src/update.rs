@@ -1,0 +1,344 @@
+//! Changing what containers and pods may use while they run: CRI's `UpdateContainerResources` and
+//! `UpdatePodSandboxResources`.
+//!
+//! A change is in force before it is recorded: a daemon that is killed between the two reports the
+//! old limits, and a kubelet then asks again.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use slipway_cgroup::{Cgroup, Resources};
+use slipway_cri_api::v1::{
+    LinuxContainerResources, PodSandboxConfig, UpdateContainerResourcesRequest,
+    UpdatePodSandboxResourcesRequest,
+};
+use slipway_engine::{ContainerState, Error, Result};
+
+use crate::node::Node;
+use crate::pod::Pod;
+use crate::store::{ContainerUpdate, PodRecord, PodUpdate};
+use crate::{blocking, failure, lifecycle, resources};
+
+const REQUEST: &str = "UpdateContainerResourcesRequest.linux";
+
+/// Changes what a created or running container may use. What is refused leaves all as it was.
+pub(crate) async fn container(
+    node: &Arc<Node>,
+    request: UpdateContainerResourcesRequest,
+) -> Result<()> {
+    let UpdateContainerResourcesRequest {
+        container_id,
+        linux,
+        windows,
+        annotations,
+    } = request;
+    if windows.is_some() {
+        return Err(Error::invalid(
+            "UpdateContainerResourcesRequest.windows is for a container of Windows",
+        ));
+    }
+    let asked = linux.unwrap_or_default();
+    let container = node.containers.get(&container_id)?;
+    let _updating = container.updating.lock().await;
+    if let ContainerState::Exited(exit) = container.state() {
+        return Err(Error::precondition(format!(
+            "container {} has exited with code {}, so that nothing of it can be limited",
+            container.id(),
+            exit.code
+        )));
+    }
+    let now = container.resources().unwrap_or_default();
+    let changes = resources::changes(&now, &asked);
+    let after = resources::merged(&now, &changes);
+    check(node, &after, &changes)?;
+    let work = Change {
+        cgroup: lifecycle::cgroup(node, &container)?,
+        limits: resources::limits(&changes),
+        oom_score: (asked.oom_score_adj != 0).then_some(asked.oom_score_adj),
+        config: node
+            .bundle(container.pod.id(), container.id())
+            .join("config.json"),
+    };
+    blocking::run(move || work.make()).await?;
+    let update = ContainerUpdate {
+        resources: after,
+        annotations,
+    };
+    container.set_update(node, update).await.map_err(|error| {
+        error.context(format!(
+            "the new limits of container {} are in force, but not recorded",
+            container.id()
+        ))
+    })
+}
+
+/// What is changed is checked, with the memory that its limit of swap is held against.
+fn check(
+    node: &Node,
+    after: &LinuxContainerResources,
+    changes: &LinuxContainerResources,
+) -> Result<()> {
+    let mut changes = changes.clone();
+    if changes.memory_swap_limit_in_bytes != 0 {
+        changes.memory_limit_in_bytes = after.memory_limit_in_bytes;
+    }
+    resources::check(&node.hierarchy, REQUEST, &changes)
+}
+
+/// A change of a container that is there. Blocking.
+struct Change {
+    cgroup: Cgroup,
+    limits: Resources,
+    oom_score: Option<i64>,
+    config: PathBuf,
+}
+
+impl Change {
+    fn make(self) -> Result<()> {
+        let scores = match self.oom_score {
+            Some(score) => Some((Scores::set(&self.cgroup, score)?, score)),
+            None => None,
+        };
+        let limited = self
+            .cgroup
+            .update(&self.limits)
+            .map_err(|error| resources::refused(REQUEST, &error));
+        let Some((scores, score)) = scores else {
+            return limited;
+        };
+        // Last, because it is what has no other way to fail than a full disk.
+        let made = limited.and_then(|()| {
+            set_score_of_execs(&self.config, score)
+                .map_err(|error| Error::internal(format!("{}: {error}", self.config.display())))
+        });
+        if made.is_err() {
+            scores.put_back();
+        }
+        made
+    }
+}
+
+/// The `oom_score_adj` of a container's processes, as it was before it was set (proc(5)).
+struct Scores(Vec<(File, String)>);
+
+impl Scores {
+    /// Sets it for every process of the cgroup. Where it takes `CAP_SYS_RESOURCE` to lower it as
+    /// far and this process has none, it stays: the same as when a container is made.
+    fn set(cgroup: &Cgroup, score: i64) -> Result<Self> {
+        let mut scores = Self(Vec::new());
+        let mut seen = BTreeSet::new();
+        loop {
+            // Children of what is set already inherit it, so that this comes to an end.
+            let listed = processes(cgroup)?;
+            let new: Vec<_> = listed.into_iter().filter(|pid| seen.insert(*pid)).collect();
+            if new.is_empty() {
+                return Ok(scores);
+            }
+            let opened: Vec<_> = new
+                .into_iter()
+                .filter_map(|pid| {
+                    let path = format!("/proc/{pid}/oom_score_adj");
+                    let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
+                    Some((pid, file))
+                })
+                .collect();
+            // A number may have passed on to another process before it was opened, not after.
+            let still: BTreeSet<_> = processes(cgroup)?.into_iter().collect();
+            for (_, file) in opened.into_iter().filter(|(pid, _)| still.contains(pid)) {
+                if let Err(error) = scores.set_one(file, score) {
+                    scores.put_back();
+                    return Err(Error::internal(format!(
+                        "{REQUEST}.oom_score_adj {score} cannot be set: {error}"
+                    )));
+                }
+            }
+        }
+    }
+
+    fn set_one(&mut self, mut file: File, score: i64) -> io::Result<()> {
+        let mut before = String::new();
+        let set = file
+            .read_to_string(&mut before)
+            .and_then(|_| file.rewind())
+            .and_then(|()| file.write_all(score.to_string().as_bytes()));
+        match set {
+            Ok(()) => {
+                self.0.push((file, before));
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                tracing::warn!(
+                    score,
+                    "oom_score_adj cannot be lowered so far without CAP_SYS_RESOURCE"
+                );
+                Ok(())
+            }
+            // It has ended.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn put_back(self) {
+        for (mut file, before) in self.0 {
+            // It may have ended meanwhile.
+            let _ = file
+                .rewind()
+                .and_then(|()| file.write_all(before.trim().as_bytes()));
+        }
+    }
+}
+
+fn processes(cgroup: &Cgroup) -> Result<Vec<i32>> {
+    cgroup
+        .processes()
+        .map_err(|error| failure::of_cgroup(&error))
+}
+
+/// Writes the score into the OCI configuration, by which later execs are made.
+fn set_score_of_execs(path: &Path, score: i64) -> io::Result<()> {
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(path)?)?;
+    let Some(process) = config.get_mut("process") else {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it has no process",
+        ));
+    };
+    process["oomScoreAdj"] = score.into();
+    let temporary = path.with_extension("json.new");
+    fs::write(&temporary, serde_json::to_vec(&config)?)?;
+    fs::rename(&temporary, path)
+}
+
+/// Records what a pod and its containers may use, and sets the limits of its cgroup where that is
+/// Slipway's own: a cgroup that was named in `cgroup_parent` belongs to the kubelet, which limits it
+/// itself.
+pub(crate) async fn pod(node: &Arc<Node>, request: UpdatePodSandboxResourcesRequest) -> Result<()> {
+    let UpdatePodSandboxResourcesRequest {
+        pod_sandbox_id,
+        overhead,
+        resources,
+    } = request;
+    for (field, asked) in [
+        ("UpdatePodSandboxResourcesRequest.overhead", &overhead),
+        ("UpdatePodSandboxResourcesRequest.resources", &resources),
+    ] {
+        if let Some(asked) = asked {
+            resources::check(&node.hierarchy, field, asked)?;
+        }
+    }
+    let pod = node.pods.get(&pod_sandbox_id)?;
+    let _gate = pod.gate.read().await;
+    let _updating = pod.updating.lock().await;
+    pod.shim()?;
+    let now = pod.resources();
+    let changed = PodUpdate {
+        overhead: overhead.or(now.overhead.clone()),
+        resources: resources.or(now.resources.clone()),
+    };
+    if !names_parent(&pod.record.config) {
+        limit(node, &pod, &now, &changed).await?;
+    }
+    let record = PodRecord {
+        update: Some(changed.clone()),
+        ..pod.record.clone()
+    };
+    node.store.put_pod(record).await?;
+    pod.set_resources(changed);
+    Ok(())
+}
+
+async fn limit(node: &Node, pod: &Pod, now: &PodUpdate, changed: &PodUpdate) -> Result<()> {
+    let limits_of =
+        |update: &PodUpdate| resources::of_pod(update.resources.as_ref(), update.overhead.as_ref());
+    let limits = lifted(&limits_of(now), limits_of(changed));
+    let cgroup = node.hierarchy.open(&pod.cgroup);
+    blocking::run(move || {
+        cgroup.update(&limits).map_err(|error| {
+            resources::refused("UpdatePodSandboxResourcesRequest.resources", &error)
+        })
+    })
+    .await
+}
+
+/// The new limits, with those that are not asked for any more taken away.
+fn lifted(now: &Resources, mut new: Resources) -> Resources {
+    let unlimited = |now: Option<i64>, new: &mut Option<i64>| {
+        if now.is_some() && new.is_none() {
+            *new = Some(-1);
+        }
+    };
+    unlimited(now.cpu_quota, &mut new.cpu_quota);
+    unlimited(now.memory_limit, &mut new.memory_limit);
+    unlimited(now.memory_swap_limit, &mut new.memory_swap_limit);
+    new
+}
+
+fn names_parent(config: &PodSandboxConfig) -> bool {
+    config
+        .linux
+        .as_ref()
+        .is_some_and(|linux| !linux.cgroup_parent.is_empty())
+}
+
+/// The limits of a pod's cgroup; none where it is not Slipway's to limit.
+pub(crate) fn pod_limits(config: &PodSandboxConfig) -> Option<Resources> {
+    if names_parent(config) {
+        return None;
+    }
+    let linux = config.linux.as_ref()?;
+    Some(resources::of_pod(
+        linux.resources.as_ref(),
+        linux.overhead.as_ref(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_is_not_asked_for_any_more_is_taken_away() {
+        let now = Resources {
+            cpu_quota: Some(1000),
+            memory_limit: Some(100),
+            memory_swap_limit: Some(100),
+            ..Resources::default()
+        };
+        let new = Resources {
+            memory_limit: Some(50),
+            ..Resources::default()
+        };
+        let limits = lifted(&now, new);
+        assert_eq!(
+            (
+                limits.cpu_quota,
+                limits.memory_limit,
+                limits.memory_swap_limit
+            ),
+            (Some(-1), Some(50), Some(-1))
+        );
+        assert_eq!(
+            lifted(&Resources::default(), Resources::default()),
+            Resources::default()
+        );
+    }
+
+    #[test]
+    fn execs_get_the_new_score_and_all_else_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.json");
+        fs::write(&path, r#"{"a":1,"process":{"cwd":"/","oomScoreAdj":5}}"#).unwrap();
+        set_score_of_execs(&path, -7).unwrap();
+        let config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let expected = serde_json::json!({"a": 1, "process": {"cwd": "/", "oomScoreAdj": -7}});
+        assert_eq!(config, expected);
+        fs::write(&path, "{}").unwrap();
+        assert!(set_score_of_execs(&path, 1).is_err());
+    }
+}
