@@ -12,7 +12,7 @@ use slipway_cgroup::{Cgroup, CgroupPath};
 use slipway_cri_api::v1::{self, ContainerConfig};
 use slipway_engine::{ContainerExit, ContainerName, ContainerState, Error, Result, new_id};
 use slipway_shim::Shim;
-use slipway_shim::protocol::{Create, Failure, FailureKind, Overlay};
+use slipway_shim::protocol::{Create, Failure, FailureKind, Overlay, SECCOMP_PROGRAM};
 
 use crate::container::Container;
 use crate::layers::HeldLayers;
@@ -20,7 +20,7 @@ use crate::node::{Node, now};
 use crate::pod::{Pod, PodState};
 use crate::sandbox::{hostname_of, remove_directory};
 use crate::signal;
-use crate::spec::{self, Plan};
+use crate::spec::{self, Confinement, Plan};
 use crate::store::ContainerRecord;
 use crate::volumes::ImageVolumes;
 use crate::{blocking, failure, resources, user};
@@ -79,12 +79,12 @@ pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig)
             layers: held.layers,
             volumes,
         };
-        let user = made.resolve_user().await?;
+        let (user, confinement) = made.resolve().await?;
         record.uid = user.uid;
         record.gid = user.gid;
         record.groups.clone_from(&user.groups);
         node.store.put_container(record.clone()).await?;
-        let request = made.prepare(user).await?;
+        let request = made.prepare(user, confinement).await?;
         shim.create(request)
             .await
             .map_err(|error| failure::of_shim(&error))
@@ -137,29 +137,31 @@ struct Make {
 }
 
 impl Make {
-    async fn resolve_user(&self) -> Result<user::User> {
+    /// Finds out who the process is and what it is confined by, both of which can be refused.
+    async fn resolve(&self) -> Result<(user::User, Confinement)> {
         let image_user = self
             .image
             .config()
             .as_ref()
             .and_then(|config| config.user().clone());
-        let security = spec::security(&self.record.config);
+        let (pod, config) = (Arc::clone(&self.pod), self.record.config.clone());
         let layers = self.layers.clone();
         blocking::run(move || {
-            user::resolve(
+            let user = user::resolve(
                 image_user.as_deref().unwrap_or_default(),
-                &security,
+                &spec::security(&config),
                 &layers,
-            )
+            )?;
+            Ok((user, spec::confine(pod.id(), &pod.record.config, &config)?))
         })
         .await
     }
 
-    async fn prepare(self, user: user::User) -> Result<Create> {
-        blocking::run(move || self.prepare_blocking(&user)).await
+    async fn prepare(self, user: user::User, confinement: Confinement) -> Result<Create> {
+        blocking::run(move || self.prepare_blocking(&user, &confinement)).await
     }
 
-    fn prepare_blocking(self, user: &user::User) -> Result<Create> {
+    fn prepare_blocking(self, user: &user::User, confinement: &Confinement) -> Result<Create> {
         let Self {
             node,
             pod,
@@ -191,6 +193,7 @@ impl Make {
             image: &image,
             volumes: &volumes,
             user,
+            confinement,
             rootfs: &rootfs,
             cgroups: node.hierarchy.version(),
             cgroup: &cgroup,
@@ -201,6 +204,10 @@ impl Make {
             .spec
             .save(&path)
             .map_err(|error| Error::internal(format!("{}: {error}", path.display())))?;
+        if let Some(seccomp) = &confinement.seccomp {
+            let path = bundle.join(SECCOMP_PROGRAM);
+            fs::write(&path, &seccomp.program).map_err(|error| io_failure(&path, &error))?;
+        }
 
         let cgroup = node
             .hierarchy

@@ -130,12 +130,19 @@ pub(crate) struct Linux {
     pub(crate) masked_paths: Vec<PathBuf>,
     pub(crate) readonly_paths: Vec<PathBuf>,
     pub(crate) mount_label: String,
-    pub(crate) seccomp: Presence,
+    pub(crate) seccomp: Option<Seccomp>,
     pub(crate) intel_rdt: Presence,
     pub(crate) personality: Presence,
     pub(crate) memory_policy: Presence,
     pub(crate) time_offsets: Presence,
     pub(crate) net_devices: Presence,
+}
+
+/// The filter over system calls, as far as the compiled program does not say it.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Seccomp {
+    #[serde(default)]
+    pub(crate) flags: Vec<String>,
 }
 
 /// A namespace: the one at a path, or a new one.

@@ -232,7 +232,7 @@ pub(crate) struct ExecChild<'a> {
 
 impl Offspring for ExecChild<'_> {
     fn run(&self) -> ! {
-        let failure = match self.prepare().and_then(|prepared| self.succeed(&prepared)) {
+        let failure = match self.prepare().and_then(|prepared| self.succeed(prepared)) {
             Ok(command) => command.execute(),
             Err(failure) => failure,
         };
@@ -245,6 +245,7 @@ impl Offspring for ExecChild<'_> {
 struct Prepared {
     process: Process,
     shim: Identity,
+    filter: Option<create::Filter>,
 }
 
 impl ExecChild<'_> {
@@ -256,11 +257,13 @@ impl ExecChild<'_> {
         let shim = Identity::of_shim()?;
         rustix::process::umask(Mode::empty());
         self.cgroup.join_hierarchies()?;
+        let spec = create::read(&self.bundle.join("config.json"))?;
+        let filter = create::Filter::read(&spec, self.bundle)?;
         let process = match self.process {
             ExecProcess::Own { args } => Process {
                 args: args.clone(),
                 terminal: false,
-                ..create::read(&self.bundle.join("config.json"))?.process
+                ..spec.process
             },
             ExecProcess::Given(json) => {
                 serde_json::from_str(json).invalid(|| "read the process to execute")?
@@ -281,11 +284,15 @@ impl ExecChild<'_> {
             | ThreadNameSpaceType::PROCESS_ID;
         rustix::thread::move_into_thread_name_spaces(self.init, namespaces)
             .system(|| "join the container's namespaces")?;
-        Ok(Prepared { process, shim })
+        Ok(Prepared {
+            process,
+            shim,
+            filter,
+        })
     }
 
     /// Goes on in a new process in the container's PID namespace; this one ends.
-    fn succeed(&self, prepared: &Prepared) -> Outcome<create::Command> {
+    fn succeed(&self, prepared: Prepared) -> Outcome<create::Command> {
         // The new process waits until the shim can know it: its end must not be the first news.
         let (gate, keeper) =
             rustix::pipe::pipe_with(PipeFlags::CLOEXEC).system(|| "make a pipe")?;
@@ -300,7 +307,7 @@ impl ExecChild<'_> {
                 rustix::io::read(&gate, &mut [0; 1]).system(|| "wait for the shim")?;
                 drop(gate);
                 rustix::process::setsid().map(drop).system(|| "setsid")?;
-                assume(&prepared.process, prepared.shim)
+                assume(&prepared.process, prepared.shim, prepared.filter)
             }
             // The namespace's init has ended, and the container with it.
             Err(Errno::NOMEM | Errno::SRCH) => {

@@ -151,10 +151,11 @@ fn set_sysctl(pod: &Pod, name: &str, value: &str) -> Outcome<()> {
     let (namespace, own) = match sysctl_namespace(&path) {
         Some(Namespace::Network) => ("network", pod.network),
         Some(Namespace::Ipc) => ("IPC", pod.ipc),
+        Some(Namespace::Uts) => ("UTS", pod.hostname.is_some()),
         None => {
             return Err(Failure::invalid(format!(
                 "sysctl {name} belongs to the whole node: a pod can set net.*, kernel.shm*, \
-                 kernel.msg*, kernel.sem and fs.mqueue.*"
+                 kernel.msg*, kernel.sem, fs.mqueue.* and kernel.domainname"
             )));
         }
     };
@@ -192,6 +193,7 @@ pub(crate) fn sysctl_path(name: &str) -> Option<String> {
 pub(crate) enum Namespace {
     Network,
     Ipc,
+    Uts,
 }
 
 /// Which namespace a parameter belongs to; none where it is the whole node's.
@@ -201,6 +203,8 @@ pub(crate) fn sysctl_namespace(path: &str) -> Option<Namespace> {
         Some(Namespace::Network)
     } else if path == "kernel/sem" || IPC.iter().any(|prefix| path.starts_with(prefix)) {
         Some(Namespace::Ipc)
+    } else if path == "kernel/domainname" {
+        Some(Namespace::Uts)
     } else {
         None
     }

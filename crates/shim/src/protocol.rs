@@ -93,6 +93,10 @@ pub enum Request {
     Shutdown,
 }
 
+/// The file beside `config.json` with the compiled program of its `linux.seccomp`: an array of
+/// `struct sock_filter` (seccomp(2)). It is there where that section is.
+pub const SECCOMP_PROGRAM: &str = "seccomp.bpf";
+
 /// A container to create. Paths are absolute and on the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Create {

@@ -3,6 +3,7 @@
 use std::str::FromStr as _;
 
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, LinuxCapabilitiesBuilder};
+use rustix::thread::CapabilitySet;
 use slipway_cri_api::v1::LinuxContainerSecurityContext;
 use slipway_engine::{Error, Result};
 
@@ -53,50 +54,93 @@ const BEYOND_DEFAULT: &[Capability] = &[
     Capability::WakeAlarm,
 ];
 
-fn all() -> Capabilities {
-    DEFAULT.iter().chain(BEYOND_DEFAULT).copied().collect()
+/// What a process is given.
+struct Granted {
+    bounding: Capabilities,
+    ambient: Capabilities,
 }
 
 /// The sets of a container's process. Inheritable stays empty unless something is ambient, so that
 /// files with inheritable capabilities give nothing (CVE-2022-24769).
 pub(super) fn of(security: &LinuxContainerSecurityContext) -> Result<LinuxCapabilities> {
+    let Granted { bounding, ambient } = granted(security)?;
+    LinuxCapabilitiesBuilder::default()
+        .bounding(bounding.clone())
+        .effective(bounding.clone())
+        .permitted(bounding)
+        .inheritable(ambient.clone())
+        .ambient(ambient)
+        .build()
+        .map_err(super::built)
+}
+
+/// The names of a container's capabilities, with the prefix `CAP_`.
+pub(super) fn names(security: &LinuxContainerSecurityContext) -> Result<Vec<String>> {
+    let granted = granted(security)?;
+    Ok(granted
+        .bounding
+        .iter()
+        .map(|capability| format!("CAP_{capability}"))
+        .collect())
+}
+
+fn granted(security: &LinuxContainerSecurityContext) -> Result<Granted> {
     let request = security.capabilities.clone().unwrap_or_default();
-    let mut granted: Capabilities = if security.privileged {
-        all()
-    } else {
-        DEFAULT.iter().copied().collect()
+    let available = |set: &[Capability]| -> Capabilities {
+        set.iter()
+            .copied()
+            .filter(|one| is_available(*one))
+            .collect()
+    };
+    let all = || -> Capabilities {
+        let (default, beyond) = (available(DEFAULT), available(BEYOND_DEFAULT));
+        default.union(&beyond).copied().collect()
     };
     // ALL first, in either list, so that "drop ALL, add one" leaves one.
-    if contains_all(&request.add_capabilities) {
-        granted = all();
-    }
-    if contains_all(&request.drop_capabilities) {
-        granted.clear();
-    }
+    let mut bounding = if contains_all(&request.drop_capabilities) {
+        Capabilities::new()
+    } else if security.privileged || contains_all(&request.add_capabilities) {
+        all()
+    } else {
+        available(DEFAULT)
+    };
     for name in request.add_capabilities.iter().filter(|name| !is_all(name)) {
-        granted.insert(parse(name, "add_capabilities")?);
+        bounding.insert(addable(name, "add_capabilities")?);
     }
     for name in request
         .drop_capabilities
         .iter()
         .filter(|name| !is_all(name))
     {
-        granted.remove(&parse(name, "drop_capabilities")?);
+        bounding.remove(&parse(name, "drop_capabilities")?);
     }
-    let ambient = request
-        .add_ambient_capabilities
-        .iter()
-        .map(|name| parse(name, "add_ambient_capabilities"))
-        .collect::<Result<Capabilities>>()?;
-    granted.extend(&ambient);
-    LinuxCapabilitiesBuilder::default()
-        .bounding(granted.clone())
-        .effective(granted.clone())
-        .permitted(granted)
-        .inheritable(ambient.clone())
-        .ambient(ambient)
-        .build()
-        .map_err(super::built)
+    let mut ambient = Capabilities::new();
+    for name in &request.add_ambient_capabilities {
+        if is_all(name) {
+            ambient.extend(all());
+        } else {
+            ambient.insert(addable(name, "add_ambient_capabilities")?);
+        }
+    }
+    bounding.extend(&ambient);
+    Ok(Granted { bounding, ambient })
+}
+
+/// Whether this node can give a capability: the kernel knows it, and slipway has it.
+fn is_available(capability: Capability) -> bool {
+    CapabilitySet::from_name(&capability.to_string())
+        .is_some_and(|one| rustix::thread::capability_is_in_bounding_set(one).unwrap_or(false))
+}
+
+fn addable(name: &str, field: &str) -> Result<Capability> {
+    let capability = parse(name, field)?;
+    if is_available(capability) {
+        return Ok(capability);
+    }
+    Err(Error::precondition(format!(
+        "{field} names {name:?}, which this node cannot give: its kernel does not know it, or \
+         slipway itself was started without it"
+    )))
 }
 
 fn is_all(name: &str) -> bool {
@@ -139,6 +183,12 @@ mod tests {
 
     #[test]
     fn requests_add_to_and_drop_from_the_default() {
+        let everything = DEFAULT
+            .iter()
+            .chain(BEYOND_DEFAULT)
+            .filter(|one| is_available(**one))
+            .count();
+        assert_eq!(DEFAULT.len() + BEYOND_DEFAULT.len(), 41);
         assert_eq!(bounding(&[], &[], false).len(), DEFAULT.len());
         assert!(bounding(&["NET_ADMIN"], &[], false).contains(&Capability::NetAdmin));
         assert!(bounding(&["CAP_NET_ADMIN"], &[], false).contains(&Capability::NetAdmin));
@@ -147,9 +197,37 @@ mod tests {
             bounding(&["SYS_TIME"], &["ALL"], false),
             [Capability::SysTime].into()
         );
-        assert_eq!(bounding(&["ALL"], &[], false).len(), 41);
-        assert_eq!(bounding(&["ALL"], &["SYS_TIME"], false).len(), 40);
-        assert_eq!(bounding(&[], &[], true).len(), 41);
+        assert_eq!(bounding(&["ALL"], &[], false).len(), everything);
+        assert_eq!(
+            bounding(&["ALL"], &["SYS_TIME"], false).len(),
+            everything - 1
+        );
+        assert_eq!(bounding(&[], &[], true).len(), everything);
+        assert!(bounding(&[], &["ALL"], true).is_empty());
+    }
+
+    #[test]
+    fn what_is_ambient_is_in_every_set() {
+        let security = LinuxContainerSecurityContext {
+            capabilities: Some(Request {
+                drop_capabilities: vec!["ALL".to_owned()],
+                add_ambient_capabilities: vec!["NET_BIND_SERVICE".to_owned()],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let sets = of(&security).unwrap();
+        let one = Some([Capability::NetBindService].into());
+        for set in [
+            sets.bounding(),
+            sets.effective(),
+            sets.permitted(),
+            sets.inheritable(),
+            sets.ambient(),
+        ] {
+            assert_eq!(*set, one);
+        }
+        assert_eq!(names(&security).unwrap(), ["CAP_NET_BIND_SERVICE"]);
     }
 
     #[test]

@@ -2,12 +2,19 @@
 //!
 //! Whatever a request asks that cannot be honoured is refused here, before anything is made.
 
+mod apparmor;
 mod capabilities;
+mod confinement;
 mod devices;
+mod identity;
 mod mounts;
 mod process;
+mod profile;
 mod refuse;
 mod resources;
+mod seccomp;
+mod selinux;
+mod sysctl;
 
 use std::path::{Path, PathBuf};
 
@@ -28,6 +35,7 @@ use crate::config::Config;
 use crate::user::User;
 use crate::volumes::ImageVolumes;
 
+pub(crate) use confinement::{Confinement, confine};
 pub(crate) use refuse::{container as check_container, pod as check_pod};
 
 /// What a container's configuration is made from.
@@ -42,6 +50,7 @@ pub(crate) struct Plan<'a> {
     /// The images that are mounted as volumes.
     pub(crate) volumes: &'a ImageVolumes,
     pub(crate) user: &'a User,
+    pub(crate) confinement: &'a Confinement,
     /// Where the root file system is mounted, in the container's own mount namespace.
     pub(crate) rootfs: &'a Path,
     pub(crate) cgroups: slipway_cgroup::Version,
@@ -86,9 +95,12 @@ pub(crate) fn generate(plan: &Plan<'_>) -> Result<Generated> {
     linux.set_cgroups_path(Some(PathBuf::from(plan.cgroup.as_str())));
     linux.set_resources(Some(resources::of(plan.resources, &devices.rules)?));
     linux.set_rootfs_propagation(Some(mounts::propagation(&plan.container.mounts).to_owned()));
-    let (masked, read_only) = hidden_paths(&security);
+    let (masked, read_only) = hidden_paths(plan.pod, &security);
     linux.set_masked_paths(Some(masked));
     linux.set_readonly_paths(Some(read_only));
+
+    let mut process = process::of(plan, &security)?;
+    plan.confinement.apply(&mut process, &mut linux);
 
     let mut spec = SpecBuilder::default()
         .version("1.2.0")
@@ -99,7 +111,7 @@ pub(crate) fn generate(plan: &Plan<'_>) -> Result<Generated> {
                 .build()
                 .map_err(built)?,
         )
-        .process(process::of(plan, &security)?)
+        .process(process)
         .mounts(mounts::of(plan, &security)?)
         .linux(linux)
         .build()
@@ -165,8 +177,13 @@ fn namespace(typ: LinuxNamespaceType, path: Option<PathBuf>) -> Result<LinuxName
 }
 
 /// Paths that are masked and paths that are read-only: what the request lists; where it lists
-/// nothing (a list that is empty on purpose looks the same in protobuf), what the peers mask.
-fn hidden_paths(security: &LinuxContainerSecurityContext) -> (Vec<String>, Vec<String>) {
+/// nothing (a list that is empty on purpose looks the same in protobuf), what the peers mask. Only
+/// in a user namespace an empty list is taken at its word: there the kernel guards its files
+/// itself, and `procMount: Unmasked` is allowed.
+fn hidden_paths(
+    pod: &PodSandboxConfig,
+    security: &LinuxContainerSecurityContext,
+) -> (Vec<String>, Vec<String>) {
     const MASKED: &[&str] = &[
         "/proc/acpi",
         "/proc/asound",
@@ -188,11 +205,14 @@ fn hidden_paths(security: &LinuxContainerSecurityContext) -> (Vec<String>, Vec<S
         "/proc/sys",
         "/proc/sysrq-trigger",
     ];
+    let user_namespace = pod_namespaces(pod)
+        .userns_options
+        .is_some_and(|options| options.mode == NamespaceMode::Pod as i32);
     if security.privileged {
         return (Vec::new(), Vec::new());
     }
     let or = |listed: &[String], default: &[&str]| {
-        if listed.is_empty() {
+        if listed.is_empty() && !user_namespace {
             default.iter().map(|&path| path.to_owned()).collect()
         } else {
             listed.to_vec()

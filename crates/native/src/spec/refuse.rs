@@ -4,14 +4,13 @@
 use std::net::IpAddr;
 use std::path::{Component, Path};
 
-use slipway_cri_api::v1::security_profile::ProfileType;
 use slipway_cri_api::v1::{
-    ContainerConfig, NamespaceMode, NamespaceOption, PodSandboxConfig, Protocol, SeLinuxOption,
-    SecurityProfile,
+    ContainerConfig, NamespaceMode, NamespaceOption, PodSandboxConfig, Protocol,
 };
 use slipway_engine::{Error, Result};
 
-use super::{pod_namespaces, security};
+use super::sysctl;
+use super::{identity, pod_namespaces, security};
 
 /// Checks a pod's configuration.
 pub(crate) fn pod(config: &PodSandboxConfig) -> Result<()> {
@@ -52,27 +51,15 @@ pub(crate) fn pod(config: &PodSandboxConfig) -> Result<()> {
             )));
         }
     }
-    let host_network = namespaces.network == NamespaceMode::Node as i32;
-    let host_ipc = namespaces.ipc == NamespaceMode::Node as i32;
     let sysctls = config.linux.as_ref().map(|linux| &linux.sysctls);
-    for key in sysctls.into_iter().flat_map(|sysctls| sysctls.keys()) {
-        sysctl(key, host_network, host_ipc)?;
+    for name in sysctls.into_iter().flat_map(|sysctls| sysctls.keys()) {
+        sysctl::check(name, &namespaces)?;
     }
-    if let Some(context) = config
-        .linux
-        .as_ref()
-        .and_then(|linux| linux.security_context.as_ref())
-    {
-        selinux(context.selinux_options.as_ref())?;
-    }
+    identity::pod(config)?;
     Ok(())
 }
 
 /// Checks a container's configuration against its pod's.
-#[expect(
-    deprecated,
-    reason = "kubelets before 1.25 still send the paths of profiles"
-)]
 pub(crate) fn container(pod: &PodSandboxConfig, config: &ContainerConfig) -> Result<()> {
     let security = security(config);
     let namespaces = security.namespace_options.clone().unwrap_or_default();
@@ -99,20 +86,8 @@ pub(crate) fn container(pod: &PodSandboxConfig, config: &ContainerConfig) -> Res
                  LinuxSandboxSecurityContext.privileged",
             ));
         }
-    } else {
-        // A privileged container runs without profiles, whatever it asks for, as at the peers.
-        profile(
-            security.seccomp.as_ref(),
-            &security.seccomp_profile_path,
-            "seccomp",
-        )?;
-        profile(
-            security.apparmor.as_ref(),
-            &security.apparmor_profile,
-            "apparmor",
-        )?;
     }
-    selinux(security.selinux_options.as_ref())?;
+    identity::container(&security)?;
     super::mounts::check(&config.mounts)?;
     super::devices::check(config)?;
     if !config.cdi_devices.is_empty() {
@@ -163,54 +138,6 @@ fn name(mode: i32) -> String {
         .map_or_else(|_| mode.to_string(), |mode| mode.as_str_name().to_owned())
 }
 
-fn profile(profile: Option<&SecurityProfile>, deprecated: &str, field: &str) -> Result<()> {
-    let confined = match profile {
-        Some(profile) => profile.profile_type != ProfileType::Unconfined as i32,
-        None => !deprecated.is_empty() && deprecated != "unconfined",
-    };
-    // Where the kernel has no AppArmor there is no default profile to apply, as at the peers.
-    let nothing_to_apply = field == "apparmor"
-        && !Path::new("/sys/kernel/security/apparmor").exists()
-        && profile.is_some_and(|it| it.profile_type == ProfileType::RuntimeDefault as i32);
-    if confined && !nothing_to_apply {
-        return Err(later(&format!(
-            "security_context.{field} other than Unconfined"
-        )));
-    }
-    Ok(())
-}
-
-fn selinux(options: Option<&SeLinuxOption>) -> Result<()> {
-    let labelled = options.is_some_and(|options| *options != SeLinuxOption::default());
-    if labelled && Path::new("/sys/fs/selinux/enforce").exists() {
-        return Err(later("security_context.selinux_options"));
-    }
-    Ok(())
-}
-
-/// Kernel parameters that belong to a namespace (sysctl.d(5) names, also with slashes).
-fn sysctl(key: &str, host_network: bool, host_ipc: bool) -> Result<()> {
-    let dotted = key.replace('/', ".");
-    let of_network = dotted.starts_with("net.");
-    let of_ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."]
-        .iter()
-        .any(|prefix| dotted.starts_with(prefix))
-        || dotted == "kernel.sem";
-    if dotted.contains("..") || !(of_network || of_ipc) {
-        return Err(Error::invalid(format!(
-            "sysctl {key} is not one of a pod's own (net.*, kernel.shm*, kernel.msg*, kernel.sem, \
-             fs.mqueue.*); set it on the node"
-        )));
-    }
-    if (of_network && host_network) || (of_ipc && host_ipc) {
-        return Err(Error::invalid(format!(
-            "sysctl {key} belongs to a namespace that this pod shares with the node; set it on \
-             the node"
-        )));
-    }
-    Ok(())
-}
-
 fn later(what: &str) -> Error {
     Error::unimplemented(format!(
         "{what} cannot be honoured by this version of slipway"
@@ -219,25 +146,7 @@ fn later(what: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use slipway_engine::Kind;
-
     use super::*;
-
-    #[test]
-    fn sysctls_of_the_node_are_refused() {
-        assert!(sysctl("net.ipv4.ip_forward", false, false).is_ok());
-        assert!(sysctl("net/ipv4/ip_forward", false, false).is_ok());
-        assert!(sysctl("kernel.shmmax", false, false).is_ok());
-        for (key, network, ipc) in [
-            ("net.ipv4.ip_forward", true, false),
-            ("kernel.shmmax", false, true),
-            ("kernel.panic", false, false),
-            ("net/../kernel/panic", false, false),
-        ] {
-            let error = sysctl(key, network, ipc).unwrap_err();
-            assert_eq!(error.kind(), Kind::InvalidArgument, "{key}");
-        }
-    }
 
     #[test]
     fn a_log_path_stays_in_its_directory() {
@@ -252,22 +161,5 @@ mod tests {
             let error = container(&pod, &with(path)).unwrap_err();
             assert!(error.to_string().contains("log_path"), "{error}");
         }
-    }
-
-    #[test]
-    fn a_profile_that_is_not_there_yet_is_refused() {
-        let mut config = ContainerConfig::default();
-        let security = config
-            .linux
-            .get_or_insert_default()
-            .security_context
-            .get_or_insert_default();
-        security.seccomp = Some(SecurityProfile {
-            profile_type: ProfileType::RuntimeDefault as i32,
-            localhost_ref: String::new(),
-        });
-        let error = container(&PodSandboxConfig::default(), &config).unwrap_err();
-        assert_eq!(error.kind(), Kind::Unimplemented);
-        assert!(error.to_string().contains("seccomp"), "{error}");
     }
 }

@@ -9,6 +9,7 @@ use crate::protocol::Failure;
 /// The capabilities asked for, as far as this process has them: "all" means all that there are.
 #[derive(Debug)]
 pub(super) struct Wanted {
+    have: CapabilitySet,
     bounding: CapabilitySet,
     ambient: CapabilitySet,
     sets: CapabilitySets,
@@ -27,6 +28,7 @@ impl Wanted {
         let permitted = set_of(&asked.permitted)? & have;
         let inheritable = set_of(&asked.inheritable)? & bounding;
         Ok(Self {
+            have,
             bounding,
             ambient: set_of(&asked.ambient)? & permitted & inheritable,
             sets: CapabilitySets {
@@ -52,10 +54,22 @@ impl Wanted {
         Ok(())
     }
 
+    /// What the process is to have in the end.
+    pub(super) fn sets(&self) -> CapabilitySets {
+        self.sets
+    }
+
     /// Takes them on, as the user who is to have them.
     pub(super) fn assume(&self) -> Outcome<()> {
+        self.assume_for_now(CapabilitySet::empty())
+    }
+
+    /// Takes them on, but stays permitted to raise `beyond` once more.
+    pub(super) fn assume_for_now(&self, beyond: CapabilitySet) -> Outcome<()> {
         let doing = || format!("set the capabilities {:?}", self.sets.permitted);
-        rustix::thread::set_capabilities(None, self.sets).system(doing)?;
+        let mut sets = self.sets;
+        sets.permitted |= beyond & self.have;
+        rustix::thread::set_capabilities(None, sets).system(doing)?;
         rustix::thread::clear_ambient_capability_set().system(doing)?;
         for capability in self.ambient.iter() {
             rustix::thread::configure_capability_in_ambient_set(capability, true).system(doing)?;

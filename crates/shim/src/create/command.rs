@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use super::seccomp::Armed;
 use crate::config::Process;
 use crate::failure::{Explain, Outcome};
 use crate::protocol::Failure;
@@ -41,11 +42,15 @@ pub(crate) struct Command {
     path: CString,
     arguments: Vec<CString>,
     environment: Vec<CString>,
+    filter: Armed,
 }
 
 impl Command {
     /// Executes it; comes back only with the reason why not.
     pub(crate) fn execute(&self) -> Failure {
+        if let Err(failure) = self.filter.load() {
+            return failure;
+        }
         let error = syscall::execute(&self.path, &self.arguments, &self.environment);
         let message = format!("execute {}: {error}", self.path.to_string_lossy());
         match error {
@@ -62,6 +67,7 @@ pub(super) fn command(
     process: &Process,
     environment: &[String],
     shim: Identity,
+    filter: Armed,
 ) -> Outcome<Command> {
     let arguments = &process.args;
     let name = arguments
@@ -81,6 +87,7 @@ pub(super) fn command(
             .invalid(|| "the command's path")?,
         arguments: strings(arguments)?,
         environment: strings(environment)?,
+        filter,
     })
 }
 

@@ -7,6 +7,7 @@
 mod capabilities;
 mod clone;
 mod command;
+mod confinement;
 mod devices;
 mod inside;
 mod mounts;
@@ -15,6 +16,7 @@ mod options;
 mod overlay;
 mod process;
 mod rootfs;
+mod seccomp;
 mod terminal;
 
 use std::fs;
@@ -33,6 +35,7 @@ pub(crate) use self::process::{
     assume, detach, refuse_unsupported, set_oom_score, set_streams, write_oom_score,
 };
 pub(crate) use self::rootfs::{mount as mount_rootfs, turn_away_from_node};
+pub(crate) use self::seccomp::Filter;
 use self::terminal::Terminal;
 use crate::cgroup::Cgroup;
 use crate::config::{NamespaceKind, Process, Spec};
@@ -113,6 +116,7 @@ impl Child<'_> {
         let process = &spec.process;
         refuse_unsupported(process)?;
         refuse_unsupported_container(&spec)?;
+        let filter = Filter::read(&spec, &self.create.bundle)?;
         set_oom_score(process, self.oom_score)?;
         namespaces::enter(&spec)?;
         set_sysctls(&spec)?;
@@ -128,7 +132,7 @@ impl Child<'_> {
             }
             None => None,
         };
-        Ok((assume(process, shim)?, master))
+        Ok((assume(process, shim, filter)?, master))
     }
 
     /// Mounts the root file system and everything in it.
@@ -187,7 +191,6 @@ fn refuse_unsupported_container(spec: &Spec) -> Outcome<()> {
     let linux = &spec.linux;
     refuse(&[
         ("hooks", spec.hooks.values().any(|hooks| !hooks.is_empty())),
-        ("linux.seccomp", linux.seccomp.is_some()),
         ("linux.mountLabel", !linux.mount_label.is_empty()),
         ("linux.intelRdt", linux.intel_rdt.is_some()),
         ("linux.personality", linux.personality.is_some()),
@@ -205,6 +208,7 @@ fn set_sysctls(spec: &Spec) -> Outcome<()> {
             let kind = match crate::pod::sysctl_namespace(path) {
                 Some(crate::pod::Namespace::Network) => NamespaceKind::Network,
                 Some(crate::pod::Namespace::Ipc) => NamespaceKind::Ipc,
+                Some(crate::pod::Namespace::Uts) => NamespaceKind::Uts,
                 None => return false,
             };
             let namespaces = &spec.linux.namespaces;

@@ -10,9 +10,12 @@ use std::path::Path;
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::thread::CapabilitySet;
 
 use super::capabilities::Wanted;
 use super::command::{Command, Identity, command, open};
+use super::confinement;
+use super::seccomp::{Armed, Filter};
 use crate::config::{Process, ResourceLimit};
 use crate::failure::{Explain, Outcome};
 use crate::protocol::Failure;
@@ -59,11 +62,6 @@ pub(crate) fn write_oom_score(value: i32) -> std::io::Result<()> {
 /// Refuses what this version would have to leave undone.
 pub(crate) fn refuse_unsupported(process: &Process) -> Outcome<()> {
     let unsupported = [
-        (
-            "process.apparmorProfile",
-            !process.apparmor_profile.is_empty(),
-        ),
-        ("process.selinuxLabel", !process.selinux_label.is_empty()),
         ("process.ioPriority", process.io_priority.is_some()),
         ("process.scheduler", process.scheduler.is_some()),
         (
@@ -86,7 +84,11 @@ pub(crate) fn refuse(unsupported: &[(&str, bool)]) -> Outcome<()> {
 
 /// Turns the calling process, which is in the container's namespaces and root directory with its
 /// streams in place, into the one asked for, up to execve(2).
-pub(crate) fn assume(process: &Process, shim: Identity) -> Outcome<Command> {
+pub(crate) fn assume(
+    process: &Process,
+    shim: Identity,
+    filter: Option<Filter>,
+) -> Outcome<Command> {
     let environment = environment(process);
     for limit in &process.rlimits {
         set_rlimit(limit)?;
@@ -102,13 +104,27 @@ pub(crate) fn assume(process: &Process, shim: Identity) -> Outcome<Command> {
     if gone.is_err() {
         change_directory(&process.cwd)?;
     }
-    capabilities.assume()?;
+    let filter = match filter {
+        None => {
+            capabilities.assume()?;
+            Armed::Unfiltered
+        }
+        Some(filter) if process.no_new_privileges => {
+            capabilities.assume()?;
+            Armed::WithoutNewPrivileges(filter)
+        }
+        Some(filter) => {
+            capabilities.assume_for_now(CapabilitySet::SYS_ADMIN)?;
+            Armed::AsAdministrator(filter, capabilities.sets())
+        }
+    };
     hide()?;
+    confinement::on_execution(process)?;
     if process.no_new_privileges {
         rustix::thread::set_no_new_privs(true).system(|| "set no_new_privs")?;
     }
     rustix::process::umask(Mode::from_raw_mode(user.umask.unwrap_or(0o022)));
-    command(process, &environment, shim)
+    command(process, &environment, shim, filter)
 }
 
 fn environment(process: &Process) -> Vec<String> {

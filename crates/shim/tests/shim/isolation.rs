@@ -124,12 +124,8 @@ async fn what_cannot_be_mounted_is_refused() {
 #[tokio::test]
 async fn what_comes_later_is_refused() {
     let scene = Scene::new().await;
-    let seccomp = json!({"defaultAction": "SCMP_ACT_ERRNO"});
     for (object, field, value) in [
-        ("linux", "seccomp", seccomp),
         ("linux", "personality", json!({"domain": "LINUX32"})),
-        ("process", "apparmorProfile", json!("profile")),
-        ("process", "selinuxLabel", json!("a:b:c")),
         (
             "linux",
             "namespaces",
@@ -140,6 +136,30 @@ async fn what_comes_later_is_refused() {
         config[object][field] = value;
         let message = refusal(scene.create("one", &config).await.unwrap_err());
         assert!(message.contains("later version"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_confined_is_not_started() {
+    let scene = Scene::new().await;
+    for (object, field, value, word) in [
+        (
+            "linux",
+            "seccomp",
+            json!({"defaultAction": "SCMP_ACT_ERRNO"}),
+            "seccomp.bpf",
+        ),
+        (
+            "process",
+            "apparmorProfile",
+            json!("no-such-profile"),
+            "no-such-profile",
+        ),
+    ] {
+        let mut config = scene.config(&["true"]);
+        config[object][field] = value;
+        let message = refusal(scene.create("one", &config).await.unwrap_err());
+        assert!(message.contains(word), "{message}");
     }
 }
 

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use slipway_cri_api::v1::{
     Capability, ContainerConfig, ContainerState, ImageSpec, Int64Value, KeyValue,
-    LinuxContainerResources, LinuxContainerSecurityContext, Mount, SecurityProfile,
-    security_profile::ProfileType,
+    LinuxContainerResources, LinuxContainerSecurityContext, Mount,
 };
 use slipway_testbed::{Image, Layer, Node, eventually, pod, read_log};
 use tonic::Code;
@@ -396,16 +395,6 @@ async fn what_cannot_be_a_container_is_refused_and_leaves_nothing() {
         cri.create(&pod, &config, &imageless).await,
         Code::InvalidArgument,
         &["image"],
-    );
-    let mut confined = pod::sleeper("c", &image);
-    security(&mut confined).seccomp = Some(SecurityProfile {
-        profile_type: ProfileType::RuntimeDefault.into(),
-        localhost_ref: String::new(),
-    });
-    refused(
-        cri.create(&pod, &config, &confined).await,
-        Code::Unimplemented,
-        &["seccomp"],
     );
     let none = cri
         .create("0123456789", &config, &pod::sleeper("c", &image))

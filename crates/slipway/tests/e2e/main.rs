@@ -17,6 +17,7 @@ mod mount;
 mod pod;
 mod resource;
 mod restart;
+mod seccomp;
 mod serve;
 mod stats;
 
