@@ -12,6 +12,7 @@
 //!   that an operation changes; looking never waits for a gate.
 #![forbid(unsafe_code)]
 
+mod attach;
 mod blocking;
 mod config;
 mod container;
@@ -25,6 +26,7 @@ mod lifecycle;
 mod mountinfo;
 mod node;
 mod pod;
+mod port_forward;
 mod recovery;
 mod resources;
 mod rootfs;
@@ -34,6 +36,7 @@ mod spec;
 mod stats;
 mod status;
 mod store;
+mod streams;
 mod update;
 mod user;
 mod views;
@@ -231,28 +234,28 @@ impl Engine for Native {
         exec::exec_sync(&self.node, id, command, timeout).await
     }
 
-    async fn check_exec(&self, _id: &str) -> Result<()> {
-        Err(not_yet("Exec"))
+    async fn check_exec(&self, id: &str) -> Result<()> {
+        exec::check(&self.node, id)
     }
 
-    async fn exec(&self, _id: &str, _command: Vec<String>, _streams: Streams) -> Result<Session> {
-        Err(not_yet("Exec"))
+    async fn exec(&self, id: &str, command: Vec<String>, streams: Streams) -> Result<Session> {
+        exec::exec(&self.node, id, command, streams).await
     }
 
-    async fn check_attach(&self, _id: &str, _streams: Streams) -> Result<()> {
-        Err(not_yet("Attach"))
+    async fn check_attach(&self, id: &str, streams: Streams) -> Result<()> {
+        attach::check(&self.node, id, streams)
     }
 
-    async fn attach(&self, _id: &str, _streams: Streams) -> Result<Session> {
-        Err(not_yet("Attach"))
+    async fn attach(&self, id: &str, streams: Streams) -> Result<Session> {
+        attach::attach(&self.node, id, streams).await
     }
 
-    async fn check_port_forward(&self, _pod: &str) -> Result<()> {
-        Err(not_yet("PortForward"))
+    async fn check_port_forward(&self, pod: &str) -> Result<()> {
+        port_forward::check(&self.node, pod)
     }
 
-    async fn connect_port(&self, _pod: &str, _port: u16) -> Result<PortConnection> {
-        Err(not_yet("PortForward"))
+    async fn connect_port(&self, pod: &str, port: u16) -> Result<PortConnection> {
+        port_forward::connect(&self.node, pod, port).await
     }
 
     async fn update_container_resources(

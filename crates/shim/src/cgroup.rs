@@ -1,12 +1,15 @@
 //! A container's cgroup: joining it, and finding and killing everything in it.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Write};
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::Pid;
 
 use crate::failure::{Explain, Outcome};
@@ -96,6 +99,33 @@ impl Cgroup {
         }
     }
 
+    /// Makes one below it for some of the container's processes. Of v1 that is in a single
+    /// hierarchy: all it is for is to find them. None where the kernel does not let it.
+    pub(crate) fn make_below(&self, name: &str) -> Option<OwnCgroup> {
+        let below = self.listed()?.join(name);
+        fs::create_dir(&below).ok()?;
+        let mut cgroup = self.clone();
+        let listed = cgroup.unified.as_mut().or_else(|| {
+            let hierarchies = &mut cgroup.hierarchies;
+            hierarchies.iter_mut().find(|path| below.starts_with(path))
+        });
+        *listed? = below;
+        Some(OwnCgroup(cgroup))
+    }
+
+    /// Kills every process in it, and those that they start meanwhile.
+    pub(crate) fn kill_all(&self) {
+        let mut killed = HashSet::new();
+        loop {
+            let left = self.processes();
+            if left.iter().all(|pid| killed.contains(pid)) {
+                return;
+            }
+            self.kill();
+            killed.extend(left);
+        }
+    }
+
     /// The hierarchy in which processes are looked for: v2, or the one that every v1 system has
     /// and no container can leave.
     fn listed(&self) -> Option<&Path> {
@@ -108,6 +138,42 @@ impl Cgroup {
             })
             .or_else(|| self.hierarchies.first())
             .map(PathBuf::as_path)
+    }
+}
+
+/// What [`Cgroup::make_below`] has made. Where something still runs in it when it is dropped, it
+/// goes with the one that it is below.
+#[derive(Debug)]
+pub(crate) struct OwnCgroup(Cgroup);
+
+impl Deref for OwnCgroup {
+    type Target = Cgroup;
+
+    fn deref(&self) -> &Cgroup {
+        &self.0
+    }
+}
+
+impl OwnCgroup {
+    /// Moves a process into it, and with it what that starts from now on.
+    pub(crate) fn take(&self, process: Pid) {
+        if let Some(directory) = self.listed() {
+            // It stays where it is found with the container's other processes.
+            let number = process.as_raw_nonzero().to_string();
+            let _ = fs::write(directory.join("cgroup.procs"), number);
+        }
+    }
+
+    /// Removes it if nothing runs in it; whether it is gone.
+    pub(crate) fn remove(&self) -> bool {
+        let removed = self.listed().map_or(Ok(()), rustix::fs::rmdir);
+        !matches!(removed, Err(Errno::BUSY | Errno::NOTEMPTY))
+    }
+}
+
+impl Drop for OwnCgroup {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 

@@ -15,9 +15,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
-use crate::packet::{receive_packet, send_packet};
+use crate::packet::{Packet, receive_packet, send_packet};
 use crate::protocol::{
-    Create, Event, Exec, Failure, Frame, MAX_PACKET, Record, Reply, Request, SOCKET,
+    Attach, Create, Event, Exec, Failure, Frame, MAX_PACKET, Record, Reply, Request, SOCKET,
 };
 use crate::syscall;
 
@@ -110,6 +110,9 @@ struct Connection {
     waiting: Mutex<Waiting>,
 }
 
+/// A reply, and the descriptors beside it.
+type Answer = (Reply, Vec<OwnedFd>);
+
 /// Who waits for what the reader task receives. `Ended` once it has received the last of it.
 #[derive(Debug)]
 enum Waiting {
@@ -122,7 +125,7 @@ enum Waiting {
 
 #[derive(Debug)]
 struct Waiter {
-    reply: oneshot::Sender<Result<Reply, Failure>>,
+    reply: oneshot::Sender<Result<Answer, Failure>>,
     /// Given the events that follow the reply.
     events: Option<mpsc::UnboundedSender<Event>>,
 }
@@ -251,14 +254,40 @@ impl Shim {
     pub async fn exec(&self, exec: Exec, streams: [OwnedFd; 3]) -> Result<(u64, i32), Error> {
         let streams = streams.each_ref().map(AsFd::as_fd);
         match self.send(Request::Exec(exec), &streams, None).await? {
-            Reply::Executed { exec, pid } => Ok((exec, pid)),
-            other => Err(self.unexpected(&other)),
+            (Reply::Executed { exec, pid }, _) => Ok((exec, pid)),
+            (other, _) => Err(self.unexpected(&other)),
         }
     }
 
-    /// Sends `signal` to a process that [`exec`](Self::exec) has started, and to its group.
-    pub async fn kill_exec(&self, exec: u64, signal: i32) -> Result<(), Error> {
-        self.done(Request::KillExec { exec, signal }).await
+    /// Runs one more process in a container, on a terminal ([`Exec::terminal`] is set). Gives the
+    /// shim's number for it and the terminal's end that shows and types.
+    pub async fn exec_in_terminal(&self, exec: Exec) -> Result<(u64, OwnedFd), Error> {
+        let (reply, descriptors) = self.send(Request::Exec(exec), &[], None).await?;
+        match (reply, <[OwnedFd; 1]>::try_from(descriptors)) {
+            (Reply::Executed { exec, .. }, Ok([terminal])) => Ok((exec, terminal)),
+            (other, _) => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Has the shim kill a process that it has [executed](Self::exec), with what
+    /// [`Exec::cgroup`] makes it know of what that has started.
+    pub async fn kill_exec(&self, exec: u64) -> Result<(), Error> {
+        self.done(Request::KillExec { exec }).await
+    }
+
+    /// Copies a container's output into `outputs` (pipes, for standard output and error as far as
+    /// they are wanted) until its end. Gives what leads to its standard input, where that is
+    /// wanted, or its terminal.
+    pub async fn attach(
+        &self,
+        attach: Attach,
+        outputs: Vec<OwnedFd>,
+    ) -> Result<Option<OwnedFd>, Error> {
+        let pipes: Vec<BorrowedFd<'_>> = outputs.iter().map(AsFd::as_fd).collect();
+        match self.send(Request::Attach(attach), &pipes, None).await? {
+            (Reply::Attached, mut descriptors) => Ok(descriptors.pop()),
+            (other, _) => Err(self.unexpected(&other)),
+        }
     }
 
     /// Has the container's log opened anew, after it was moved away.
@@ -287,8 +316,8 @@ impl Shim {
     pub async fn subscribe(&self) -> Result<(Vec<Record>, mpsc::UnboundedReceiver<Event>), Error> {
         let (sender, receiver) = mpsc::unbounded_channel();
         match self.send(Request::Subscribe, &[], Some(sender)).await? {
-            Reply::Containers(records) => Ok((records, receiver)),
-            other => Err(self.unexpected(&other)),
+            (Reply::Containers(records), _) => Ok((records, receiver)),
+            (other, _) => Err(self.unexpected(&other)),
         }
     }
 
@@ -300,7 +329,8 @@ impl Shim {
     }
 
     async fn ask(&self, request: Request) -> Result<Reply, Error> {
-        self.send(request, &[], None).await
+        let (reply, _) = self.send(request, &[], None).await?;
+        Ok(reply)
     }
 
     async fn send(
@@ -308,7 +338,7 @@ impl Shim {
         request: Request,
         descriptors: &[BorrowedFd<'_>],
         events: Option<mpsc::UnboundedSender<Event>>,
-    ) -> Result<Reply, Error> {
+    ) -> Result<Answer, Error> {
         let connection = &*self.handle.connection;
         let number = connection.next.fetch_add(1, Ordering::Relaxed);
         let packet = postcard::to_stdvec(&Frame::Request { number, request }).map_err(|error| {
@@ -372,17 +402,17 @@ impl Connection {
         }
     }
 
-    async fn receive(&self) -> io::Result<Option<Vec<u8>>> {
+    async fn receive(&self) -> io::Result<Option<Packet>> {
         loop {
             let mut ready = self.socket.readable().await?;
             match ready.try_io(|socket| Ok(receive_packet(socket)?)) {
-                Ok(received) => return received.map(|packet| packet.map(|(bytes, _)| bytes)),
+                Ok(received) => return received,
                 Err(_would_block) => {}
             }
         }
     }
 
-    fn dispatch(&self, frame: Frame) {
+    fn dispatch(&self, frame: Frame, descriptors: Vec<OwnedFd>) {
         let mut waiting = self.waiting();
         let Waiting::Open {
             replies,
@@ -402,7 +432,7 @@ impl Connection {
                     subscribers.push(events);
                 }
                 // The caller may have stopped waiting.
-                let _ = waiter.reply.send(reply);
+                let _ = waiter.reply.send(reply.map(|reply| (reply, descriptors)));
             }
             Frame::Event(event) => {
                 subscribers.retain(|subscriber| subscriber.send(event.clone()).is_ok());
@@ -414,9 +444,9 @@ impl Connection {
 
 /// Hands out what the shim sends until it sends no more; then everybody's wait ends.
 async fn read(connection: Arc<Connection>) {
-    while let Ok(Some(packet)) = connection.receive().await {
-        match postcard::from_bytes(&packet) {
-            Ok(frame) => connection.dispatch(frame),
+    while let Ok(Some((bytes, descriptors))) = connection.receive().await {
+        match postcard::from_bytes(&bytes) {
+            Ok(frame) => connection.dispatch(frame, descriptors),
             Err(_) => break,
         }
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-use crate::cgroup::{Cgroup, oom_kills};
+use crate::cgroup::{Cgroup, OwnCgroup, oom_kills};
 use crate::failure::Outcome;
 use crate::log::{Log, Stream};
 use crate::poller::{Poller, Token};
@@ -43,6 +43,27 @@ pub(crate) enum Stage {
     Ending(Ended),
     /// Nothing is left but what is known about it.
     Exited(Ended),
+}
+
+/// What leads to a container's standard input.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// Nothing: there is none, or somebody else has the only end.
+    Closed,
+    /// The end of a pipe, which keeps it open until somebody attaches to it.
+    Pipe(OwnedFd),
+    /// The terminal, which is written to by whoever is attached.
+    Terminal(OwnedFd),
+}
+
+/// What reading a stream once has brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// So many bytes in the buffer.
+    Bytes(usize),
+    Nothing,
+    /// The stream is closed.
+    Ended,
 }
 
 /// How a container's init has ended.
@@ -91,11 +112,12 @@ pub(crate) struct Container {
     pub(crate) out: Option<OwnedFd>,
     /// Standard error.
     pub(crate) error: Option<OwnedFd>,
-    /// Standard input, held open until somebody attaches to it.
-    pub(crate) input: Option<OwnedFd>,
+    pub(crate) input: Input,
     pub(crate) stage: Stage,
     /// A process that is being waited for after the init's end.
     pub(crate) leftover: Option<OwnedFd>,
+    /// Cgroups of executed processes that had left others behind.
+    pub(crate) occupied: Vec<OwnCgroup>,
     /// Who waits for it to be forgotten.
     pub(crate) deleting: Vec<Waiter>,
 }
@@ -177,40 +199,63 @@ impl Container {
         Ok(())
     }
 
-    /// Reads once what a stream has brought; closes it at its end.
-    pub(crate) fn read(&mut self, poller: &Poller, stream: Stream, buffer: &mut [u8]) {
-        let source = match stream {
-            Stream::Out => &mut self.out,
-            Stream::Error => &mut self.error,
+    /// Where a stream comes from, as long as it has not ended.
+    pub(crate) fn source(&self, stream: Stream) -> Option<&OwnedFd> {
+        match stream {
+            Stream::Out => self.out.as_ref(),
+            Stream::Error => self.error.as_ref(),
+        }
+    }
+
+    fn take_source(&mut self, stream: Stream) -> Option<OwnedFd> {
+        match stream {
+            Stream::Out => self.out.take(),
+            Stream::Error => self.error.take(),
+        }
+    }
+
+    /// Reads once what a stream has brought, for the log and for whoever else follows it; closes it
+    /// at its end.
+    pub(crate) fn read(&mut self, poller: &Poller, stream: Stream, buffer: &mut [u8]) -> Reading {
+        let Some(descriptor) = self.source(stream) else {
+            return Reading::Nothing;
         };
-        let Some(descriptor) = source else { return };
-        match rustix::io::read(&*descriptor, &mut *buffer) {
+        match rustix::io::read(descriptor, &mut *buffer) {
             Ok(length) if length > 0 => {
                 if let Some(log) = &mut self.log {
                     log.push(stream, &buffer[..length]);
                 }
+                Reading::Bytes(length)
             }
-            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(Errno::AGAIN | Errno::INTR) => Reading::Nothing,
             // A terminal that nobody has open any more says EIO.
             Ok(_) | Err(_) => {
-                poller.remove(&*descriptor);
-                *source = None;
+                poller.remove(descriptor);
+                self.take_source(stream);
+                Reading::Ended
             }
         }
     }
 
-    /// Takes what is left in the streams and closes them, and the log. Every process of the
-    /// container is gone; whoever else may hold a stream open is not waited for.
-    pub(crate) fn drain(&mut self, poller: &Poller, buffer: &mut [u8]) {
+    /// Takes what is left in the streams, also for those who `follow` them, and closes them, and
+    /// the log. Every process of the container is gone; whoever else may hold a stream open is not
+    /// waited for.
+    pub(crate) fn drain(
+        &mut self,
+        poller: &Poller,
+        buffer: &mut [u8],
+        mut follow: impl FnMut(Stream, &[u8]),
+    ) {
         for stream in [Stream::Out, Stream::Error] {
-            let source = match stream {
-                Stream::Out => &mut self.out,
-                Stream::Error => &mut self.error,
-            };
-            let Some(descriptor) = source.take() else {
+            let Some(descriptor) = self.take_source(stream) else {
                 continue;
             };
-            let mut left = rustix::io::ioctl_fionread(&descriptor).unwrap_or(u64::MAX);
+            // What a terminal holds back shows only when it is read.
+            let mut left = if rustix::termios::isatty(&descriptor) {
+                u64::MAX
+            } else {
+                rustix::io::ioctl_fionread(&descriptor).unwrap_or(u64::MAX)
+            };
             while left > 0 {
                 match rustix::io::read(&descriptor, &mut *buffer) {
                     Ok(length) if length > 0 => {
@@ -218,6 +263,7 @@ impl Container {
                         if let Some(log) = &mut self.log {
                             log.push(stream, &buffer[..length]);
                         }
+                        follow(stream, &buffer[..length]);
                     }
                     Err(Errno::INTR) => {}
                     Ok(_) | Err(_) => break,
@@ -225,7 +271,7 @@ impl Container {
             }
             poller.remove(&descriptor);
         }
-        self.input = None;
+        self.input = Input::Closed;
         if let Some(mut log) = self.log.take() {
             log.finish();
         }

@@ -3,23 +3,24 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, WaitStatus};
 use rustix::thread::ThreadNameSpaceType;
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, OwnCgroup};
 use crate::config::Process;
-use crate::container::{OomCount, Stage, Waiter};
+use crate::container::{Container, OomCount, Stage, Waiter};
+use crate::create::terminal::{TERM, names_terminal};
 use crate::create::{
-    self, Identity, NOT_EXECUTED, Offspring, Progress, assume, detach, refuse_unsupported, report,
-    set_oom_score, set_streams,
+    self, Identity, NOT_EXECUTED, Offspring, Progress, Terminal, assume, detach,
+    refuse_unsupported, report, set_oom_score, set_streams, terminal,
 };
 use crate::failure::{Explain, Outcome};
 use crate::packet::receive_packet;
 use crate::poller::{Poller, Token};
-use crate::protocol::{Event, Exec, ExecProcess, Exit, Failure, Reply};
+use crate::protocol::{Event, Exec, ExecCgroup, ExecProcess, Exit, Failure, Reply};
 use crate::supervisor::{Effect, Supervisor, describe, sync_pair};
 use crate::syscall::{self, Cloned, Relation};
 
@@ -31,6 +32,10 @@ pub(crate) struct Executed {
     pub(crate) container: u64,
     /// The socket to the child, until that is executed.
     pub(crate) sync: Option<OwnedFd>,
+    /// Its terminal, until whoever asked for it has it.
+    pub(crate) terminal: Option<OwnedFd>,
+    /// Its cgroup, where that is not the container's.
+    pub(crate) cgroup: Option<OwnCgroup>,
     pub(crate) stage: ExecStage,
 }
 
@@ -54,10 +59,14 @@ impl Supervisor {
         poller: &Poller,
         waiter: Waiter,
         exec: &Exec,
-        descriptors: Vec<OwnedFd>,
+        descriptors: &[OwnedFd],
     ) -> Outcome<()> {
         let number = self.number();
         let (oom_score, id) = (self.oom_score, &exec.container);
+        let null = self
+            .null
+            .try_clone()
+            .system(|| "copy the descriptor of /dev/null")?;
         let pid_namespace = self
             .pid_namespace
             .try_clone()
@@ -69,28 +78,36 @@ impl Supervisor {
                 describe(&container.stage)
             )));
         }
-        let streams: [OwnedFd; 3] = descriptors.try_into().map_err(|found: Vec<_>| {
-            Failure::invalid(format!(
-                "an exec comes with 3 descriptors, not {}",
-                found.len()
-            ))
-        })?;
+        let streams = match (descriptors, exec.terminal) {
+            ([input, output, error], false) => [input.as_fd(), output.as_fd(), error.as_fd()],
+            ([], true) => [null.as_fd(); 3],
+            (found, terminal) => {
+                return Err(Failure::invalid(format!(
+                    "an exec {} a terminal comes with {} descriptors, not {}",
+                    if terminal { "with" } else { "without" },
+                    if terminal { 0 } else { 3 },
+                    found.len()
+                )));
+            }
+        };
         if container.runtime.is_some() {
-            let streams = streams.each_ref().map(AsFd::as_fd);
             return self.exec_by(poller, waiter, container_number, exec, streams);
         }
-        let unified = container.cgroup.open_unified()?;
+        let own = container.own_cgroup(number, exec.cgroup);
+        let cgroup = own.as_deref().unwrap_or(&container.cgroup);
+        let unified = cgroup.open_unified()?;
         let (sync, child_sync) = sync_pair()?;
         poller
             .add(&sync, Token::ExecSync(number))
             .system(|| "watch the new process")?;
         let child = ExecChild {
             process: &exec.process,
+            terminal: exec.terminal,
             bundle: &container.bundle,
             init: container.pidfd.as_fd(),
-            cgroup: &container.cgroup,
+            cgroup,
             sync: child_sync.as_fd(),
-            streams: streams.each_ref().map(AsFd::as_fd),
+            streams,
             oom_score,
         };
         let spawned = create::spawn(
@@ -104,30 +121,31 @@ impl Supervisor {
             pid,
             container: container_number,
             sync: Some(sync),
+            terminal: None,
+            cgroup: own,
             stage: ExecStage::Preparing(waiter),
         };
         self.executed.insert(number, executed);
         Ok(())
     }
 
-    /// Sends a signal to a process that was executed, and to its group.
-    pub(crate) fn kill_exec(&mut self, exec: u64, signal: i32) -> Outcome<()> {
+    /// Kills a process that was executed, its group, and what is in a cgroup of its own.
+    pub(crate) fn kill_exec(&mut self, exec: u64) -> Outcome<()> {
         let executed = self
             .executed
             .get(&exec)
             .ok_or_else(|| Failure::not_found(format!("no executed process {exec} is running")))?;
-        let doing = || format!("send signal {signal} to the executed process {exec}");
+        if let Some(cgroup) = &executed.cgroup {
+            cgroup.kill_all();
+        }
         for sent in [
-            syscall::kill_group(executed.pid, signal),
-            syscall::kill(executed.pid, signal),
+            syscall::kill_group(executed.pid, libc::SIGKILL),
+            syscall::kill(executed.pid, libc::SIGKILL),
         ] {
             match sent {
                 // Not the leader of its group yet, or ended and not reaped yet.
                 Ok(()) | Err(Errno::SRCH) => {}
-                Err(Errno::INVAL) => {
-                    return Err(Failure::invalid(format!("{signal} is not a signal")));
-                }
-                other => other.system(doing)?,
+                other => other.system(|| format!("kill the executed process {exec}"))?,
             }
         }
         Ok(())
@@ -141,8 +159,12 @@ impl Supervisor {
         let Some(sync) = &executed.sync else { return };
         let answer = match receive_packet(sync) {
             Err(Errno::AGAIN | Errno::INTR) => return,
-            Ok(Some((bytes, _))) => match postcard::from_bytes(&bytes) {
+            Ok(Some((bytes, mut descriptors))) => match postcard::from_bytes(&bytes) {
                 Ok(Progress::Failed(failure)) => Err(failure),
+                Ok(Progress::Terminal) => {
+                    executed.terminal = descriptors.pop();
+                    return;
+                }
                 Ok(Progress::Succeeded { pid }) => {
                     if let (ExecStage::Preparing(waiter), Some(pid)) =
                         (executed.stage, Pid::from_raw(pid))
@@ -162,12 +184,17 @@ impl Supervisor {
             }
         };
         if let ExecStage::Preparing(waiter) | ExecStage::Starting(waiter) = executed.stage {
-            executed.stage = if answer.is_ok() {
-                ExecStage::Running
-            } else {
-                ExecStage::Failed
+            let terminal = executed.terminal.take();
+            let (stage, effect) = match answer {
+                Ok(reply) => {
+                    let terminal = terminal.into_iter().collect();
+                    let effect = Effect::Hand(waiter, reply, terminal);
+                    (ExecStage::Running, effect)
+                }
+                Err(failure) => (ExecStage::Failed, Effect::Answer(waiter, Err(failure))),
             };
-            self.effects.push(Effect::Answer(waiter, answer));
+            executed.stage = stage;
+            self.effects.push(effect);
         }
     }
 
@@ -182,7 +209,7 @@ impl Supervisor {
             .map(|(number, _)| *number)
             .collect();
         for number in talking {
-            for _ in 0..3 {
+            for _ in 0..4 {
                 self.exec_ready(poller, number);
             }
         }
@@ -199,6 +226,10 @@ impl Supervisor {
         if let Some(sync) = &executed.sync {
             poller.remove(sync);
         }
+        if let Some(container) = self.containers.get_mut(&executed.container) {
+            container.occupied.extend(executed.cgroup);
+            container.occupied.retain(|cgroup| !cgroup.remove());
+        }
         if executed.stage == ExecStage::Running {
             let signal = status.terminating_signal();
             let container = self.containers.get(&executed.container);
@@ -211,6 +242,16 @@ impl Supervisor {
     }
 }
 
+impl Container {
+    /// The cgroup that an exec is to have for itself; none where it is to be the container's.
+    pub(crate) fn own_cgroup(&self, exec: u64, wanted: ExecCgroup) -> Option<OwnCgroup> {
+        match wanted {
+            ExecCgroup::Container => None,
+            ExecCgroup::Own => self.cgroup.make_below(&format!("exec-{exec}")),
+        }
+    }
+}
+
 /// What the process that prepares an exec is given by the shim.
 ///
 /// It works outside of the container's PID namespace: nothing in the container can see it while it
@@ -219,12 +260,15 @@ impl Supervisor {
 #[derive(Debug)]
 pub(crate) struct ExecChild<'a> {
     pub(crate) process: &'a ExecProcess,
+    /// Whether it gets a terminal.
+    pub(crate) terminal: bool,
     /// The container's bundle, with its `config.json`.
     pub(crate) bundle: &'a Path,
     /// The container's init.
     pub(crate) init: BorrowedFd<'a>,
     pub(crate) cgroup: &'a Cgroup,
     pub(crate) sync: BorrowedFd<'a>,
+    /// What it has for standard streams as long as it has no terminal.
     pub(crate) streams: [BorrowedFd<'a>; 3],
     /// The shim's oom_score_adj before it changed it.
     pub(crate) oom_score: i32,
@@ -246,6 +290,8 @@ struct Prepared {
     process: Process,
     shim: Identity,
     filter: Option<create::Filter>,
+    /// The terminal that it is to have.
+    terminal: Option<OwnedFd>,
 }
 
 impl ExecChild<'_> {
@@ -259,22 +305,19 @@ impl ExecChild<'_> {
         self.cgroup.join_hierarchies()?;
         let spec = create::read(&self.bundle.join("config.json"))?;
         let filter = create::Filter::read(&spec, self.bundle)?;
-        let process = match self.process {
+        let mut process = match self.process {
             ExecProcess::Own { args } => Process {
                 args: args.clone(),
-                terminal: false,
                 ..spec.process
             },
             ExecProcess::Given(json) => {
                 serde_json::from_str(json).invalid(|| "read the process to execute")?
             }
         };
-        refuse_unsupported(&process)?;
-        if process.terminal {
-            return Err(Failure::invalid(
-                "a terminal for an exec is not supported yet; it comes with a later version",
-            ));
+        if self.terminal && !process.env.iter().any(|value| names_terminal(value)) {
+            process.env.push(TERM.to_owned());
         }
+        refuse_unsupported(&process)?;
         set_oom_score(&process, self.oom_score)?;
         let namespaces = ThreadNameSpaceType::MOUNT
             | ThreadNameSpaceType::CONTROL_GROUP
@@ -284,11 +327,27 @@ impl ExecChild<'_> {
             | ThreadNameSpaceType::PROCESS_ID;
         rustix::thread::move_into_thread_name_spaces(self.init, namespaces)
             .system(|| "join the container's namespaces")?;
+        let terminal = if self.terminal {
+            Some(self.open_terminal(&process)?)
+        } else {
+            None
+        };
         Ok(Prepared {
             process,
             shim,
             filter,
+            terminal,
         })
+    }
+
+    /// Opens a terminal in the container and gives the shim the end that shows and types.
+    fn open_terminal(&self, process: &Process) -> Outcome<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open("/", flags, Mode::empty())
+            .system(|| "open the container's root directory")?;
+        let Terminal { master, slave } = Terminal::open(root.as_fd(), process)?;
+        report(self.sync, &Progress::Terminal, Some(&master));
+        Ok(slave)
     }
 
     /// Goes on in a new process in the container's PID namespace; this one ends.
@@ -307,6 +366,9 @@ impl ExecChild<'_> {
                 rustix::io::read(&gate, &mut [0; 1]).system(|| "wait for the shim")?;
                 drop(gate);
                 rustix::process::setsid().map(drop).system(|| "setsid")?;
+                if let Some(terminal) = &prepared.terminal {
+                    terminal::take(terminal.as_fd())?;
+                }
                 assume(&prepared.process, prepared.shim, prepared.filter)
             }
             // The namespace's init has ended, and the container with it.

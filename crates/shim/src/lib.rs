@@ -17,6 +17,7 @@ mod client;
 #[cfg(feature = "client")]
 mod launch;
 
+mod attach;
 mod cgroup;
 mod config;
 mod container;

@@ -27,6 +27,8 @@ pub(crate) enum Token {
     ExecSync(u64),
     /// The timer of a command of an external runtime.
     RuntimeDeadline(u64),
+    /// The pipe to somebody who is attached to a container.
+    Attached(u64),
 }
 
 impl Token {
@@ -41,6 +43,7 @@ impl Token {
             Self::Leftover(number) => (6, number),
             Self::ExecSync(number) => (7, number),
             Self::RuntimeDeadline(number) => (8, number),
+            Self::Attached(number) => (9, number),
         };
         number << 4 | kind
     }
@@ -56,7 +59,8 @@ impl Token {
             5 => Self::ErrorOutput(number),
             6 => Self::Leftover(number),
             7 => Self::ExecSync(number),
-            _ => Self::RuntimeDeadline(number),
+            8 => Self::RuntimeDeadline(number),
+            _ => Self::Attached(number),
         }
     }
 }
@@ -65,14 +69,19 @@ impl Token {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interest {
     Read,
+    Write,
     ReadAndWrite,
+    /// Only that nobody is at the other end any more, which every interest includes.
+    HangUp,
 }
 
 impl Interest {
     fn flags(self) -> epoll::EventFlags {
         match self {
             Self::Read => epoll::EventFlags::IN,
+            Self::Write => epoll::EventFlags::OUT,
             Self::ReadAndWrite => epoll::EventFlags::IN | epoll::EventFlags::OUT,
+            Self::HangUp => epoll::EventFlags::empty(),
         }
     }
 }
@@ -97,9 +106,19 @@ impl Poller {
         })
     }
 
+    /// Watches `source` for something to read.
     pub(crate) fn add(&self, source: impl AsFd, token: Token) -> Result<(), Errno> {
+        self.watch(source, token, Interest::Read)
+    }
+
+    pub(crate) fn watch(
+        &self,
+        source: impl AsFd,
+        token: Token,
+        interest: Interest,
+    ) -> Result<(), Errno> {
         let data = epoll::EventData::new_u64(token.encode());
-        epoll::add(&self.epoll, source, data, Interest::Read.flags())
+        epoll::add(&self.epoll, source, data, interest.flags())
     }
 
     pub(crate) fn change(
@@ -160,6 +179,7 @@ mod tests {
             Token::Leftover(5),
             Token::ExecSync(6),
             Token::RuntimeDeadline(7),
+            Token::Attached(8),
         ] {
             assert_eq!(Token::decode(token.encode()), token);
         }

@@ -69,16 +69,19 @@ pub enum Request {
         container: String,
     },
     /// Run one more process in a started container. The descriptors that come with the request
-    /// are its standard input, output and error; answered with [`Reply::Executed`] after `execve`
-    /// has succeeded, and followed by [`Event::ExecExited`].
+    /// are its standard input, output and error, or none where it gets a terminal; answered with
+    /// [`Reply::Executed`] after `execve` has succeeded, and followed by [`Event::ExecExited`].
     Exec(Exec),
-    /// Send a signal to a process started by [`Request::Exec`] and to its process group.
+    /// Kill a process started by [`Request::Exec`] that has not ended, its process group, and with
+    /// [`ExecCgroup::Own`] everything that it has started.
     KillExec {
         /// The process.
         exec: u64,
-        /// Signal number.
-        signal: i32,
     },
+    /// Copy a container's output into pipes from now on, beside its log. The descriptors that come
+    /// with the request are the pipes' write ends, of standard output and error in this order.
+    /// Answered with [`Reply::Attached`].
+    Attach(Attach),
     /// Open the log file's path anew, after somebody has moved the file away.
     ReopenLog {
         /// The container.
@@ -155,13 +158,54 @@ pub struct Exec {
     pub container: String,
     /// What is executed.
     pub process: ExecProcess,
+    /// Whether it gets a terminal, which the reply brings the other end of.
+    pub terminal: bool,
+    /// Where it runs.
+    pub cgroup: ExecCgroup,
+}
+
+/// The cgroup of a process that is executed in a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExecCgroup {
+    /// The container's.
+    Container,
+    /// One of its own below the container's, where the kernel lets it: so that everything it starts
+    /// can be found, whatever that does to its session, its group and its parents.
+    Own,
+}
+
+/// A client of a container's streams.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attach {
+    /// The container.
+    pub container: String,
+    /// Whether its standard input is wanted.
+    pub stdin: AttachStdin,
+    /// Whether its standard output, or what its terminal shows, is wanted: then a pipe is among the
+    /// request's descriptors.
+    pub stdout: bool,
+    /// Whether its standard error is wanted.
+    pub stderr: bool,
+}
+
+/// How a client gets a container's standard input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AttachStdin {
+    /// Not at all.
+    None,
+    /// As one of any number of ends to write to. The shim keeps one as well, so that standard input
+    /// stays open.
+    Shared,
+    /// As the only end to write to: its close ends standard input. A terminal is shared all the
+    /// same.
+    Only,
 }
 
 /// What a [`Request::Exec`] executes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExecProcess {
-    /// The container's own process, as `config.json` has it, without a terminal and with these
-    /// arguments: same user, environment, directory, limits.
+    /// The container's own process, as `config.json` has it, with these arguments: same user,
+    /// environment, directory, limits.
     Own {
         /// The command and its arguments.
         args: Vec<String>,
@@ -183,13 +227,17 @@ pub enum Reply {
         /// Nanoseconds since the epoch.
         started_at: i64,
     },
-    /// To `Exec`.
+    /// To `Exec`; beside it, where it was asked for, the terminal: the end that shows and types.
     Executed {
         /// The shim's number for the process.
         exec: u64,
         /// The process, as the host numbers it.
         pid: i32,
     },
+    /// To `Attach`. Beside it comes the write end of standard input where it was asked for, or
+    /// the container's terminal in any case: to type into and to resize, while what it shows comes
+    /// through the pipe.
+    Attached,
     /// To `List` and `Subscribe`.
     Containers(Vec<Record>),
     /// To everything else.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -16,7 +16,7 @@ use crate::container::Waiter;
 use crate::create::write_oom_score;
 use crate::failure::{Explain, Outcome};
 use crate::log::Stream;
-use crate::packet::{receive_packet, send_packet};
+use crate::packet::{Packet, receive_packet, send_packet};
 use crate::pod::{Surroundings, open_null, stdio_to};
 use crate::poller::{Interest, Poller, Token};
 use crate::protocol::{Failure, Frame, MAX_PACKET, Pod, READY, Reply, Request, SOCKET};
@@ -86,7 +86,7 @@ struct Server {
 struct Connection {
     socket: OwnedFd,
     subscribed: bool,
-    unsent: VecDeque<Vec<u8>>,
+    unsent: VecDeque<Packet>,
 }
 
 /// The listening socket, with its name in the file system.
@@ -190,6 +190,7 @@ impl Server {
                     Token::Leftover(number) => self.supervisor.settle(&self.poller, number),
                     Token::ExecSync(number) => self.supervisor.exec_ready(&self.poller, number),
                     Token::RuntimeDeadline(number) => self.supervisor.runtime_overdue(number),
+                    Token::Attached(number) => self.supervisor.attached_ready(&self.poller, number),
                 }
                 self.send_effects();
             }
@@ -261,6 +262,11 @@ impl Server {
         for effect in self.supervisor.effects() {
             match effect {
                 Effect::Answer(waiter, reply) => self.answer(waiter, reply),
+                Effect::Hand(waiter, reply, descriptors) => {
+                    let (connection, number) = (waiter.connection, waiter.number);
+                    let reply = Ok(reply);
+                    self.send_with(connection, &Frame::Reply { number, reply }, descriptors);
+                }
                 Effect::Tell(event) => {
                     let subscribers: Vec<u64> = self
                         .connections
@@ -286,15 +292,19 @@ impl Server {
         );
     }
 
-    /// Sends a packet, after those that wait already.
     fn send(&mut self, number: u64, frame: &Frame) {
+        self.send_with(number, frame, Vec::new());
+    }
+
+    /// Sends a packet with descriptors beside it, after those that wait already.
+    fn send_with(&mut self, number: u64, frame: &Frame, descriptors: Vec<OwnedFd>) {
         let Some(connection) = self.connections.get_mut(&number) else {
             return;
         };
         let Ok(packet) = postcard::to_stdvec(frame) else {
             return self.hang_up(number);
         };
-        connection.unsent.push_back(packet);
+        connection.unsent.push_back((packet, descriptors));
         self.flush(number);
     }
 
@@ -305,10 +315,11 @@ impl Server {
         };
         let before = connection.unsent.len();
         let result = loop {
-            let Some(packet) = connection.unsent.front() else {
+            let Some((packet, descriptors)) = connection.unsent.front() else {
                 break Ok(());
             };
-            match send_packet(&connection.socket, packet, &[]) {
+            let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+            match send_packet(&connection.socket, packet, &descriptors) {
                 Ok(()) => drop(connection.unsent.pop_front()),
                 Err(Errno::INTR) => {}
                 Err(error) => break Err(error),

@@ -9,8 +9,9 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, WaitStatus};
 
+use crate::attach::{Attachers, Pace, Source};
 use crate::cgroup::Cgroup;
-use crate::container::{Container, Ended, OomCount, Stage, Waiter};
+use crate::container::{Container, Ended, Input, OomCount, Reading, Stage, Waiter};
 use crate::create::{self, Child, Progress, START};
 use crate::exec::Executed;
 use crate::failure::{Explain, Outcome};
@@ -32,6 +33,8 @@ const BUFFER: usize = 32 * 1024;
 pub(crate) enum Effect {
     /// To whoever asked.
     Answer(Waiter, Result<Reply, Failure>),
+    /// To whoever asked, with descriptors beside it.
+    Hand(Waiter, Reply, Vec<OwnedFd>),
     /// To all who have subscribed.
     Tell(Event),
 }
@@ -47,6 +50,7 @@ pub(crate) struct Supervisor {
     pub(crate) operations: BTreeMap<u64, Operation>,
     /// Children that nobody knew, as long as a runtime may still say what they were.
     pub(crate) strays: Vec<(Pid, WaitStatus)>,
+    pub(crate) attachers: Attachers,
     next: u64,
     /// The shim's own PID namespace.
     pub(crate) pid_namespace: OwnedFd,
@@ -68,6 +72,7 @@ impl Supervisor {
             executed: BTreeMap::new(),
             operations: BTreeMap::new(),
             strays: Vec::new(),
+            attachers: Attachers::default(),
             next: 0,
             pid_namespace: rustix::fs::open("/proc/self/ns/pid", flags, Mode::empty())
                 .system(|| "open /proc/self/ns/pid")?,
@@ -125,10 +130,15 @@ impl Supervisor {
                 all,
             } => self.kill(poller, waiter, &container, signal, all),
             Request::Delete { container } => Ok(self.delete(poller, waiter, &container)),
-            Request::Exec(exec) => self.exec(poller, waiter, &exec, descriptors).map(|()| None),
-            Request::KillExec { exec, signal } => {
-                self.kill_exec(exec, signal).map(|()| Some(Reply::Done))
-            }
+            Request::Exec(exec) => self
+                .exec(poller, waiter, &exec, &descriptors)
+                .map(|()| None),
+            Request::KillExec { exec } => self.kill_exec(exec).map(|()| Some(Reply::Done)),
+            Request::Attach(attach) => self.attach(poller, &attach, descriptors).map(|input| {
+                let attached = Effect::Hand(waiter, Reply::Attached, input);
+                self.effects.push(attached);
+                None
+            }),
             Request::ReopenLog { container } => {
                 self.reopen_log(&container).map(|()| Some(Reply::Done))
             }
@@ -195,9 +205,10 @@ impl Supervisor {
             sync,
             out,
             error,
-            input: input.map(|pipe| pipe.write),
+            input: input.map_or(Input::Closed, |pipe| Input::Pipe(pipe.write)),
             stage: Stage::Creating(waiter),
             leftover: None,
+            occupied: Vec::new(),
             deleting: Vec::new(),
         };
         // What a runtime says while it makes the container is not the container's.
@@ -327,8 +338,22 @@ impl Supervisor {
     /// A stream of a container has something, or has ended.
     pub(crate) fn stream_ready(&mut self, poller: &Poller, number: u64, stream: Stream) {
         self.buffer.resize(BUFFER, 0);
-        if let Some(container) = self.containers.get_mut(&number) {
-            container.read(poller, stream, &mut self.buffer);
+        let Some(container) = self.containers.get_mut(&number) else {
+            return;
+        };
+        let source = Source {
+            container: number,
+            stream,
+        };
+        match container.read(poller, stream, &mut self.buffer) {
+            Reading::Nothing => {}
+            Reading::Bytes(length) => {
+                let pace = self.attachers.push(poller, source, &self.buffer[..length]);
+                if pace == Pace::Behind {
+                    container.pause(poller, stream);
+                }
+            }
+            Reading::Ended => self.attachers.finish(poller, source),
         }
     }
 
@@ -378,6 +403,9 @@ impl Supervisor {
                 if let Some(master) = descriptors.pop()
                     && watch_stream(poller, &master, Token::Output(number)).is_ok()
                 {
+                    if let Ok(copy) = master.try_clone() {
+                        container.input = Input::Terminal(copy);
+                    }
                     container.out = Some(master);
                 }
                 container.stage = Stage::Created;
@@ -497,7 +525,17 @@ impl Supervisor {
         let Stage::Ending(mut ended) = container.stage else {
             return;
         };
-        container.drain(poller, &mut self.buffer);
+        let attachers = &mut self.attachers;
+        let source = |stream| Source {
+            container: number,
+            stream,
+        };
+        container.drain(poller, &mut self.buffer, |stream, bytes| {
+            attachers.push(poller, source(stream), bytes);
+        });
+        for stream in [Stream::Out, Stream::Error] {
+            attachers.finish(poller, source(stream));
+        }
         ended.exit.oom_killed = container.oom.as_ref().is_some_and(OomCount::has_grown);
         container.stage = Stage::Exited(ended);
         container.save();

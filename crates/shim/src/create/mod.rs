@@ -17,7 +17,7 @@ mod overlay;
 mod process;
 mod rootfs;
 mod seccomp;
-mod terminal;
+pub(crate) mod terminal;
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -36,7 +36,7 @@ pub(crate) use self::process::{
 };
 pub(crate) use self::rootfs::{mount as mount_rootfs, turn_away_from_node};
 pub(crate) use self::seccomp::Filter;
-use self::terminal::Terminal;
+pub(crate) use self::terminal::Terminal;
 use crate::cgroup::Cgroup;
 use crate::config::{NamespaceKind, Process, Spec};
 use crate::failure::{Explain, Outcome};
@@ -55,6 +55,8 @@ pub(crate) enum Progress {
         /// That process, as the node numbers it.
         pid: i32,
     },
+    /// It has made its terminal. The end that shows and types comes beside it.
+    Terminal,
     /// It has come to its end.
     Failed(Failure),
 }
@@ -126,8 +128,7 @@ impl Child<'_> {
         drop(root);
         let master = match terminal {
             Some(Terminal { master, slave }) => {
-                rustix::process::ioctl_tiocsctty(&slave).system(|| "take the terminal")?;
-                set_streams([slave.as_fd(); 3])?;
+                terminal::take(slave.as_fd())?;
                 Some(master)
             }
             None => None,
@@ -151,7 +152,9 @@ impl Child<'_> {
             devices::populate(root.as_fd(), &spec.linux.devices)?;
         }
         let terminal = if process.terminal || self.create.terminal {
-            Some(Terminal::open(root.as_fd(), process)?)
+            let terminal = Terminal::open(root.as_fd(), process)?;
+            terminal.show_as_console(root.as_fd())?;
+            Some(terminal)
         } else {
             None
         };

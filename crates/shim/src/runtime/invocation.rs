@@ -16,9 +16,10 @@ use rustix::thread::UnshareFlags;
 use serde_json::{Value, json};
 
 use crate::config::Spec;
+use crate::create::terminal::{TERM, names_terminal};
 use crate::create::{self, NOT_EXECUTED, Offspring, set_streams, write_oom_score};
 use crate::failure::{Explain, Outcome};
-use crate::protocol::{ExecProcess, Failure, Overlay, Runtime};
+use crate::protocol::{Exec, ExecProcess, Failure, Overlay, Runtime};
 use crate::syscall;
 
 /// Runtimes look for their helpers there.
@@ -34,7 +35,7 @@ pub(super) enum Preparation<'a> {
     /// whose own begins as a copy. Nothing is mounted on the node.
     RootFileSystem(&'a Overlay),
     /// The file that describes the process to execute.
-    Process(&'a ExecProcess, &'a Path),
+    Process(&'a Exec, &'a Path),
 }
 
 /// A command of a runtime.
@@ -80,7 +81,7 @@ impl Invocation<'_> {
         match &self.preparation {
             Preparation::None => Ok(()),
             Preparation::RootFileSystem(overlay) => self.mount(overlay),
-            Preparation::Process(process, path) => self.describe(process, path),
+            Preparation::Process(exec, path) => self.describe(exec, path),
         }
     }
 
@@ -127,9 +128,9 @@ impl Invocation<'_> {
     }
 
     /// Writes the process to execute for the runtime to read.
-    fn describe(&self, process: &ExecProcess, path: &Path) -> Outcome<()> {
+    fn describe(&self, exec: &Exec, path: &Path) -> Outcome<()> {
         let doing = || format!("write {}", path.display());
-        let process = match process {
+        let process = match &exec.process {
             ExecProcess::Given(json) => json.clone().into_bytes(),
             ExecProcess::Own { args } => {
                 let config = self.bundle.join("config.json");
@@ -137,7 +138,15 @@ impl Invocation<'_> {
                 let mut config: Value = serde_json::from_slice(&text).invalid(doing)?;
                 let process = &mut config["process"];
                 process["args"] = json!(args);
-                process["terminal"] = json!(false);
+                process["terminal"] = json!(exec.terminal);
+                if exec.terminal
+                    && let Some(environment) = process["env"].as_array_mut()
+                {
+                    let named = |value: &Value| value.as_str().is_some_and(names_terminal);
+                    if !environment.iter().any(named) {
+                        environment.push(json!(TERM));
+                    }
+                }
                 serde_json::to_vec(process).system(doing)?
             }
         };

@@ -22,7 +22,7 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, 
 use self::console::Console;
 use self::invocation::{Invocation, Preparation};
 use self::messages::Messages;
-use crate::container::{Stage, Waiter};
+use crate::container::{Input, Stage, Waiter};
 use crate::create::{PidNamespace, spawn};
 use crate::exec::{ExecStage, Executed};
 use crate::failure::{Explain, Outcome};
@@ -68,7 +68,11 @@ enum Aim {
         waiter: Waiter,
     },
     /// A process in a container, whose stage says who waits.
-    Exec { exec: u64, process: PathBuf },
+    Exec {
+        exec: u64,
+        process: PathBuf,
+        console: Option<Console>,
+    },
 }
 
 /// What becomes of a command's process that was told where to write another's number.
@@ -169,31 +173,43 @@ impl Supervisor {
         let number = self.number();
         let configuration = bundle.join(format!("exec-{number}.json"));
         let process = bundle.join(format!("exec-{number}.pid"));
-        let arguments = vec![
+        let console = exec
+            .terminal
+            .then(|| Console::listen(&bundle, number))
+            .transpose()?;
+        let mut arguments: Vec<OsString> = vec![
             "--detach".into(),
             "--process".into(),
             (&configuration).into(),
             "--pid-file".into(),
             (&process).into(),
-            (&exec.container).into(),
         ];
+        if let Some(console) = &console {
+            arguments.extend(["--console-socket".into(), console.name().into()]);
+        }
+        arguments.push((&exec.container).into());
         let aim = Aim::Exec {
             exec: number,
             process,
+            console,
         };
         let command = Command {
             runtime: &runtime,
             bundle: &bundle,
             name: "exec",
             arguments,
-            preparation: Preparation::Process(&exec.process, &configuration),
-            streams: Some(streams),
+            preparation: Preparation::Process(exec, &configuration),
+            streams: (!exec.terminal).then_some(streams),
         };
         let (pid, _) = self.run(poller, command, aim)?;
+        let made_in = self.containers.get(&container);
+        let cgroup = made_in.and_then(|made_in| made_in.own_cgroup(number, exec.cgroup));
         let executed = Executed {
             pid,
             container,
             sync: None,
+            terminal: None,
+            cgroup,
             stage: ExecStage::Preparing(waiter),
         };
         self.executed.insert(number, executed);
@@ -327,7 +343,11 @@ impl Supervisor {
                 signal,
                 waiter,
             } => self.killed_by(container, outcome, signal, waiter),
-            Aim::Exec { exec, process } => self.executed_by(poller, exec, outcome, &process),
+            Aim::Exec {
+                exec,
+                process,
+                console,
+            } => self.executed_by(poller, exec, outcome, &process, console),
         }
         if self.operations.is_empty() {
             self.strays = Vec::new();
@@ -371,6 +391,9 @@ impl Supervisor {
         let made = adopted.and_then(|((pid, pidfd), terminal)| {
             container.pid = pid;
             container.pidfd = pidfd;
+            if let Some(copy) = terminal.as_ref().and_then(|master| master.try_clone().ok()) {
+                container.input = Input::Terminal(copy);
+            }
             container.out = terminal.or(container.out.take());
             container.watch(poller, number)
         });
@@ -463,8 +486,17 @@ impl Supervisor {
         self.effects.push(Effect::Answer(waiter, answer));
     }
 
-    fn executed_by(&mut self, poller: &Poller, number: u64, outcome: Outcome<()>, process: &Path) {
-        let adopted = outcome.and_then(|()| self.adopt(process));
+    fn executed_by(
+        &mut self,
+        poller: &Poller,
+        number: u64,
+        outcome: Outcome<()>,
+        process: &Path,
+        console: Option<Console>,
+    ) {
+        let adopted = outcome
+            .and_then(|()| self.adopt(process))
+            .and_then(|adopted| Ok((adopted, console.map(Console::take).transpose()?)));
         let _ = fs::remove_file(process);
         let _ = fs::remove_file(process.with_extension("json"));
         let Some(executed) = self.executed.get_mut(&number) else {
@@ -473,9 +505,9 @@ impl Supervisor {
         let ExecStage::Preparing(waiter) = executed.stage else {
             return;
         };
-        let (pid, ended) = match adopted {
-            Ok(Adopted::Child(pid, _)) => (pid, None),
-            Ok(Adopted::Ended(pid, status)) => (pid, Some(status)),
+        let (pid, ended, terminal) = match adopted {
+            Ok((Adopted::Child(pid, _), terminal)) => (pid, None, terminal),
+            Ok((Adopted::Ended(pid, status), terminal)) => (pid, Some(status), terminal),
             Err(failure) => {
                 self.executed.remove(&number);
                 self.effects.push(Effect::Answer(waiter, Err(failure)));
@@ -484,11 +516,15 @@ impl Supervisor {
         };
         executed.pid = pid;
         executed.stage = ExecStage::Running;
+        if let Some(cgroup) = &executed.cgroup {
+            cgroup.take(pid);
+        }
         let reply = Reply::Executed {
             exec: number,
             pid: pid.as_raw_nonzero().get(),
         };
-        self.effects.push(Effect::Answer(waiter, Ok(reply)));
+        let terminal = terminal.into_iter().collect();
+        self.effects.push(Effect::Hand(waiter, reply, terminal));
         if let Some(status) = ended {
             self.executed_reaped(poller, pid, status);
         }

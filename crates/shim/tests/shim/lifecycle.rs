@@ -3,7 +3,7 @@
 use crate::scene::{Scene, unified};
 use serde_json::json;
 use slipway_shim::Error;
-use slipway_shim::protocol::{Event, Exec, ExecProcess, FailureKind, Phase};
+use slipway_shim::protocol::{Event, Exec, ExecCgroup, ExecProcess, FailureKind, Phase};
 
 fn kind(error: Error) -> (FailureKind, String) {
     match error {
@@ -99,6 +99,8 @@ async fn exec_has_its_own_streams_and_exit() {
     let exec = Exec {
         container: "one".to_owned(),
         process: ExecProcess::Given(process.to_string()),
+        terminal: false,
+        cgroup: ExecCgroup::Container,
     };
     let (number, _) = scene
         .shim
@@ -130,21 +132,17 @@ async fn a_killed_exec_says_so() {
     let exec = Exec {
         container: "one".to_owned(),
         process: ExecProcess::Given(process.to_string()),
+        terminal: false,
+        cgroup: ExecCgroup::Container,
     };
     let streams = [null(), null(), null()];
     let (number, _) = scene.shim.exec(exec.clone(), streams).await.unwrap();
-    scene.shim.kill_exec(number, libc::SIGKILL).await.unwrap();
+    scene.shim.kill_exec(number).await.unwrap();
     let Event::ExecExited { exit, .. } = scene.event().await else {
         panic!("another event")
     };
     assert_eq!(exit.signal, Some(libc::SIGKILL));
-    let (found, _) = kind(
-        scene
-            .shim
-            .kill_exec(number, libc::SIGKILL)
-            .await
-            .unwrap_err(),
-    );
+    let (found, _) = kind(scene.shim.kill_exec(number).await.unwrap_err());
     assert_eq!(found, FailureKind::NotFound);
 
     let missing = json!({"user": {}, "args": ["nowhere"], "cwd": "/"}).to_string();

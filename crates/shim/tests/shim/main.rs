@@ -5,3 +5,4 @@ mod isolation;
 mod lifecycle;
 mod logs;
 mod scene;
+mod sessions;

@@ -15,9 +15,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The applets that the root file system has.
-const APPLETS: [&str; 22] = [
+const APPLETS: [&str; 24] = [
     "sh", "cat", "echo", "sleep", "true", "false", "ls", "id", "env", "dd", "mkdir", "touch", "ps",
-    "hostname", "mount", "seq", "stat", "ip", "wc", "grep", "kill", "tty",
+    "hostname", "mount", "seq", "stat", "ip", "wc", "grep", "kill", "tty", "stty", "setsid",
 ];
 
 pub(crate) struct Scene {

@@ -104,7 +104,13 @@ async fn a_command_is_killed_at_its_timeout() {
         .unwrap();
     let request = ExecSyncRequest {
         container_id: id.clone(),
-        cmd: ["sh", "-c", "sleep 777; true"].map(str::to_owned).to_vec(),
+        cmd: [
+            "sh",
+            "-c",
+            "(setsid sh -c 'sleep 777 & sleep 777' &); trap '' TERM; sleep 777",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
         timeout: 1,
     };
     let began = Instant::now();
