@@ -18,6 +18,7 @@ mod pod;
 mod resource;
 mod restart;
 mod seccomp;
+mod security;
 mod serve;
 mod stats;
 
