@@ -208,6 +208,7 @@ impl Make {
             let path = bundle.join(SECCOMP_PROGRAM);
             fs::write(&path, &seccomp.program).map_err(|error| io_failure(&path, &error))?;
         }
+        confinement.label_files(&pod.directory, &record.config.mounts)?;
 
         let cgroup = node
             .hierarchy
@@ -219,6 +220,7 @@ impl Make {
                 lower: layers,
                 upper,
                 work,
+                label: confinement.mount_label().map(str::to_owned),
             },
             cgroups: cgroup.directories(),
             oom_events: cgroup.oom_events(),

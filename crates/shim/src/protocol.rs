@@ -149,6 +149,8 @@ pub struct Overlay {
     pub upper: PathBuf,
     /// Overlay's work directory, on the file system of `upper`.
     pub work: PathBuf,
+    /// The SELinux label of all that is in it, where the kernel has SELinux.
+    pub label: Option<String>,
 }
 
 /// A process to run in a started container.

@@ -1,8 +1,10 @@
 //! What a container's processes are confined by, beside namespaces and capabilities.
 
+use std::path::Path;
+
 use oci_spec::runtime::{Linux, Process};
-use slipway_cri_api::v1::{ContainerConfig, NamespaceMode, PodSandboxConfig};
-use slipway_engine::Result;
+use slipway_cri_api::v1::{ContainerConfig, Mount, NamespaceMode, PodSandboxConfig};
+use slipway_engine::{Error, Result};
 
 use super::seccomp::Seccomp;
 use super::selinux::Labels;
@@ -47,6 +49,36 @@ pub(crate) fn confine(
 }
 
 impl Confinement {
+    /// The SELinux label of the container's files, if it has one.
+    pub(crate) fn mount_label(&self) -> Option<&str> {
+        self.selinux.as_ref().map(|labels| labels.mount.as_str())
+    }
+
+    /// Gives the container's SELinux label to what it gets of its pod's files, and to the volumes
+    /// for which that is asked. Blocking: a volume may hold any number of files.
+    pub(crate) fn label_files(&self, pod_directory: &Path, mounts: &[Mount]) -> Result<()> {
+        let Some(label) = self.mount_label() else {
+            return Ok(());
+        };
+        for name in ["shm", "hostname", "resolv.conf"] {
+            let path = pod_directory.join(name);
+            if path.exists() {
+                selinux::relabel(&path, label).map_err(|error| {
+                    Error::internal(format!("relabel {}: {error}", path.display()))
+                })?;
+            }
+        }
+        for mount in mounts.iter().filter(|mount| mount.selinux_relabel) {
+            selinux::relabel(Path::new(&mount.host_path), label).map_err(|error| {
+                Error::precondition(format!(
+                    "Mount.selinux_relabel of {:?}: {} cannot be relabelled: {error}",
+                    mount.container_path, mount.host_path
+                ))
+            })?;
+        }
+        Ok(())
+    }
+
     /// Writes it into the two sections of a configuration that it is about.
     pub(super) fn apply(&self, process: &mut Process, linux: &mut Linux) {
         process.set_apparmor_profile(self.apparmor.clone());

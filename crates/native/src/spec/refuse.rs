@@ -97,9 +97,6 @@ pub(crate) fn container(pod: &PodSandboxConfig, config: &ContainerConfig) -> Res
         if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
             return Err(later("Mount.uidMappings and gidMappings"));
         }
-        if mount.selinux_relabel && Path::new("/sys/fs/selinux/enforce").exists() {
-            return Err(later("Mount.selinux_relabel"));
-        }
     }
     let log = Path::new(&config.log_path);
     if log.is_absolute() || log.components().any(|part| part == Component::ParentDir) {

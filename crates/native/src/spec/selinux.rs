@@ -4,9 +4,15 @@
 //! has, containers are labelled as the policy's `lxc_contexts` says, and each pod has a pair of
 //! categories of its own, so that one pod's processes cannot reach another one's files.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, XattrFlags};
+use rustix::io::Errno;
 
 use slipway_cri_api::v1::SeLinuxOption;
 use slipway_engine::{Error, Result};
@@ -29,7 +35,7 @@ pub(super) fn is_enabled() -> bool {
     Path::new(FILE_SYSTEM).join("enforce").exists()
 }
 
-/// The labels of a container whose pod's id begins with `categories`, with the request's options
+/// The labels of a container, whose pod's id gives the categories, with the request's options
 /// over the policy's; what the container leaves open is as its pod has it. Reads the policy's
 /// files, so it blocks.
 pub(super) fn of(
@@ -65,6 +71,49 @@ pub(super) fn of(
         })?;
     }
     Ok(Some(labels))
+}
+
+/// Gives a label to a file, or to a directory and everything in it. What file systems without
+/// labels hold stays as it is. A container that has the directory already may change it meanwhile:
+/// links are not followed.
+pub(super) fn relabel(path: &Path, label: &str) -> std::result::Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(directory) => relabel_directory(&directory, label),
+        Err(Errno::NOTDIR | Errno::LOOP) => set_label(path, label),
+        Err(error) => Err(error),
+    }
+}
+
+fn relabel_directory(directory: &OwnedFd, label: &str) -> std::result::Result<(), Errno> {
+    let own = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+    set_label(&own.join("."), label)?;
+    for entry in rustix::fs::Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if [c".", c".."].contains(&name) {
+            continue;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(directory, name, flags, Mode::empty()) {
+            Ok(inner) => relabel_directory(&inner, label)?,
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                set_label(&own.join(OsStr::from_bytes(name.to_bytes())), label)?;
+            }
+            // Gone meanwhile.
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn set_label(path: &Path, label: &str) -> std::result::Result<(), Errno> {
+    let value = [label.as_bytes(), &[0]].concat();
+    match rustix::fs::lsetxattr(path, "security.selinux", &value, XattrFlags::empty()) {
+        Err(Errno::NOTSUP | Errno::ROFS | Errno::NOENT) => Ok(()),
+        other => other,
+    }
 }
 
 fn merged(pod: Option<&SeLinuxOption>, container: Option<&SeLinuxOption>) -> SeLinuxOption {
@@ -237,6 +286,37 @@ mod tests {
         };
         let merged = merged(Some(&option("s0:c1", "a_t")), Some(&option("", "b_t")));
         assert_eq!(merged, option("s0:c1", "b_t"));
+    }
+
+    #[test]
+    fn everything_in_a_directory_is_relabelled_and_nothing_beyond() {
+        let directory = tempfile::tempdir().unwrap();
+        let (tree, beyond) = (
+            directory.path().join("tree"),
+            directory.path().join("beyond"),
+        );
+        fs::create_dir_all(tree.join("a/b")).unwrap();
+        fs::write(tree.join("a/b/file"), "").unwrap();
+        fs::write(&beyond, "").unwrap();
+        std::os::unix::fs::symlink(&beyond, tree.join("link")).unwrap();
+        relabel(&tree, "u:r:t:s0").unwrap();
+        let label = |path: &Path| {
+            let mut value = vec![0; 64];
+            let length = rustix::fs::lgetxattr(path, "security.selinux", &mut value).ok()?;
+            value.truncate(length);
+            String::from_utf8(value).ok()
+        };
+        for path in ["", "a", "a/b", "a/b/file", "link"] {
+            assert_eq!(
+                label(&tree.join(path)).as_deref(),
+                Some("u:r:t:s0\0"),
+                "{path}"
+            );
+        }
+        assert_eq!(label(&beyond), None);
+        relabel(&tree.join("a/b/file"), "v:r:t:s0").unwrap();
+        assert_eq!(label(&tree.join("a/b/file")).as_deref(), Some("v:r:t:s0\0"));
+        assert_eq!(relabel(&tree.join("none"), "u:r:t:s0"), Err(Errno::NOENT));
     }
 
     #[test]

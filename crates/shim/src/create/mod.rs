@@ -139,7 +139,7 @@ impl Child<'_> {
     /// Mounts the root file system and everything in it.
     fn furnish(&self, spec: &Spec, process: &Process) -> Outcome<(OwnedFd, Option<Terminal>)> {
         let bundle = &self.create.bundle;
-        let planned = mounts::plan(&spec.mounts, bundle, self.cgroup)?;
+        let planned = mounts::plan(&spec.mounts, bundle, self.cgroup, &spec.linux.mount_label)?;
         rootfs::turn_away_from_node()?;
         let root = rootfs::mount(&self.create.rootfs, &bundle.join(&spec.root.path))?;
 
@@ -194,7 +194,6 @@ fn refuse_unsupported_container(spec: &Spec) -> Outcome<()> {
     let linux = &spec.linux;
     refuse(&[
         ("hooks", spec.hooks.values().any(|hooks| !hooks.is_empty())),
-        ("linux.mountLabel", !linux.mount_label.is_empty()),
         ("linux.intelRdt", linux.intel_rdt.is_some()),
         ("linux.personality", linux.personality.is_some()),
         ("linux.memoryPolicy", linux.memory_policy.is_some()),

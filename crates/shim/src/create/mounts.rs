@@ -56,16 +56,20 @@ enum Source {
 }
 
 /// Opens the sources of all mounts. To be done while the mounts of the new mount namespace are
-/// still peers of the node's, so that a bind mount can go on sharing with it.
+/// still peers of the node's, so that a bind mount can go on sharing with it. `label` is the SELinux
+/// label of what is new in the container, or empty.
 pub(super) fn plan<'a>(
     mounts: &'a [Mount],
     bundle: &Path,
     cgroup: &Cgroup,
+    label: &str,
 ) -> Outcome<Vec<Planned<'a>>> {
-    mounts
-        .iter()
-        .map(|mount| plan_one(mount, bundle, cgroup))
-        .collect()
+    let plan = |mount| {
+        let mut planned = plan_one(mount, bundle, cgroup)?;
+        planned.label(label);
+        Ok(planned)
+    };
+    mounts.iter().map(plan).collect()
 }
 
 fn plan_one<'a>(mount: &'a Mount, bundle: &Path, cgroup: &Cgroup) -> Outcome<Planned<'a>> {
@@ -245,6 +249,16 @@ pub(super) fn is_directory(descriptor: impl AsFd) -> Result<bool, Errno> {
 }
 
 impl Planned<'_> {
+    /// Gives new file systems of files the container's SELinux label, if there is one.
+    fn label(&mut self, label: &str) {
+        if !label.is_empty()
+            && let Source::FileSystem(kind) = &self.source
+            && ["tmpfs", "devpts"].contains(&kind.as_str())
+        {
+            self.options.data.push(format!("context={label}"));
+        }
+    }
+
     /// Whether this is a mount of the node's files on exactly that place.
     pub(super) fn binds(&self, destination: &str) -> bool {
         matches!(self.source, Source::Tree(_)) && self.mount.destination == Path::new(destination)

@@ -75,6 +75,9 @@ fn layered(overlay: &Overlay) -> Result<OwnedFd, (Errno, String)> {
     }
     rustix::mount::fsconfig_set_string(context, "upperdir", &overlay.upper).map_err(explained)?;
     rustix::mount::fsconfig_set_string(context, "workdir", &overlay.work).map_err(explained)?;
+    if let Some(label) = &overlay.label {
+        rustix::mount::fsconfig_set_string(context, "context", label).map_err(explained)?;
+    }
     rustix::mount::fsconfig_create(context).map_err(explained)?;
     let attributes = MountAttrFlags::empty();
     rustix::mount::fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(plain)
@@ -91,11 +94,15 @@ fn mount_at_once(overlay: &Overlay, path: &Path) -> Result<(), Errno> {
     let layers = overlay.lower.iter().rev().map(open);
     let layers: Vec<_> = layers.collect::<Result<_, _>>()?;
     let (upper, work) = (open(&overlay.upper)?, open(&overlay.work)?);
+    let label = overlay.label.as_ref();
+    // A label has commas, which divide options as well.
+    let label = label.map(|label| format!(",context=\"{label}\""));
     let data = format!(
-        "lowerdir={},upperdir={},workdir={}",
+        "lowerdir={},upperdir={},workdir={}{}",
         layers.iter().map(name).collect::<Vec<_>>().join(":"),
         name(&upper),
-        name(&work)
+        name(&work),
+        label.unwrap_or_default()
     );
     if data.len() >= SMALLEST_PAGE {
         // The kernel would cut it off, and with it the layers at the bottom.

@@ -221,6 +221,7 @@ impl Scene {
                 lower: vec![self.layer.clone()],
                 upper: bundle.join("upper"),
                 work: bundle.join("work"),
+                label: None,
             },
             cgroups: self.cgroups.clone(),
             oom_events: Some(self.cgroup("memory").join(if unified() {
