@@ -76,3 +76,26 @@ pub(crate) fn host() -> Result<String> {
     let host = text.lines().find_map(|line| line.strip_prefix("host: "));
     Ok(host.context("`rustc -vV` names no host")?.to_owned())
 }
+
+/// Builds an integration test and gives its program's path.
+///
+/// # Errors
+/// When the build fails or cargo names no such program.
+pub(crate) fn test_program(package: &str, test: &str) -> Result<PathBuf> {
+    let output = command(&["test", "--no-run", "--message-format=json"])
+        .args(["--package", package, "--test", test])
+        .stderr(std::process::Stdio::inherit())
+        .output()?;
+    ensure!(
+        output.status.success(),
+        "`cargo test --no-run` ended with {}",
+        output.status
+    );
+    let text = String::from_utf8(output.stdout).context("cargo printed no UTF-8")?;
+    let found = text.lines().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let wanted = message["target"]["name"] == test && message["profile"]["test"] == true;
+        wanted.then(|| message["executable"].as_str().map(PathBuf::from))?
+    });
+    found.with_context(|| format!("cargo built no test {test} of {package}"))
+}

@@ -8,6 +8,7 @@ mod checks;
 mod prerequisites;
 mod quickstart;
 mod table;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,9 @@ enum Task {
     /// Measure
     #[command(subcommand)]
     Bench(bench::Benchmark),
+    /// Work in a virtual machine with systemd, cgroup v2 and AppArmor
+    #[command(subcommand)]
+    Vm(vm::Action),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +69,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Build { release: false } => build::development().map(|_| ExitCode::SUCCESS),
         Task::Test { install } => checks::run(install),
         Task::Quickstart => quickstart::run().map(|()| ExitCode::SUCCESS),
+        Task::Vm(action) => vm::run(action),
         Task::Bench(benchmark) => bench::run(&benchmark).map(|()| ExitCode::SUCCESS),
     }
 }

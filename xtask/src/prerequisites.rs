@@ -57,6 +57,25 @@ const CONTAINERD: &[Package] = &[
     },
 ];
 
+const VIRTUAL_MACHINE: &[Package] = &[
+    Package {
+        name: "binutils",
+        files: &["/usr/bin/strip"],
+    },
+    Package {
+        name: "debootstrap",
+        files: &["/usr/sbin/debootstrap"],
+    },
+    Package {
+        name: "e2fsprogs",
+        files: &["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"],
+    },
+    Package {
+        name: "qemu-system-x86",
+        files: &["/usr/bin/qemu-system-x86_64"],
+    },
+];
+
 /// Which packages a command needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Needs {
@@ -64,6 +83,8 @@ pub(crate) enum Needs {
     Node,
     /// Also containerd and runc, which the testbed is proved on and benchmarks compare with.
     NodeAndContainerd,
+    /// Those that make and run a virtual machine.
+    VirtualMachine,
 }
 
 /// Sees to it that everything is there.
@@ -119,11 +140,12 @@ pub(crate) fn missing(needs: Needs) -> Vec<&'static str> {
 }
 
 fn packages(needs: Needs) -> impl Iterator<Item = &'static Package> {
-    let containerd = match needs {
-        Needs::Node => &[],
-        Needs::NodeAndContainerd => CONTAINERD,
+    let (first, second): (&[Package], &[Package]) = match needs {
+        Needs::Node => (NODE, &[]),
+        Needs::NodeAndContainerd => (NODE, CONTAINERD),
+        Needs::VirtualMachine => (VIRTUAL_MACHINE, &[]),
     };
-    NODE.iter().chain(containerd)
+    first.iter().chain(second)
 }
 
 fn is_installed(package: &Package) -> bool {

@@ -1,0 +1,142 @@
+//! The machine's disk, kernel and initial file system: made once for each recipe.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use sha2::{Digest as _, Sha256};
+
+use super::guest::{FILES, PACKAGES, RELEASE};
+use crate::cargo;
+
+/// The size of the machine's disk in bytes, most of which are a hole.
+const DISK: u64 = 8 << 30;
+
+/// An image on disk, under a name that is the digest of its recipe.
+#[derive(Debug)]
+pub(super) struct Image {
+    directory: PathBuf,
+}
+
+impl Image {
+    /// Makes the image where it is not there yet, which takes minutes.
+    pub(super) fn provide() -> Result<Self> {
+        let parent = cargo::target_directory()?.join("vm");
+        let directory = parent.join(key());
+        if !directory.exists() {
+            fs::create_dir_all(&parent)?;
+            let scratch = tempfile::Builder::new()
+                .prefix("making-")
+                .tempdir_in(&parent)?;
+            println!("making a machine of Debian {RELEASE}: this is done once");
+            make(scratch.path())?;
+            fs::rename(scratch.keep(), &directory)
+                .with_context(|| format!("cannot make {}", directory.display()))?;
+        }
+        Ok(Self { directory })
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(super) fn disk(&self) -> PathBuf {
+        self.directory.join("disk.img")
+    }
+
+    pub(super) fn kernel(&self) -> PathBuf {
+        self.directory.join("vmlinuz")
+    }
+
+    pub(super) fn initial(&self) -> PathBuf {
+        self.directory.join("initrd.img")
+    }
+}
+
+fn key() -> String {
+    let recipe = format!("{RELEASE}{PACKAGES:?}{FILES:?}{DISK}");
+    Sha256::digest(recipe)
+        .iter()
+        .take(8)
+        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+fn make(directory: &Path) -> Result<()> {
+    let root = directory.join("root");
+    execute(
+        Command::new("debootstrap")
+            .arg("--variant=minbase")
+            .arg(format!("--include={}", PACKAGES.join(",")))
+            .arg(RELEASE)
+            .arg(&root),
+    )?;
+    for (path, mode, text) in FILES {
+        let path = root.join(path);
+        let parent = path
+            .parent()
+            .context("a file of the image has no directory")?;
+        fs::create_dir_all(parent)?;
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(*mode))?;
+    }
+    execute(
+        Command::new("chroot")
+            .arg(&root)
+            .args(["update-initramfs", "-u"]),
+    )?;
+    for (prefix, name) in [("vmlinuz-", "vmlinuz"), ("initrd.img-", "initrd.img")] {
+        let boot = fs::read_dir(root.join("boot"))?;
+        let found = boot
+            .filter_map(Result::ok)
+            .find(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+            .with_context(|| format!("the image has no /boot/{prefix}*"))?;
+        fs::copy(found.path(), directory.join(name))?;
+    }
+    for cache in ["var/cache/apt", "var/lib/apt/lists"] {
+        fs::remove_dir_all(root.join(cache))?;
+        fs::create_dir_all(root.join(cache))?;
+    }
+    let disk = directory.join("disk.img");
+    file_system(&root, &disk, "root", DISK)?;
+    fs::remove_dir_all(&root)?;
+    Ok(())
+}
+
+/// Makes an ext4 file system with the contents of a directory.
+pub(super) fn file_system(contents: &Path, disk: &Path, label: &str, size: u64) -> Result<()> {
+    fs::File::create(disk)?.set_len(size)?;
+    execute(
+        Command::new("mkfs.ext4")
+            .args([
+                "-q",
+                "-F",
+                "-m",
+                "0",
+                "-E",
+                "root_owner=0:0",
+                "-L",
+                label,
+                "-d",
+            ])
+            .arg(contents)
+            .arg(disk),
+    )
+}
+
+/// Runs a command and shows what it said if it fails.
+fn execute(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .output()
+        .with_context(|| format!("cannot start {program}"))?;
+    ensure!(
+        output.status.success(),
+        "{program} ended with {}:\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! `cargo xtask vm`: a machine as nodes are in production, with systemd, cgroup v2 alone and
+//! AppArmor, on any machine.
+
+mod guest;
+mod image;
+mod machine;
+mod share;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use clap::{Args, Subcommand};
+
+use crate::prerequisites::{self, Needs};
+use crate::{build, cargo};
+use image::Image;
+use machine::Machine;
+use share::Share;
+
+/// What can be done with a virtual machine.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// Make the machine's image, unless it is there already
+    Build {
+        /// Install missing Debian packages first
+        #[arg(long, env = "CI", value_parser = clap::builder::FalseyValueParser::new())]
+        install: bool,
+    },
+    /// Boot a machine, run a command in it with slipway and slipway-shim in its PATH, and end with
+    /// the command's exit code; the machine is thrown away
+    Run(RunArguments),
+    /// Boot a machine and give its console; it ends with `poweroff`
+    Shell(MachineArguments),
+    /// Run end-to-end tests in a machine
+    Test(TestArguments),
+}
+
+/// How a machine is made.
+#[derive(Debug, Args)]
+pub(crate) struct MachineArguments {
+    /// Memory in MiB
+    #[arg(long, default_value_t = 4096, value_name = "MIB")]
+    memory: u32,
+
+    /// A private network that machines of the same name share
+    #[arg(long, value_name = "NAME", requires = "address")]
+    network: Option<String>,
+
+    /// This machine's address on the private network
+    #[arg(long, value_name = "ADDRESS/BITS", requires = "network")]
+    address: Option<String>,
+}
+
+/// What is run, and where.
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    #[command(flatten)]
+    machine: MachineArguments,
+
+    /// A file or directory to put into /share; may be repeated
+    #[arg(long, value_name = "PATH")]
+    file: Vec<PathBuf>,
+
+    /// After how many seconds the machine is taken for hung
+    #[arg(long, default_value_t = 1800, value_name = "SECONDS")]
+    timeout: u64,
+
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+/// Which tests are run.
+#[derive(Debug, Args)]
+pub(crate) struct TestArguments {
+    #[command(flatten)]
+    machine: MachineArguments,
+
+    /// After how many seconds the machine is taken for hung
+    #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
+    timeout: u64,
+
+    /// Names or parts of names of tests; none runs all
+    #[arg(value_name = "TEST")]
+    tests: Vec<String>,
+}
+
+/// Carries out a command of `cargo xtask vm`.
+///
+/// # Errors
+/// When the image cannot be made or the machine does not come up; a hung machine's console is in
+/// the message.
+pub(crate) fn run(action: Action) -> Result<ExitCode> {
+    let install = matches!(action, Action::Build { install: true });
+    prerequisites::provide(Needs::VirtualMachine, install)?;
+    let image = Image::provide()?;
+    match action {
+        Action::Build { .. } => {
+            println!("{}", image.directory().display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Action::Run(arguments) => {
+            let mut share = Share::new()?;
+            share.programs(&build::development()?)?;
+            for file in &arguments.file {
+                share.add(file)?;
+            }
+            share.command(&arguments.command)?;
+            boot(&image, &arguments.machine, share, arguments.timeout)
+        }
+        Action::Shell(arguments) => {
+            let mut share = Share::new()?;
+            share.programs(&build::development()?)?;
+            describe(Machine::new(&image), &arguments).shell(&share.into_disk()?)
+        }
+        Action::Test(arguments) => {
+            let mut share = Share::new()?;
+            share.programs(&build::development()?)?;
+            share.tests(&cargo::test_program("slipway", "e2e")?)?;
+            let mut command = vec!["/share/tests/e2e".to_owned(), "--test-threads=2".to_owned()];
+            command.extend(arguments.tests);
+            share.command(&command)?;
+            boot(&image, &arguments.machine, share, arguments.timeout)
+        }
+    }
+}
+
+fn boot(image: &Image, machine: &MachineArguments, share: Share, timeout: u64) -> Result<ExitCode> {
+    ensure!(timeout > 0, "--timeout is 0 seconds");
+    let disk = share.into_disk()?;
+    let code = describe(Machine::new(image), machine).run(&disk, Duration::from_secs(timeout))?;
+    Ok(ExitCode::from(code))
+}
+
+fn describe<'a>(machine: Machine<'a>, arguments: &MachineArguments) -> Machine<'a> {
+    let machine = machine.memory(arguments.memory);
+    match (&arguments.network, &arguments.address) {
+        (Some(network), Some(address)) => machine.network(network, address),
+        _ => machine,
+    }
+}
