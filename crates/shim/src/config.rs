@@ -14,7 +14,12 @@ pub(crate) type Presence = Option<IgnoredAny>;
 
 /// The configuration of a container.
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Spec {
+    #[serde(default)]
+    pub(crate) oci_version: String,
+    #[serde(default)]
+    pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) root: Root,
     pub(crate) process: Process,
     pub(crate) hostname: Option<String>,
@@ -23,7 +28,32 @@ pub(crate) struct Spec {
     #[serde(default)]
     pub(crate) linux: Linux,
     #[serde(default)]
-    pub(crate) hooks: BTreeMap<String, Vec<IgnoredAny>>,
+    pub(crate) hooks: Hooks,
+}
+
+/// Programs of the node that are run at points of the container's life.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Hooks {
+    pub(crate) prestart: Vec<Hook>,
+    pub(crate) create_runtime: Vec<Hook>,
+    pub(crate) create_container: Vec<Hook>,
+    pub(crate) start_container: Vec<Hook>,
+    pub(crate) poststart: Vec<Hook>,
+    pub(crate) poststop: Vec<Hook>,
+}
+
+/// One of them.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Hook {
+    pub(crate) path: PathBuf,
+    /// With the name of the program, as for execve(2).
+    #[serde(default)]
+    pub(crate) args: Vec<String>,
+    #[serde(default)]
+    pub(crate) env: Vec<String>,
+    /// In seconds.
+    pub(crate) timeout: Option<u64>,
 }
 
 /// The root file system.

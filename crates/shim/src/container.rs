@@ -8,6 +8,7 @@ use rustix::process::Pid;
 
 use crate::cgroup::{Cgroup, OwnCgroup, oom_kills};
 use crate::failure::Outcome;
+use crate::hooks::Due;
 use crate::log::{Log, Stream};
 use crate::poller::{Poller, Token};
 use crate::protocol::{Exit, Failure, Phase, Record, Runtime};
@@ -33,6 +34,8 @@ pub(crate) enum Stage {
     /// The child has given up. Who waits for it is told why once it has ended, so that nothing is
     /// left by then.
     Failed(Waiter, Failure),
+    /// The child that has given up has ended.
+    Undone(Waiter, Failure),
     /// The child waits for its start.
     Created,
     /// The child has been told to start.
@@ -106,7 +109,7 @@ pub(crate) struct Container {
     pub(crate) cgroup: Cgroup,
     pub(crate) oom: Option<OomCount>,
     pub(crate) log: Option<Log>,
-    /// The socket to the child, until that is executed.
+    /// The socket to the child, until that is executed; then to the process that runs hooks.
     pub(crate) sync: Option<OwnedFd>,
     /// Standard output, or the terminal.
     pub(crate) out: Option<OwnedFd>,
@@ -114,6 +117,7 @@ pub(crate) struct Container {
     pub(crate) error: Option<OwnedFd>,
     pub(crate) input: Input,
     pub(crate) stage: Stage,
+    pub(crate) hooks: Due,
     /// A process that is being waited for after the init's end.
     pub(crate) leftover: Option<OwnedFd>,
     /// Cgroups of executed processes that had left others behind.
@@ -126,7 +130,7 @@ impl Container {
     /// What there is to tell about it.
     pub(crate) fn record(&self) -> Option<Record> {
         let phase = match self.stage {
-            Stage::Creating(_) | Stage::Failed(..) => return None,
+            Stage::Creating(_) | Stage::Failed(..) | Stage::Undone(..) => return None,
             Stage::Exited(Ended {
                 started_at,
                 finished_at,
@@ -162,7 +166,10 @@ impl Container {
 
     /// Whether its init may still run.
     pub(crate) fn has_process(&self) -> bool {
-        !matches!(self.stage, Stage::Ending(_) | Stage::Exited(_))
+        !matches!(
+            self.stage,
+            Stage::Ending(_) | Stage::Exited(_) | Stage::Undone(..)
+        )
     }
 
     /// Sends a signal to the init, or to every process.

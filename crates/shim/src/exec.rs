@@ -174,7 +174,9 @@ impl Supervisor {
                     }
                     return;
                 }
-                Ok(Progress::Ready) | Err(_) => return,
+                Ok(Progress::Ready | Progress::Hooks { .. } | Progress::RunHooks) | Err(_) => {
+                    return;
+                }
             },
             Ok(None) | Err(_) => {
                 poller.remove(sync);

@@ -24,6 +24,7 @@ mod container;
 mod create;
 mod exec;
 mod failure;
+mod hooks;
 mod log;
 mod packet;
 mod pod;

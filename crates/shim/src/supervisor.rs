@@ -12,9 +12,11 @@ use rustix::process::{Pid, WaitStatus};
 use crate::attach::{Attachers, Pace, Source};
 use crate::cgroup::Cgroup;
 use crate::container::{Container, Ended, Input, OomCount, Reading, Stage, Waiter};
+use crate::create::hooks::NodeNamespaces;
 use crate::create::{self, Child, Progress, START};
 use crate::exec::Executed;
 use crate::failure::{Explain, Outcome};
+use crate::hooks::{self, Due};
 use crate::log::{Log, Stream};
 use crate::packet::{receive_packet, send_packet};
 use crate::pod::open_null;
@@ -54,6 +56,8 @@ pub(crate) struct Supervisor {
     next: u64,
     /// The shim's own PID namespace.
     pub(crate) pid_namespace: OwnedFd,
+    /// The other namespaces that the shim came from.
+    pub(crate) node: NodeNamespaces,
     pub(crate) null: OwnedFd,
     /// The shim's oom_score_adj before it changed it.
     pub(crate) oom_score: i32,
@@ -76,6 +80,7 @@ impl Supervisor {
             next: 0,
             pid_namespace: rustix::fs::open("/proc/self/ns/pid", flags, Mode::empty())
                 .system(|| "open /proc/self/ns/pid")?,
+            node: NodeNamespaces::open()?,
             null: open_null().system(|| "open /dev/null")?,
             oom_score,
             effects: Vec::new(),
@@ -99,7 +104,9 @@ impl Supervisor {
 
     /// Who waits for the end, once everything has come to it.
     pub(crate) fn is_over(&self) -> Option<Waiter> {
-        let over = |container: &Container| matches!(container.stage, Stage::Exited(_));
+        let over = |container: &Container| {
+            matches!(container.stage, Stage::Exited(_)) && container.hooks.running.is_none()
+        };
         self.ending
             .filter(|_| self.containers.values().all(over) && self.operations.is_empty())
     }
@@ -207,6 +214,7 @@ impl Supervisor {
             error,
             input: input.map_or(Input::Closed, |pipe| Input::Pipe(pipe.write)),
             stage: Stage::Creating(waiter),
+            hooks: Due::default(),
             leftover: None,
             occupied: Vec::new(),
             deleting: Vec::new(),
@@ -304,11 +312,11 @@ impl Supervisor {
             return Some(Reply::Done);
         };
         let container = self.containers.get_mut(&number)?;
-        if matches!(container.stage, Stage::Exited(_)) {
-            self.forget(poller, number);
-            return Some(Reply::Done);
-        }
         container.deleting.push(waiter);
+        if matches!(container.stage, Stage::Exited(_)) {
+            self.conclude(poller, number);
+            return None;
+        }
         if container.has_process() {
             // It is a process of ours until we reap it.
             let _ = container.signal(libc::SIGKILL, false);
@@ -373,15 +381,16 @@ impl Supervisor {
             }
             Ok(None) | Err(_) => {
                 container.close_sync(poller);
-                if let Stage::Starting(waiter) = container.stage {
+                if container.hooks.running.is_some() {
+                    self.hooks_ended(poller, number, Err(hooks::gone()));
+                } else if let Stage::Starting(waiter) = container.stage {
                     let started_at = now();
                     container.stage = Stage::Running { started_at };
                     container.save();
-                    let reply = Ok(Reply::Started { started_at });
                     let record = container.record();
-                    self.effects.push(Effect::Answer(waiter, reply));
                     self.effects
                         .extend(record.map(|record| Effect::Tell(Event::Started(record))));
+                    self.started(poller, number, waiter, started_at);
                 }
             }
         }
@@ -397,7 +406,32 @@ impl Supervisor {
         let Some(container) = self.containers.get_mut(&number) else {
             return;
         };
+        if container.hooks.running.is_some() {
+            let how = match progress {
+                Progress::Ready => Ok(()),
+                Progress::Failed(failure) => Err(failure),
+                _ => Err(hooks::gone()),
+            };
+            return self.hooks_ended(poller, number, how);
+        }
         let answer = match (progress, &container.stage) {
+            (
+                Progress::Hooks {
+                    poststart,
+                    poststop,
+                },
+                _,
+            ) => {
+                container.hooks.poststart = poststart;
+                container.hooks.poststop = poststop;
+                return;
+            }
+            (Progress::RunHooks, _) => {
+                if let Some(socket) = descriptors.pop() {
+                    self.run_create_hooks(number, &socket);
+                }
+                return;
+            }
             (Progress::Ready, Stage::Creating(waiter)) => {
                 let waiter = *waiter;
                 if let Some(master) = descriptors.pop()
@@ -459,7 +493,9 @@ impl Supervisor {
         let Some(container) = self.containers.get_mut(&number) else {
             return;
         };
-        container.close_sync(poller);
+        if container.hooks.running.is_none() {
+            container.close_sync(poller);
+        }
         let failed = match &container.stage {
             Stage::Creating(waiter) => {
                 let failure = Failure::system(format!(
@@ -492,7 +528,7 @@ impl Supervisor {
 
     /// Hears what a child that is gone had still to say.
     fn finish_conversation(&mut self, poller: &Poller, number: u64) {
-        for _ in 0..3 {
+        for _ in 0..4 {
             self.container_ready(poller, number);
         }
     }
@@ -517,9 +553,8 @@ impl Supervisor {
             return;
         }
         if let Stage::Failed(waiter, failure) = &container.stage {
-            let answer = Effect::Answer(*waiter, Err(failure.clone()));
-            self.forget(poller, number);
-            self.effects.push(answer);
+            container.stage = Stage::Undone(*waiter, failure.clone());
+            self.conclude(poller, number);
             return;
         }
         let Stage::Ending(mut ended) = container.stage else {
@@ -544,20 +579,21 @@ impl Supervisor {
                 .record()
                 .map(|record| Effect::Tell(Event::Exited(record))),
         );
-        if !container.deleting.is_empty() {
-            self.forget(poller, number);
-        }
+        self.conclude(poller, number);
         syscall::trim_heap();
     }
 
     /// Lets go of a container that has no processes any more, and tells those who wait for that.
-    fn forget(&mut self, poller: &Poller, number: u64) {
+    pub(crate) fn forget(&mut self, poller: &Poller, number: u64) {
         let Some(mut container) = self.containers.remove(&number) else {
             return;
         };
         container.close_sync(poller);
         for stream in [&container.out, &container.error].into_iter().flatten() {
             poller.remove(stream);
+        }
+        if let Stage::Undone(waiter, failure) = container.stage {
+            self.effects.push(Effect::Answer(waiter, Err(failure)));
         }
         for waiter in container.deleting {
             self.effects.push(Effect::Answer(waiter, Ok(Reply::Done)));
@@ -581,7 +617,7 @@ pub(crate) fn watch_stream(poller: &Poller, stream: &OwnedFd, token: Token) -> O
 
 pub(crate) fn describe(stage: &Stage) -> &'static str {
     match stage {
-        Stage::Creating(_) | Stage::Failed(..) => "is still being created",
+        Stage::Creating(_) | Stage::Failed(..) | Stage::Undone(..) => "is still being created",
         Stage::Created => "has not been started",
         Stage::Starting(_) => "is being started",
         Stage::Running { .. } => "is running",

@@ -9,6 +9,7 @@ mod clone;
 mod command;
 mod confinement;
 mod devices;
+pub(crate) mod hooks;
 mod inside;
 mod mounts;
 mod namespaces;
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::clone::{Offspring, PidNamespace, spawn};
 pub(crate) use self::command::{Command, Identity};
+use self::hooks::{Point, Subject};
 pub(crate) use self::namespaces::pid_namespace;
 use self::process::refuse;
 pub(crate) use self::process::{
@@ -42,14 +44,25 @@ use crate::config::{NamespaceKind, Process, Spec};
 use crate::failure::{Explain, Outcome};
 use crate::packet::send_packet;
 use crate::protocol::{Create, Failure};
+use crate::supervisor::sync_pair;
 use crate::syscall;
 
 /// What a child tells the shim on the socket between them. That it has been executed shows by the
 /// socket's end.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Progress {
     /// It waits for its start. With a terminal, the master comes beside it.
     Ready,
+    /// The container has hooks that are to be run later.
+    Hooks {
+        /// Once it runs.
+        poststart: bool,
+        /// After its end.
+        poststop: bool,
+    },
+    /// It waits until the hooks of the node that belong to the creation have been run; how that
+    /// went is to be told on the socket that comes beside it.
+    RunHooks,
     /// It has made the process that goes on in its place, and ends.
     Succeeded {
         /// That process, as the node numbers it.
@@ -83,11 +96,14 @@ pub(crate) struct Child<'a> {
 impl Offspring for Child<'_> {
     fn run(&self) -> ! {
         let failure = match self.prepare() {
-            Ok((command, master)) => {
+            Ok((command, master, spec)) => {
                 report(self.sync, &Progress::Ready, master.as_ref());
                 drop(master);
                 self.wait_for_start();
-                command.execute()
+                match self.run_hooks(Point::StartContainer, &spec) {
+                    Ok(()) => command.execute(),
+                    Err(failure) => failure,
+                }
             }
             Err(failure) => failure,
         };
@@ -106,7 +122,7 @@ impl Child<'_> {
         }
     }
 
-    fn prepare(&self) -> Outcome<(Command, Option<OwnedFd>)> {
+    fn prepare(&self) -> Outcome<(Command, Option<OwnedFd>, Spec)> {
         set_streams(self.streams)?;
         syscall::close_all_but(&mut [self.sync.as_raw_fd()]).system(|| "close descriptors")?;
         detach()?;
@@ -119,11 +135,14 @@ impl Child<'_> {
         refuse_unsupported(process)?;
         refuse_unsupported_container(&spec)?;
         let filter = Filter::read(&spec, &self.create.bundle)?;
+        self.announce_hooks(&spec);
         set_oom_score(process, self.oom_score)?;
         namespaces::enter(&spec)?;
         set_sysctls(&spec)?;
 
         let (root, terminal) = self.furnish(&spec, process)?;
+        self.run_node_hooks(&spec)?;
+        self.run_hooks(Point::CreateContainer, &spec)?;
         rootfs::move_into(root.as_fd(), &spec.linux.rootfs_propagation)?;
         drop(root);
         let master = match terminal {
@@ -133,7 +152,42 @@ impl Child<'_> {
             }
             None => None,
         };
-        Ok((assume(process, shim, filter)?, master))
+        Ok((assume(process, shim, filter)?, master, spec))
+    }
+
+    fn announce_hooks(&self, spec: &Spec) {
+        let hooks = Progress::Hooks {
+            poststart: !spec.hooks.poststart.is_empty(),
+            poststop: !spec.hooks.poststop.is_empty(),
+        };
+        let none = Progress::Hooks {
+            poststart: false,
+            poststop: false,
+        };
+        if hooks != none {
+            report(self.sync, &hooks, None);
+        }
+    }
+
+    /// Has the shim run the hooks that belong to the node's namespaces.
+    fn run_node_hooks(&self, spec: &Spec) -> Outcome<()> {
+        if spec.hooks.prestart.is_empty() && spec.hooks.create_runtime.is_empty() {
+            return Ok(());
+        }
+        let (own, theirs) = sync_pair()?;
+        report(self.sync, &Progress::RunHooks, Some(&theirs));
+        drop(theirs);
+        hooks::wait_for_runner(own.as_fd())
+    }
+
+    /// Runs hooks here, in the container's namespaces.
+    fn run_hooks(&self, point: Point, spec: &Spec) -> Outcome<()> {
+        let subject = Subject {
+            id: &self.create.container,
+            bundle: &self.create.bundle,
+            spec,
+        };
+        subject.run(point, rustix::process::getpid(), Some(self.sync))
     }
 
     /// Mounts the root file system and everything in it.
@@ -193,7 +247,6 @@ pub(crate) fn read(config: &Path) -> Outcome<Spec> {
 fn refuse_unsupported_container(spec: &Spec) -> Outcome<()> {
     let linux = &spec.linux;
     refuse(&[
-        ("hooks", spec.hooks.values().any(|hooks| !hooks.is_empty())),
         ("linux.intelRdt", linux.intel_rdt.is_some()),
         ("linux.personality", linux.personality.is_some()),
         ("linux.memoryPolicy", linux.memory_policy.is_some()),

@@ -1,6 +1,7 @@
 //! The shim on the real kernel, as root.
 
 mod cost;
+mod hooks;
 mod isolation;
 mod lifecycle;
 mod logs;
