@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod authority;
+mod deadline;
 mod detached;
 mod image;
 mod metrics;
@@ -68,6 +69,7 @@ pub async fn serve(
     };
     let server = tonic::transport::Server::builder()
         .layer(metrics::CallLayer::new(calls, under_way.clone()))
+        .layer(deadline::DeadlineLayer)
         .add_service(
             RuntimeServiceServer::new(runtime)
                 .max_decoding_message_size(MAX_MESSAGE)

@@ -343,9 +343,10 @@ fn can_spread(request: &Request, source: &Path) -> Result<()> {
     )))
 }
 
-/// An image, or a part of one, that nothing is written to and nothing is executed from.
+/// An image, or a part of one, that nothing is written to. Programs in it may be executed: CRI's
+/// conformance tests want it.
 fn image_volume(request: &Request, layers: &[PathBuf]) -> Result<Mount> {
-    const OPTIONS: [&str; 4] = ["ro", "noexec", "nosuid", "nodev"];
+    const OPTIONS: [&str; 3] = ["ro", "nosuid", "nodev"];
     let target = &request.container_path;
     let image = request.image.as_ref().map_or("", |image| &image.image);
     let sub_path = Path::new(&request.image_sub_path);
