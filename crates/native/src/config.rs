@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use slipway_cgroup::CgroupPath;
 use slipway_engine::{Error, Result};
 
+use crate::handlers;
+
 /// `[runtime]` of the configuration file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -24,6 +26,8 @@ pub struct Config {
     /// Whether devices that a container's request lists belong to its `run_as_user` and
     /// `run_as_group` in the container, instead of to whom the node's belong.
     pub device_ownership_from_security_context: bool,
+    /// CRIU, which writes checkpoints; none looks for `criu` in `PATH` when it is needed.
+    pub criu_path: Option<PathBuf>,
     /// Other OCI runtimes that a pod can be made with, by the name that a RuntimeClass calls them
     /// (`handler`). `slipway`, or no name, is the built-in one.
     pub handlers: BTreeMap<String, Handler>,
@@ -83,6 +87,19 @@ impl Config {
                 "the configuration's runtime.pids_limit is below 1; leave it out for no limit",
             ));
         }
+        if let Some(path) = &self.criu_path {
+            let usable = if path.is_absolute() {
+                handlers::executable(path)
+            } else {
+                Err("is not an absolute path".to_owned())
+            };
+            usable.map_err(|reason| {
+                Error::invalid(format!(
+                    "the configuration's runtime.criu_path: {} {reason}",
+                    path.display()
+                ))
+            })?;
+        }
         CgroupPath::parse(&self.cgroup_parent).map_err(|error| {
             Error::invalid(format!(
                 "the configuration's runtime.cgroup_parent {:?}: {error}",
@@ -111,6 +128,7 @@ impl Default for Config {
             pids_limit: None,
             rlimits: BTreeMap::new(),
             device_ownership_from_security_context: false,
+            criu_path: None,
             handlers: BTreeMap::new(),
         }
     }

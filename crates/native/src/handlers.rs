@@ -6,11 +6,9 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use slipway_engine::{Error, Result};
 use slipway_shim::protocol::Runtime;
@@ -19,6 +17,7 @@ use tokio::process::Command;
 use crate::blocking;
 use crate::config::Handler as Config;
 use crate::kernel;
+use crate::program;
 use crate::sandbox::remove_directory;
 
 /// The name of the built-in one, which also has the empty name.
@@ -228,7 +227,8 @@ fn check(name: &str, config: &Config) -> Result<()> {
     })
 }
 
-fn executable(path: &Path) -> std::result::Result<(), String> {
+/// Why a file cannot be executed.
+pub(crate) fn executable(path: &Path) -> std::result::Result<(), String> {
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err("does not exist".to_owned()),
         Err(error) => Err(format!("cannot be used: {error}")),
@@ -274,51 +274,34 @@ async fn ask(name: &str, runtime: &Runtime) -> Features {
 }
 
 /// Runs a command of a runtime to its end and answers its standard output, or why there is none.
-pub(crate) async fn run(
-    runtime: &Runtime,
-    command: &[&str],
-) -> std::result::Result<Vec<u8>, String> {
+async fn run(runtime: &Runtime, command: &[&str]) -> std::result::Result<Vec<u8>, String> {
     let doing = || format!("{} {}", runtime.path.display(), command.join(" "));
-    let child = Command::new(&runtime.path)
-        .arg("--root")
-        .arg(&runtime.root)
-        .args(&runtime.options)
-        .args(command)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .map_err(|error| format!("{}: {error}", doing()))?;
-    let group = child.id().and_then(|pid| i32::try_from(pid).ok());
     let limit = Duration::from_secs(runtime.timeout.into());
-    let mut ended = Box::pin(child.wait_with_output());
-    let Ok(output) = tokio::time::timeout(limit, &mut ended).await else {
-        if let Some(group) = group.and_then(Pid::from_raw) {
-            // It is not reaped before its end is waited for.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-        let _ = ended.await;
-        return Err(format!(
+    match program::run(self::command(runtime).args(command), Some(limit)).await {
+        Ok(Some(output)) if output.status.success() => Ok(output.stdout),
+        Ok(Some(output)) => Err(format!(
+            "{}: {}: {}",
+            doing(),
+            output.status,
+            program::last_line(&output.stderr)
+        )),
+        Ok(None) => Err(format!(
             "{} did not end within {} s and was killed",
             doing(),
             runtime.timeout
-        ));
-    };
-    match output {
-        Ok(output) if output.status.success() => Ok(output.stdout),
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let last = said.lines().rev().find(|line| !line.trim().is_empty());
-            Err(format!(
-                "{}: {}: {}",
-                doing(),
-                output.status,
-                last.unwrap_or("it said nothing")
-            ))
-        }
+        )),
         Err(error) => Err(format!("{}: {error}", doing())),
     }
+}
+
+/// A runtime's command line up to the command.
+pub(crate) fn command(runtime: &Runtime) -> Command {
+    let mut command = Command::new(&runtime.path);
+    command
+        .arg("--root")
+        .arg(&runtime.root)
+        .args(&runtime.options);
+    command
 }
 
 #[cfg(test)]

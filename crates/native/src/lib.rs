@@ -14,6 +14,7 @@
 
 mod attach;
 mod blocking;
+mod checkpoint;
 mod config;
 mod container;
 mod exec;
@@ -27,6 +28,7 @@ mod mountinfo;
 mod node;
 mod pod;
 mod port_forward;
+mod program;
 mod recovery;
 mod resources;
 mod rootfs;
@@ -307,8 +309,8 @@ impl Engine for Native {
         Err(not_yet("UpdateRuntimeConfig"))
     }
 
-    async fn checkpoint_container(&self, _request: CheckpointContainerRequest) -> Result<()> {
-        Err(not_yet("CheckpointContainer"))
+    async fn checkpoint_container(&self, request: CheckpointContainerRequest) -> Result<()> {
+        checkpoint::checkpoint(&self.node, request).await
     }
 
     async fn reopen_container_log(&self, id: &str) -> Result<()> {

@@ -27,7 +27,7 @@ use crate::sandbox::{
     unpin,
 };
 use crate::store::{ContainerRecord, PodPhase, PodRecord};
-use crate::{blocking, failure, lifecycle};
+use crate::{blocking, checkpoint, failure, lifecycle};
 
 /// How long a shim may take to answer a daemon that comes back.
 const SHIM_DEADLINE: Duration = Duration::from_secs(10);
@@ -253,6 +253,9 @@ async fn sweep(node: &Arc<Node>, known: &Known) {
             logged("a writable layer", remove_directory(&writable));
         }
     }
+    let swept = Arc::clone(node);
+    let swept = blocking::run(move || checkpoint::sweep(&swept)).await;
+    logged("a checkpoint that was being written", swept);
     for (handler, container) in node.handlers.held() {
         if !known.containers.contains(&container) {
             node.handlers.forget(&node.state, handler, &container).await;

@@ -24,7 +24,7 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::Mode;
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
 
@@ -150,7 +150,12 @@ impl Child<'_> {
                 terminal::take(slave.as_fd())?;
                 Some(master)
             }
-            None => None,
+            None => {
+                if !self.create.stdin {
+                    read_own_null()?;
+                }
+                None
+            }
         };
         Ok((assume(process, shim, filter)?, master, spec))
     }
@@ -228,6 +233,23 @@ impl Child<'_> {
         }
         Ok((root, terminal))
     }
+}
+
+/// Takes the container's own `/dev/null` for standard input instead of the node's, which it was
+/// given: no file of the node stays open, and CRIU knows where it is.
+fn read_own_null() -> Outcome<()> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
+    // It may have none, or something else under that name.
+    let Ok(null) = rustix::fs::open("/dev/null", flags | OFlags::NONBLOCK, Mode::empty()) else {
+        return Ok(());
+    };
+    let found = rustix::fs::fstat(&null).system(|| "look at /dev/null")?;
+    let is_null = FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice
+        && found.st_rdev == rustix::fs::makedev(1, 3);
+    if is_null {
+        rustix::stdio::dup2_stdin(&null).system(|| "open /dev/null as standard input")?;
+    }
+    Ok(())
 }
 
 /// Tells the shim. Whether it hears it is its affair: without the shim the child ends anyway.

@@ -6,6 +6,7 @@
 //! `slipway`.
 
 mod authority;
+mod checkpoint;
 mod client;
 mod container;
 mod device;
