@@ -73,8 +73,7 @@ impl Dump<'_> {
             let mut arguments = namespaces(&process, &config)?;
             arguments.extend(mounts(&process, &config)?);
             if config["process"]["terminal"] == json!(true) {
-                // The shim has the other side of it.
-                arguments.extend(["--shell-job", "--orphan-pts-master"].map(str::to_owned));
+                arguments.extend(terminal(&process)?);
             }
             Ok(arguments)
         })
@@ -201,6 +200,15 @@ fn namespaces(process: &Path, config: &Value) -> Result<Vec<String>> {
         }
     }
     Ok(arguments)
+}
+
+/// A terminal whose other side the shim has.
+fn terminal(process: &Path) -> Result<Vec<String>> {
+    let path = process.join("fd/0");
+    let found = fs::metadata(&path)
+        .map_err(|error| Error::internal(format!("{}: {error}", path.display())))?;
+    let name = format!("tty[{:x}:{:x}]", found.rdev(), found.dev());
+    Ok(["--shell-job", "--external", &name].map(str::to_owned).into())
 }
 
 /// Mounts whose content is not the container's: volumes, cgroups, what is masked.
