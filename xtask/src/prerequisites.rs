@@ -29,6 +29,10 @@ const NODE: &[Package] = &[
         files: &["/usr/lib/cni/bridge"],
     },
     Package {
+        name: "criu",
+        files: &["/usr/sbin/criu", "/usr/local/sbin/criu", "/usr/bin/criu"],
+    },
+    Package {
         name: "docker-registry",
         files: &["/usr/bin/docker-registry"],
     },
@@ -44,16 +48,16 @@ const NODE: &[Package] = &[
         name: "nftables",
         files: &["/usr/sbin/nft", "/sbin/nft"],
     },
+    Package {
+        name: "runc",
+        files: &["/usr/sbin/runc", "/usr/bin/runc", "/usr/local/bin/runc"],
+    },
 ];
 
 const CONTAINERD: &[Package] = &[
     Package {
         name: "containerd",
         files: &["/usr/bin/containerd"],
-    },
-    Package {
-        name: "runc",
-        files: &["/usr/sbin/runc", "/usr/bin/runc"],
     },
 ];
 
@@ -79,9 +83,9 @@ const VIRTUAL_MACHINE: &[Package] = &[
 /// Which packages a command needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Needs {
-    /// Those of a test node: registry, plugins, packet filter, busybox.
+    /// Those of a test node: registry, plugins, packet filter, busybox, runc, CRIU.
     Node,
-    /// Also containerd and runc, which the testbed is proved on and benchmarks compare with.
+    /// Also containerd, which the testbed is proved on and benchmarks compare with.
     NodeAndContainerd,
     /// Those that make and run a virtual machine.
     VirtualMachine,

@@ -208,7 +208,9 @@ fn terminal(process: &Path) -> Result<Vec<String>> {
     let found = fs::metadata(&path)
         .map_err(|error| Error::internal(format!("{}: {error}", path.display())))?;
     let name = format!("tty[{:x}:{:x}]", found.rdev(), found.dev());
-    Ok(["--shell-job", "--external", &name].map(str::to_owned).into())
+    Ok(["--shell-job", "--external", &name]
+        .map(str::to_owned)
+        .into())
 }
 
 /// Mounts whose content is not the container's: volumes, cgroups, what is masked.
@@ -251,7 +253,11 @@ fn external(mountinfo: &str, config: &Value) -> BTreeSet<String> {
         })
     };
     points(mountinfo)
-        .filter(|(_, point, kind)| below(point) || kind.starts_with("cgroup"))
+        .filter(|(root, point, kind)| {
+            // A terminal that is shown somewhere else: /dev/console.
+            let terminal = *kind == "devpts" && !matches!(*root, "/" | "/ptmx");
+            terminal || below(point) || kind.starts_with("cgroup")
+        })
         .map(|(_, point, _)| point)
         .collect()
 }
@@ -296,10 +302,18 @@ mod tests {
             5 1 8:1 /y /data rw - ext4 /dev/sda rw\n\
             6 5 0:9 / /data/deep\\040er ro - tmpfs t rw\n\
             7 1 8:1 /z /database rw - ext4 /dev/sda rw\n\
+            9 3 0:6 /0 /dev/console rw - devpts devpts rw\n\
+            9 3 0:6 / /dev/pts rw - devpts devpts rw\n\
             8 1 0:5 /a /sys/fs/cgroup/cpu ro - cgroup cgroup rw,cpu\n\
             broken line\n";
         let found = external(mountinfo, &config);
-        let expected = ["/data", "/data/deep er", "/etc/hosts", "/sys/fs/cgroup/cpu"];
+        let expected = [
+            "/data",
+            "/data/deep er",
+            "/dev/console",
+            "/etc/hosts",
+            "/sys/fs/cgroup/cpu",
+        ];
         assert!(found.iter().eq(expected.iter()), "{found:?}");
     }
 

@@ -145,17 +145,14 @@ impl Child<'_> {
         self.run_hooks(Point::CreateContainer, &spec)?;
         rootfs::move_into(root.as_fd(), &spec.linux.rootfs_propagation)?;
         drop(root);
-        let master = match terminal {
-            Some(Terminal { master, slave }) => {
-                terminal::take(slave.as_fd())?;
-                Some(master)
+        let master = if let Some(Terminal { master, slave }) = terminal {
+            terminal::take(slave.as_fd())?;
+            Some(master)
+        } else {
+            if !self.create.stdin {
+                read_own_null()?;
             }
-            None => {
-                if !self.create.stdin {
-                    read_own_null()?;
-                }
-                None
-            }
+            None
         };
         Ok((assume(process, shim, filter)?, master, spec))
     }
