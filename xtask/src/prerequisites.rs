@@ -54,12 +54,10 @@ const NODE: &[Package] = &[
     },
 ];
 
-const CONTAINERD: &[Package] = &[
-    Package {
-        name: "containerd",
-        files: &["/usr/bin/containerd"],
-    },
-];
+const CONTAINERD: &[Package] = &[Package {
+    name: "containerd",
+    files: &["/usr/bin/containerd"],
+}];
 
 const VIRTUAL_MACHINE: &[Package] = &[
     Package {
