@@ -67,6 +67,8 @@ use slipway_shim::Launcher;
 pub use config::{Config, Handler, Rlimit};
 use handlers::{Features, Handlers};
 use node::Node;
+#[doc(hidden)]
+pub use spec::fuzzing;
 use store::Store;
 
 /// Where an engine keeps its things, and the configuration of its parts.

@@ -39,6 +39,8 @@ mod syscall;
 
 #[cfg(feature = "client")]
 pub use client::{Error, Shim};
+#[doc(hidden)]
+pub use create::check_config;
 #[cfg(feature = "client")]
 pub use launch::{Launcher, try_recursive_read_only};
 pub use server::serve;

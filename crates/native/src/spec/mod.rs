@@ -6,6 +6,7 @@ mod apparmor;
 mod capabilities;
 mod confinement;
 mod devices;
+pub mod fuzzing;
 mod identity;
 mod mounts;
 mod process;

@@ -256,6 +256,21 @@ pub(crate) fn report(sync: BorrowedFd<'_>, progress: &Progress, master: Option<&
     let _ = send_packet(sync, &bytes, &descriptors);
 }
 
+/// A door for fuzzing: whether the shim can read a `config.json` and knows all that is in it.
+///
+/// # Errors
+///
+/// What it would answer to a request to create the container.
+#[doc(hidden)]
+pub fn check_config(json: &[u8]) -> Result<(), String> {
+    let check = || {
+        let spec: Spec = serde_json::from_slice(json).invalid(|| "read config.json")?;
+        refuse_unsupported(&spec.process)?;
+        refuse_unsupported_container(&spec)
+    };
+    check().map_err(|failure: Failure| failure.message)
+}
+
 /// Reads a `config.json`.
 pub(crate) fn read(config: &Path) -> Outcome<Spec> {
     let doing = || format!("read {}", config.display());
