@@ -34,6 +34,20 @@ impl Hierarchy {
             }
             cgroup.remove()?;
         }
+        self.adopt(path, resources, devices)
+    }
+
+    /// Completes a cgroup that systemd has made in some of the hierarchies: makes it in the others,
+    /// and gives it its device rules and limits. As [`Hierarchy::create`], but for one that exists,
+    /// and has processes, already.
+    pub fn adopt(
+        &self,
+        path: &CgroupPath,
+        resources: &Resources,
+        devices: &[DeviceRule],
+    ) -> Result<Cgroup, Error> {
+        let cgroup = self.open(path);
+        cgroup.refuse_root()?;
         let mut made = Made::default();
         self.make(path, &mut made)?;
         cgroup.set_devices(devices)?;

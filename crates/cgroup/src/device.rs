@@ -88,6 +88,15 @@ impl From<Access> for AccessBits {
     }
 }
 
+impl fmt::Display for AccessBits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Self::LETTERS
+            .iter()
+            .filter(|(bit, _)| self.0 & bit != 0)
+            .try_for_each(|(_, letter)| write!(f, "{letter}"))
+    }
+}
+
 /// A rule whose numbers have been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rule {
@@ -129,11 +138,8 @@ impl fmt::Display for Rule {
             DeviceKind::Block => "b",
         })?;
         let number = |number: Option<i32>| number.map_or("*".to_owned(), |n| n.to_string());
-        write!(f, " {}:{} ", number(self.major), number(self.minor))?;
-        AccessBits::LETTERS
-            .iter()
-            .filter(|(bit, _)| self.access.0 & bit != 0)
-            .try_for_each(|(_, letter)| write!(f, "{letter}"))
+        let (major, minor) = (number(self.major), number(self.minor));
+        write!(f, " {major}:{minor} {}", self.access)
     }
 }
 

@@ -22,7 +22,8 @@
 //!
 //! # Limitations
 //!
-//! There is no systemd driver: a slice name is [`PathError::SystemdSlice`]. On a hybrid node a
+//! This crate does not talk to systemd; for the one who does, [`systemd`] has the names of units and
+//! their properties, and [`Hierarchy::adopt`] completes a cgroup that systemd has made. On a hybrid node a
 //! container is put into the v1 hierarchies only. Block I/O weights and limits are not set, except
 //! on v2 through [`Resources::unified`].
 
@@ -46,6 +47,7 @@ mod resources;
 mod sample;
 mod stats;
 mod swap;
+pub mod systemd;
 mod terminate;
 mod v1;
 mod v2;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::systemd;
+
 /// The longest file name of Linux (`NAME_MAX` in limits.h), in bytes.
 const NAME_MAX: usize = 255;
 /// The longest path accepted, in bytes: what `PATH_MAX` leaves beside a mount point and a file name.
@@ -22,10 +24,18 @@ pub enum PathError {
     Empty,
     /// The path belongs to the systemd cgroup driver.
     #[error(
-        "the cgroup path {0:?} is a systemd slice, and the systemd cgroup driver is not there yet; \
-         set cgroupDriver: cgroupfs in the kubelet's configuration"
+        "the cgroup path {0:?} is a slice of systemd, and this node uses the cgroupfs driver, whose \
+         paths look like /kubepods/burstable/pod1; set runtime.cgroup_driver = \"systemd\", or \
+         cgroupDriver: cgroupfs in the kubelet's configuration"
     )]
     SystemdSlice(String),
+    /// The path belongs to the cgroupfs driver, or is not the name of a slice.
+    #[error(
+        "the cgroup path {0:?} is not the name of a slice, such as kubepods-burstable-pod1.slice, \
+         which the systemd cgroup driver of this node takes; set runtime.cgroup_driver = \
+         \"cgroupfs\", or cgroupDriver: systemd in the kubelet's configuration"
+    )]
+    NoSlice(String),
     /// The path does not begin with a slash.
     #[error("the cgroup path {0:?} is relative; give an absolute one, such as /kubepods")]
     Relative(String),
@@ -59,7 +69,7 @@ impl CgroupPath {
             return Err(PathError::Empty);
         }
         if !path.starts_with('/') {
-            return Err(if is_systemd(path) {
+            return Err(if systemd::is_slice(path) {
                 PathError::SystemdSlice(path.to_owned())
             } else {
                 PathError::Relative(path.to_owned())
@@ -146,15 +156,6 @@ impl CgroupPath {
         }
         Ok(())
     }
-}
-
-/// A slice name, or the `slice:prefix:name` of an OCI runtime's systemd driver.
-fn is_systemd(path: &str) -> bool {
-    let slice = path.split(':').next().unwrap_or(path);
-    !path.contains('/')
-        && Path::new(slice)
-            .extension()
-            .is_some_and(|end| end == "slice")
 }
 
 fn too_long(path: &str, limit: usize) -> PathError {

@@ -57,7 +57,7 @@ pub(crate) fn apply(
 /// exponent is the parabola over log2(shares) through minimum, default and maximum: the conversion
 /// of opencontainers/cgroups 0.0.3 (runc 1.3.2 and 1.4) and crun 1.23, which replaced the linear
 /// one that made 39 of the default (kubernetes/kubernetes#131216).
-fn weight_from_shares(shares: u64) -> u64 {
+pub(crate) fn weight_from_shares(shares: u64) -> u64 {
     let shares = u32::try_from(shares.clamp(2, 1 << 18)).unwrap_or(1 << 18);
     let log = f64::from(shares).log2();
     let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;

@@ -5,19 +5,23 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::PosixRlimitType;
 use serde::{Deserialize, Serialize};
-use slipway_cgroup::CgroupPath;
 use slipway_engine::{Error, Result};
 
+use crate::cgroups::CgroupDriver;
 use crate::handlers;
 
 /// `[runtime]` of the configuration file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Default, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The per-pod process; none takes `slipway-shim` beside the daemon's own binary.
     pub shim: Option<PathBuf>,
-    /// The cgroup under which pods are put that name no cgroup parent.
-    pub cgroup_parent: String,
+    /// Who makes cgroups, which must be what the kubelet's `cgroupDriver` says; none takes
+    /// `systemd` where that is the node's init, and `cgroupfs` elsewhere.
+    pub cgroup_driver: Option<CgroupDriver>,
+    /// The cgroup under which pods are put that name no cgroup parent; none takes `/slipway`, or
+    /// `slipway.slice` with the systemd driver.
+    pub cgroup_parent: Option<String>,
     /// The most processes a container may have; none sets no limit.
     pub pids_limit: Option<i64>,
     /// Resource limits (setrlimit(2)) of containers' processes by name in lower case, `nofile` for
@@ -70,8 +74,8 @@ pub struct Rlimit {
 }
 
 impl Config {
-    /// Refuses values that could only fail later, with every pod. Answers the cgroup parent.
-    pub(crate) fn check(&self) -> Result<CgroupPath> {
+    /// Refuses values that could only fail later, with every pod.
+    pub(crate) fn check(&self) -> Result<()> {
         for (name, limit) in &self.rlimits {
             rlimit_type(name)?;
             if limit.soft > limit.hard {
@@ -100,12 +104,7 @@ impl Config {
                 ))
             })?;
         }
-        CgroupPath::parse(&self.cgroup_parent).map_err(|error| {
-            Error::invalid(format!(
-                "the configuration's runtime.cgroup_parent {:?}: {error}",
-                self.cgroup_parent
-            ))
-        })
+        Ok(())
     }
 }
 
@@ -118,18 +117,4 @@ pub(crate) fn rlimit_type(name: &str) -> Result<PosixRlimitType> {
              for their names (nofile, nproc, core, …)"
         ))
     })
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            shim: None,
-            cgroup_parent: "/slipway".to_owned(),
-            pids_limit: None,
-            rlimits: BTreeMap::new(),
-            device_ownership_from_security_context: false,
-            criu_path: None,
-            handlers: BTreeMap::new(),
-        }
-    }
 }

@@ -14,6 +14,7 @@
 
 mod attach;
 mod blocking;
+mod cgroups;
 mod checkpoint;
 mod config;
 mod container;
@@ -39,6 +40,7 @@ mod stats;
 mod status;
 mod store;
 mod streams;
+mod systemd;
 mod update;
 mod user;
 mod views;
@@ -64,6 +66,8 @@ use slipway_image::Images;
 use slipway_network::Network;
 use slipway_shim::Launcher;
 
+pub use cgroups::CgroupDriver;
+use cgroups::Cgroups;
 pub use config::{Config, Handler, Rlimit};
 use handlers::{Features, Handlers};
 use node::Node;
@@ -125,8 +129,9 @@ fn assemble(settings: Settings, handlers: Handlers) -> Result<Arc<Node>> {
     } = settings;
     kernel::check()?;
     let locks = [node::lock(&root)?, node::lock(&state)?];
-    let cgroup_parent = runtime.check()?;
+    runtime.check()?;
     let hierarchy = Hierarchy::detect().map_err(|error| failure::of_cgroup(&error))?;
+    let cgroups = Arc::new(Cgroups::new(hierarchy.clone(), &runtime)?);
     let shim = shim(&runtime)?;
     let launcher = Launcher::new(&shim).map_err(|error| {
         Error::precondition(format!(
@@ -146,13 +151,13 @@ fn assemble(settings: Settings, handlers: Handlers) -> Result<Arc<Node>> {
         store: Store::open(&root.join("pods.redb"))?,
         images,
         network: Arc::new(Network::new(network, root.join("cni"))),
-        launcher,
+        launcher: Arc::new(launcher),
         hierarchy,
+        cgroups,
         sampler: Arc::default(),
         handlers,
         pods: Arc::new(Index::new("pod")),
         containers: Arc::new(Index::new("container")),
-        cgroup_parent,
         boot: node::boot()?,
         config: runtime,
         root,
@@ -178,7 +183,7 @@ impl Engine for Native {
     }
 
     async fn runtime_config(&self) -> Result<RuntimeConfigResponse> {
-        Ok(status::runtime_config())
+        Ok(status::runtime_config(&self.node))
     }
 
     async fn run_pod(&self, config: PodSandboxConfig, handler: String) -> Result<String> {

@@ -11,8 +11,8 @@ use oci_spec::image::ImageConfiguration;
 use slipway_cgroup::{Cgroup, CgroupPath};
 use slipway_cri_api::v1::{self, ContainerConfig};
 use slipway_engine::{ContainerExit, ContainerName, ContainerState, Error, Result, new_id};
-use slipway_shim::Shim;
 use slipway_shim::protocol::{Create, Failure, FailureKind, Overlay, SECCOMP_PROGRAM};
+use slipway_shim::{Placeholder, Shim};
 
 use crate::container::Container;
 use crate::layers::HeldLayers;
@@ -66,6 +66,11 @@ pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig)
             .clone(),
         chain_ids: held.chain_ids.clone(),
         volume_chain_ids: volumes.chain_ids.clone(),
+        cgroup: node
+            .cgroups
+            .of_container(&pod.cgroup, &id)?
+            .as_str()
+            .to_owned(),
         config,
         ..ContainerRecord::default()
     };
@@ -84,10 +89,10 @@ pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig)
         record.gid = user.gid;
         record.groups.clone_from(&user.groups);
         node.store.put_container(record.clone()).await?;
-        let request = made.prepare(user, confinement).await?;
-        shim.create(request)
-            .await
-            .map_err(|error| failure::of_shim(&error))
+        let (request, placeholder) = made.prepare(user, confinement).await?;
+        let created = shim.create(request).await;
+        drop(placeholder);
+        created.map_err(|error| failure::of_shim(&error))
     };
     if let Err(error) = made.await {
         if let Err(left) = undo(node, &record, Some(&shim)).await {
@@ -157,11 +162,19 @@ impl Make {
         .await
     }
 
-    async fn prepare(self, user: user::User, confinement: Confinement) -> Result<Create> {
+    async fn prepare(
+        self,
+        user: user::User,
+        confinement: Confinement,
+    ) -> Result<(Create, Option<Placeholder>)> {
         blocking::run(move || self.prepare_blocking(&user, &confinement)).await
     }
 
-    fn prepare_blocking(self, user: &user::User, confinement: &Confinement) -> Result<Create> {
+    fn prepare_blocking(
+        self,
+        user: &user::User,
+        confinement: &Confinement,
+    ) -> Result<(Create, Option<Placeholder>)> {
         let Self {
             node,
             pod,
@@ -182,7 +195,7 @@ impl Make {
         if let Some(top) = layers.last() {
             copy_owner_and_mode(top, &upper).map_err(|error| io_failure(&upper, &error))?;
         }
-        let cgroup = cgroup_path(&pod, &record.id)?;
+        let cgroup = cgroup_path(&record)?;
         let limits = resources::of_container(&record.config, node.config.pids_limit);
         let generated = spec::generate(&Plan {
             config: &node.config,
@@ -210,11 +223,11 @@ impl Make {
         }
         confinement.label_files(&pod.directory, &record.config.mounts)?;
 
-        let cgroup = node
-            .hierarchy
-            .create(&cgroup, &limits, &generated.devices)
-            .map_err(|error| resources::refused("LinuxContainerConfig.resources", &error))?;
-        Ok(Create {
+        let (cgroup, placeholder) = node
+            .cgroups
+            .create(&node.launcher, &cgroup, &limits, &generated.devices)
+            .map_err(|error| resources::refused("LinuxContainerConfig.resources", error))?;
+        let request = Create {
             container: record.id.clone(),
             rootfs: Overlay {
                 lower: layers,
@@ -229,7 +242,8 @@ impl Make {
             stdin: record.config.stdin,
             runtime,
             bundle,
-        })
+        };
+        Ok((request, placeholder))
     }
 }
 
@@ -282,17 +296,15 @@ fn stop_signal(config: &ContainerConfig, image: &ImageConfiguration) -> Result<i
     }
 }
 
-fn cgroup_path(pod: &Pod, container: &str) -> Result<CgroupPath> {
-    pod.cgroup
-        .join(container)
-        .map_err(|error| Error::internal(error.to_string()))
+fn cgroup_path(record: &ContainerRecord) -> Result<CgroupPath> {
+    CgroupPath::parse(&record.cgroup).map_err(|error| {
+        Error::data_loss(format!("the record of container {}: {error}", record.id))
+    })
 }
 
 /// A container's cgroup; it may be gone.
 pub(crate) fn cgroup(node: &Node, container: &Container) -> Result<Cgroup> {
-    Ok(node
-        .hierarchy
-        .open(&cgroup_path(&container.pod, container.id())?))
+    Ok(node.hierarchy.open(&cgroup_path(&container.record)?))
 }
 
 /// Kills every process of a container by its cgroup, without a shim, and waits until they are gone.
@@ -452,7 +464,7 @@ async fn clean(
             Err(error) => return Err(failure::of_shim(&error)),
         },
     };
-    let cgroup = node.hierarchy.open(&cgroup_path(pod, &record.id)?);
+    let cgroup = node.hierarchy.open(&cgroup_path(record)?);
     let killed = cgroup.clone();
     if !deleted {
         blocking::run(move || {
@@ -466,12 +478,11 @@ async fn clean(
     let handler = &pod.record.handler;
     node.handlers.forget(&node.state, handler, &record.id).await;
     let beside = node.hierarchy.beside(cgroup.path());
+    let cgroups = Arc::clone(&node.cgroups);
     let bundle = node.bundle(&record.pod, &record.id);
     let writable = node.writable(&record.id);
     blocking::run(move || {
-        cgroup
-            .remove()
-            .map_err(|error| failure::of_cgroup(&error))?;
+        cgroups.remove(&cgroup)?;
         if let Some(beside) = beside {
             // A runtime that was killed has left it; none of the container's processes is left.
             let _ = fs::remove_dir(beside);

@@ -5,12 +5,13 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use slipway_cgroup::{CgroupPath, Hierarchy};
+use slipway_cgroup::Hierarchy;
 use slipway_engine::{ContainerName, Error, Index, PodName, Result};
 use slipway_image::Images;
 use slipway_network::Network;
 use slipway_shim::Launcher;
 
+use crate::cgroups::Cgroups;
 use crate::config::Config;
 use crate::container::Container;
 use crate::handlers::Handlers;
@@ -26,16 +27,15 @@ pub(crate) struct Node {
     pub(crate) store: Store,
     pub(crate) images: Images,
     pub(crate) network: Arc<Network>,
-    pub(crate) launcher: Launcher,
+    pub(crate) launcher: Arc<Launcher>,
     pub(crate) hierarchy: Hierarchy,
+    pub(crate) cgroups: Arc<Cgroups>,
     pub(crate) sampler: Arc<Sampler>,
     pub(crate) handlers: Handlers,
     pub(crate) pods: Arc<Index<PodName, Pod>>,
     pub(crate) containers: Arc<Index<ContainerName, Container>>,
     /// The boot in which this is: pods of another one are over.
     pub(crate) boot: String,
-    /// The cgroup of pods that name no parent: `runtime.cgroup_parent`.
-    pub(crate) cgroup_parent: CgroupPath,
     /// Of root and state directory, held for as long as the daemon runs: two must not work on one.
     pub(crate) _locks: [File; 2],
 }

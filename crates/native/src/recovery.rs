@@ -23,8 +23,7 @@ use crate::layers::HeldLayers;
 use crate::node::{Node, now};
 use crate::pod::{Pod, PodState};
 use crate::sandbox::{
-    default_cgroup, follow, keep_broken, lose_containers, recorded_cgroup, remove_directory, undo,
-    unpin,
+    follow, keep_broken, lose_containers, recorded_cgroup, remove_directory, undo, unpin,
 };
 use crate::store::{ContainerRecord, PodPhase, PodRecord};
 use crate::{blocking, checkpoint, failure, lifecycle};
@@ -123,14 +122,14 @@ async fn find_pod(node: &Arc<Node>, record: PodRecord) -> Result<Option<(Arc<Pod
             return Ok(None);
         };
         tracing::error!(pod = record.id, %error, "it is not wholly undone");
-        let cgroup = recorded_cgroup(node, &record)?;
+        let cgroup = recorded_cgroup(&record)?;
         let broken = keep_broken(node, record, cgroup).await?;
         let reservation = node.pods.reserve(name, broken.id())?;
         reservation.fill(Arc::clone(&broken));
         return Ok(Some((broken, None)));
     }
     let directory = node.pod_directory(&record.id);
-    let cgroup = recorded_cgroup(node, &record)?;
+    let cgroup = recorded_cgroup(&record)?;
     let mut heard = None;
     let state = if record.phase() == PodPhase::Stopped {
         PodState::Stopped
@@ -286,7 +285,7 @@ async fn sweep_pod(node: &Arc<Node>, pod: &str) -> Result<()> {
         }
     };
     let _ = tokio::time::timeout(SHIM_DEADLINE, shutdown).await;
-    let cgroup = node.hierarchy.open(&default_cgroup(node, pod)?);
+    let cgroup = node.hierarchy.open(&node.cgroups.of_pod(pod)?);
     blocking::run(move || {
         if cgroup.exists() {
             cgroup

@@ -10,6 +10,7 @@ use slipway_cri_api::v1::{ContainerConfig, LinuxContainerResources, PodSandboxCo
 use slipway_engine::Kind;
 use slipway_engine::{Error, Result};
 
+use crate::cgroups::CreateError;
 use crate::failure;
 
 /// What the kernel takes as `cpu.shares`.
@@ -348,9 +349,13 @@ pub(crate) fn of_pod(
 }
 
 /// The kernel's refusal of a limit, by the field that asked for it.
-pub(crate) fn refused(at: &str, error: &slipway_cgroup::Error) -> Error {
-    let refused = failure::of_cgroup(error);
-    match error {
+pub(crate) fn refused(at: &str, error: CreateError) -> Error {
+    let error = match error {
+        CreateError::Cgroup(error) => error,
+        CreateError::Other(error) => return error,
+    };
+    let refused = failure::of_cgroup(&error);
+    match &error {
         slipway_cgroup::Error::Write { file, .. } => {
             let name = file
                 .file_name()

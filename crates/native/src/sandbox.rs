@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
-use slipway_cgroup::CgroupPath;
+use slipway_cgroup::{CgroupPath, Resources};
 use slipway_cri_api::v1::{self, DnsConfig, NamespaceMode, PodSandboxConfig};
 use slipway_engine::{ContainerExit, ContainerState, Error, PodName, Result, new_id};
 use slipway_network::{Attachment, Dns, PortMapping, Protocol};
@@ -40,12 +40,12 @@ pub(crate) async fn run(
     node.handlers.check(&handler)?;
     check_pod(&config)?;
     resources::check_pod(&node.hierarchy, &config)?;
-    let cgroup = cgroup_of(&config)?;
+    let cgroup = cgroup_of(node, &config)?;
     let id = new_id()?;
     let reservation = node.pods.reserve(name, &id)?;
     let cgroup = match cgroup {
         Some(cgroup) => cgroup,
-        None => default_cgroup(node, &id)?,
+        None => node.cgroups.of_pod(&id)?,
     };
     let mut record = PodRecord {
         cgroups: missing(node, &cgroup),
@@ -57,6 +57,7 @@ pub(crate) async fn run(
         addresses: Vec::new(),
         boot: node.boot.clone(),
         update: None,
+        cgroup: cgroup.as_str().to_owned(),
     };
     node.store.put_pod(record.clone()).await?;
     match build(node, &mut record, &cgroup).await {
@@ -92,21 +93,19 @@ async fn build(node: &Arc<Node>, record: &mut PodRecord, cgroup: &CgroupPath) ->
         hostname.clone(),
         record.config.dns_config.clone(),
     );
-    let (hierarchy, parent) = (node.hierarchy.clone(), cgroup.clone());
+    let (cgroups, parent) = (Arc::clone(&node.cgroups), cgroup.clone());
+    let cgroup = node.hierarchy.open(cgroup);
     let limits = update::pod_limits(&record.config);
     blocking::run(move || {
         let (directory, hostname, dns) = files;
         write_files(&directory, &hostname, dns.as_ref()).map_err(|error| {
             Error::internal(format!("{} cannot be made: {error}", directory.display()))
         })?;
-        hierarchy
-            .create_parent(&parent)
-            .map_err(|error| failure::of_cgroup(&error))?;
+        cgroups.create_parent(&parent)?;
         match limits {
-            Some(limits) => hierarchy
-                .open(&parent)
-                .update(&limits)
-                .map_err(|error| resources::refused("LinuxPodSandboxConfig.resources", &error)),
+            Some(limits) => cgroups
+                .update(&cgroup, &Resources::default(), &limits)
+                .map_err(|error| resources::refused("LinuxPodSandboxConfig.resources", error)),
             None => Ok(()),
         }
     })
@@ -363,16 +362,13 @@ async fn forget(node: &Node, record: &PodRecord) -> Result<()> {
         .iter()
         .rev()
         .filter_map(|path| CgroupPath::parse(path).ok())
-        .flat_map(|path| {
-            let own = node.hierarchy.open(&path).directories();
-            own.into_iter().chain(node.hierarchy.beside(&path))
-        })
         .collect();
+    let driver = Arc::clone(&node.cgroups);
+    let own = !update::names_parent(&record.config);
     blocking::run(move || {
         remove_directory(&directory)?;
-        for cgroup in cgroups {
-            // Somebody else may have put cgroups of his own there meanwhile.
-            let _ = fs::remove_dir(cgroup);
+        for cgroup in &cgroups {
+            driver.remove_parent(cgroup, own);
         }
         Ok(())
     })
@@ -392,14 +388,14 @@ pub(crate) fn remove_directory(path: &Path) -> Result<()> {
 }
 
 /// The cgroup that a pod's configuration names.
-fn cgroup_of(config: &PodSandboxConfig) -> Result<Option<CgroupPath>> {
+fn cgroup_of(node: &Node, config: &PodSandboxConfig) -> Result<Option<CgroupPath>> {
     let parent = config
         .linux
         .as_ref()
         .map(|linux| linux.cgroup_parent.as_str());
     match parent {
         None | Some("") => Ok(None),
-        Some(parent) => CgroupPath::parse(parent).map(Some).map_err(|error| {
+        Some(parent) => node.cgroups.named(parent).map(Some).map_err(|error| {
             Error::invalid(format!(
                 "LinuxPodSandboxConfig.cgroup_parent {parent:?}: {error}"
             ))
@@ -408,17 +404,9 @@ fn cgroup_of(config: &PodSandboxConfig) -> Result<Option<CgroupPath>> {
 }
 
 /// The cgroup of a pod, as its record says.
-pub(crate) fn recorded_cgroup(node: &Node, record: &PodRecord) -> Result<CgroupPath> {
-    match cgroup_of(&record.config)? {
-        Some(cgroup) => Ok(cgroup),
-        None => default_cgroup(node, &record.id),
-    }
-}
-
-pub(crate) fn default_cgroup(node: &Node, id: &str) -> Result<CgroupPath> {
-    node.cgroup_parent
-        .join(id)
-        .map_err(|error| Error::internal(format!("the cgroup of pod {id}: {error}")))
+pub(crate) fn recorded_cgroup(record: &PodRecord) -> Result<CgroupPath> {
+    CgroupPath::parse(&record.cgroup)
+        .map_err(|error| Error::data_loss(format!("the record of pod {}: {error}", record.id)))
 }
 
 /// The cgroups on the way to `path` that are not there yet, the outermost first; what all pods
@@ -427,7 +415,7 @@ fn missing(node: &Node, path: &CgroupPath) -> Vec<String> {
     let mut missing = Vec::new();
     let mut next = Some(path.clone());
     while let Some(path) = next.filter(|path| !path.is_root()) {
-        if path == node.cgroup_parent || node.hierarchy.open(&path).exists() {
+        if path == *node.cgroups.parent() || node.hierarchy.open(&path).exists() {
             break;
         }
         missing.insert(0, path.as_str().to_owned());
@@ -510,7 +498,7 @@ pub(crate) fn attachment(node: &Node, record: &PodRecord) -> Attachment {
         netns: node.pod_directory(&record.id).join("ns/net"),
         port_mappings: mappings.filter_map(port_mapping).collect(),
         dns,
-        cgroup_path: recorded_cgroup(node, record)
+        cgroup_path: recorded_cgroup(record)
             .ok()
             .map(|path| path.as_str().to_owned()),
     }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use slipway_cgroup::Version;
 use slipway_cri_api::v1::{
-    CgroupDriver, LinuxRuntimeConfiguration, RuntimeCondition, RuntimeConfigResponse,
-    RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusResponse,
+    LinuxRuntimeConfiguration, RuntimeCondition, RuntimeConfigResponse, RuntimeFeatures,
+    RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusResponse,
 };
 use slipway_engine::Verbosity;
 
@@ -67,10 +67,10 @@ fn condition(typ: &str, problem: Option<(&str, String)>) -> RuntimeCondition {
     }
 }
 
-pub(crate) fn runtime_config() -> RuntimeConfigResponse {
+pub(crate) fn runtime_config(node: &Node) -> RuntimeConfigResponse {
     RuntimeConfigResponse {
         linux: Some(LinuxRuntimeConfiguration {
-            cgroup_driver: CgroupDriver::Cgroupfs.into(),
+            cgroup_driver: node.cgroups.reported().into(),
         }),
     }
 }

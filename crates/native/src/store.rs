@@ -54,6 +54,9 @@ pub(crate) struct PodRecord {
     /// What it and its containers may use, once that was changed.
     #[prost(message, optional, tag = "30")]
     pub(crate) update: Option<PodUpdate>,
+    /// The cgroup that its containers' are put into.
+    #[prost(string, tag = "31")]
+    pub(crate) cgroup: String,
 }
 
 /// A container on disk.
@@ -94,6 +97,9 @@ pub(crate) struct ContainerRecord {
     /// What it may use, once that was changed.
     #[prost(message, optional, tag = "30")]
     pub(crate) update: Option<ContainerUpdate>,
+    /// Its cgroup.
+    #[prost(string, tag = "31")]
+    pub(crate) cgroup: String,
 }
 
 /// What UpdateContainerResources has made of a container's resources, on disk.

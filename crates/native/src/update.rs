@@ -17,6 +17,7 @@ use slipway_cri_api::v1::{
 };
 use slipway_engine::{ContainerState, Error, Result};
 
+use crate::cgroups::Cgroups;
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::store::{ContainerUpdate, PodRecord, PodUpdate};
@@ -55,7 +56,9 @@ pub(crate) async fn container(
     let after = resources::merged(&now, &changes);
     check(node, &after, &changes)?;
     let work = Change {
+        cgroups: Arc::clone(&node.cgroups),
         cgroup: lifecycle::cgroup(node, &container)?,
+        now: resources::limits(&now),
         limits: resources::limits(&changes),
         oom_score: (asked.oom_score_adj != 0).then_some(asked.oom_score_adj),
         config: node
@@ -90,7 +93,9 @@ fn check(
 
 /// A change of a container that is there. Blocking.
 struct Change {
+    cgroups: Arc<Cgroups>,
     cgroup: Cgroup,
+    now: Resources,
     limits: Resources,
     oom_score: Option<i64>,
     config: PathBuf,
@@ -103,9 +108,9 @@ impl Change {
             None => None,
         };
         let limited = self
-            .cgroup
-            .update(&self.limits)
-            .map_err(|error| resources::refused(REQUEST, &error));
+            .cgroups
+            .update(&self.cgroup, &self.now, &self.limits)
+            .map_err(|error| resources::refused(REQUEST, error));
         let Some((scores, score)) = scores else {
             return limited;
         };
@@ -256,11 +261,13 @@ pub(crate) async fn pod(node: &Arc<Node>, request: UpdatePodSandboxResourcesRequ
 async fn limit(node: &Node, pod: &Pod, now: &PodUpdate, changed: &PodUpdate) -> Result<()> {
     let limits_of =
         |update: &PodUpdate| resources::of_pod(update.resources.as_ref(), update.overhead.as_ref());
-    let limits = lifted(&limits_of(now), limits_of(changed));
+    let now = limits_of(now);
+    let limits = lifted(&now, limits_of(changed));
     let cgroup = node.hierarchy.open(&pod.cgroup);
+    let cgroups = Arc::clone(&node.cgroups);
     blocking::run(move || {
-        cgroup.update(&limits).map_err(|error| {
-            resources::refused("UpdatePodSandboxResourcesRequest.resources", &error)
+        cgroups.update(&cgroup, &now, &limits).map_err(|error| {
+            resources::refused("UpdatePodSandboxResourcesRequest.resources", error)
         })
     })
     .await
@@ -279,7 +286,8 @@ fn lifted(now: &Resources, mut new: Resources) -> Resources {
     new
 }
 
-fn names_parent(config: &PodSandboxConfig) -> bool {
+/// Whether somebody else has named the pod's cgroup, who then limits and removes it.
+pub(crate) fn names_parent(config: &PodSandboxConfig) -> bool {
     config
         .linux
         .as_ref()

@@ -169,7 +169,7 @@ pub(crate) fn container_status(
             "bundle": node.bundle(container.pod.id(), container.id()),
             "writableLayer": node.writable(container.id()).join("upper"),
             "snapshotLayers": container.record.chain_ids,
-            "cgroup": format!("{}/{}", container.pod.cgroup.as_str(), container.id()),
+            "cgroup": container.record.cgroup,
             "updateAnnotations": container.update().map(|update| update.annotations),
         })),
     };

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::os::linux::fs::MetadataExt;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -202,7 +203,14 @@ fn collect(directory: &Path, found: &mut Vec<Pid>) {
 /// How many processes the kernel has killed for want of memory, as `oom_kill N` of
 /// `memory.events` (v2) or `memory.oom_control` (v1) says; 0 where there is no such line.
 pub(crate) fn oom_kills(file: &Path) -> io::Result<u64> {
-    let text = fs::read_to_string(file)?;
+    read_oom_kills(&fs::File::open(file)?)
+}
+
+/// As [`oom_kills`], of an open file, from its beginning.
+pub(crate) fn read_oom_kills(file: &fs::File) -> io::Result<u64> {
+    let mut buffer = [0; 512];
+    let length = file.read_at(&mut buffer, 0)?;
+    let text = String::from_utf8_lossy(&buffer[..length]);
     let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
     Ok(count
         .and_then(|count| count.trim().parse().ok())

@@ -1,16 +1,18 @@
 //! One container, as the shim keeps it: its process, its streams, where it is in its life.
 
+use std::cell::Cell;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-use crate::cgroup::{Cgroup, OwnCgroup, oom_kills};
+use crate::cgroup::{Cgroup, OwnCgroup, oom_kills, read_oom_kills};
 use crate::failure::Outcome;
 use crate::hooks::Due;
 use crate::log::{Log, Stream};
-use crate::poller::{Poller, Token};
+use crate::poller::{Interest, Poller, Token};
 use crate::protocol::{Exit, Failure, Phase, Record, Runtime};
 use crate::record::write_record;
 use crate::supervisor::watch_stream;
@@ -82,17 +84,63 @@ pub(crate) struct Ended {
 pub(crate) struct OomCount {
     file: PathBuf,
     before: u64,
+    /// What was last seen of it.
+    now: Cell<u64>,
+    /// The file where it goes with the last process, because systemd removes a scope that is empty:
+    /// watched, so that it is read before that.
+    watched: Option<File>,
 }
 
 impl OomCount {
     pub(crate) fn new(file: PathBuf) -> Self {
         let before = oom_kills(&file).unwrap_or(0);
-        Self { file, before }
+        Self {
+            file,
+            before,
+            now: Cell::new(before),
+            watched: None,
+        }
+    }
+
+    /// Watches the file where somebody else removes it.
+    pub(crate) fn watch(&mut self, poller: &Poller, number: u64) {
+        let scope = self.file.parent().and_then(Path::extension);
+        if scope.is_none_or(|extension| extension != "scope") {
+            return;
+        }
+        // Without it, the count is read at the end, if it is still there.
+        self.watched = File::open(&self.file).ok().filter(|file| {
+            // What has not been read counts as changed.
+            read_oom_kills(file).is_ok()
+                && poller
+                    .watch(file, Token::Memory(number), Interest::Change)
+                    .is_ok()
+        });
+    }
+
+    /// The file has changed, or has gone.
+    pub(crate) fn look(&mut self, poller: &Poller) {
+        if !self.count()
+            && let Some(file) = self.watched.take()
+        {
+            poller.remove(&file);
+        }
     }
 
     /// Whether there has been one since.
     pub(crate) fn has_grown(&self) -> bool {
-        oom_kills(&self.file).is_ok_and(|now| now > self.before)
+        self.count();
+        self.now.get() > self.before
+    }
+
+    /// Reads the count; whether it is still there.
+    fn count(&self) -> bool {
+        // A change is reported again once it has been read through the descriptor that is watched.
+        let count = match &self.watched {
+            Some(file) => read_oom_kills(file),
+            None => oom_kills(&self.file),
+        };
+        count.map(|count| self.now.set(count)).is_ok()
     }
 }
 
@@ -310,5 +358,45 @@ impl Container {
 
     pub(crate) fn sync(&self) -> Option<BorrowedFd<'_>> {
         self.sync.as_ref().map(AsFd::as_fd)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_known_when_the_file_has_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let cgroup = directory.path().join("slipway-1.scope");
+        std::fs::create_dir(&cgroup).unwrap();
+        let file = cgroup.join("memory.events");
+        std::fs::write(&file, "low 0\noom 1\noom_kill 1\n").unwrap();
+        let mut count = OomCount::new(file.clone());
+        assert!(!count.has_grown());
+        std::fs::write(&file, "low 0\noom 2\noom_kill 2\n").unwrap();
+        count.look(&Poller::new().unwrap());
+        std::fs::remove_dir_all(&cgroup).unwrap();
+        assert!(count.has_grown());
+    }
+
+    #[test]
+    fn a_control_file_that_changes_is_heard_of() {
+        let places = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
+        let is_v2 = |place: &&Path| place.join("cgroup.controllers").exists();
+        let root = places.into_iter().find(is_v2).expect("cgroup v2");
+        let cgroup = root.join(format!("slipway-watch-{}.scope", std::process::id()));
+        std::fs::create_dir(&cgroup).unwrap();
+        // Without the memory controller here, another file of the kernel's that tells of changes.
+        let mut count = OomCount::new(cgroup.join("cgroup.events"));
+        let poller = Poller::new().unwrap();
+        count.watch(&poller, 7);
+        assert!(count.watched.is_some());
+        std::fs::write(cgroup.join("cgroup.freeze"), "1").unwrap();
+        let tokens: Vec<_> = poller.wait().unwrap().map(|ready| ready.token).collect();
+        std::fs::remove_dir(&cgroup).unwrap();
+        assert_eq!(tokens, [Token::Memory(7)]);
+        count.look(&poller);
+        assert!(count.watched.is_none());
     }
 }

@@ -25,6 +25,20 @@ pub struct Launcher {
     program: Program,
 }
 
+/// A process that does nothing and ends when this is dropped, or with this process.
+#[derive(Debug)]
+pub struct Placeholder {
+    pid: u32,
+    _child: Child,
+}
+
+impl Placeholder {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+}
+
 #[derive(Debug)]
 enum Program {
     /// The executable on a private, read-only mount that nobody else can reach. A container that
@@ -105,21 +119,43 @@ impl Launcher {
         }
     }
 
+    /// Starts a shim that is never told of a pod: it waits to be, and ends with what is given back.
+    /// A scope of systemd's takes a process to begin with (systemd.scope(5)). Takes a runtime of
+    /// tokio's.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says to a process more.
+    pub fn placeholder(&self) -> io::Result<Placeholder> {
+        let mut command = self.command();
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        let child = command.kill_on_drop(true).spawn()?;
+        let pid = child
+            .id()
+            .ok_or_else(|| io::Error::other("it has ended at once"))?;
+        Ok(Placeholder { pid, _child: child })
+    }
+
     fn spawn(&self, pod: &Pod) -> io::Result<Child> {
+        self.command()
+            // For whoever looks at the node's processes; the shim itself is told on its input.
+            .arg(&pod.directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+    }
+
+    fn command(&self) -> Command {
         let mut command = match &self.program {
             Program::Sealed(descriptor) => Command::new(proc_path(descriptor.as_fd())),
             Program::Plain { path, .. } => Command::new(path),
         };
         command
             .arg0("slipway-shim")
-            // For whoever looks at the node's processes; the shim itself is told on its input.
-            .arg(&pod.directory)
             .env_clear()
             .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
+            .stderr(Stdio::null());
+        command
     }
 }
 

@@ -42,5 +42,5 @@ pub use client::{Error, Shim};
 #[doc(hidden)]
 pub use create::check_config;
 #[cfg(feature = "client")]
-pub use launch::{Launcher, try_recursive_read_only};
+pub use launch::{Launcher, Placeholder, try_recursive_read_only};
 pub use server::serve;

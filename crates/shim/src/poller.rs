@@ -29,6 +29,8 @@ pub(crate) enum Token {
     RuntimeDeadline(u64),
     /// The pipe to somebody who is attached to a container.
     Attached(u64),
+    /// The file that counts what a container's processes were killed for.
+    Memory(u64),
 }
 
 impl Token {
@@ -44,6 +46,7 @@ impl Token {
             Self::ExecSync(number) => (7, number),
             Self::RuntimeDeadline(number) => (8, number),
             Self::Attached(number) => (9, number),
+            Self::Memory(number) => (10, number),
         };
         number << 4 | kind
     }
@@ -60,7 +63,8 @@ impl Token {
             6 => Self::Leftover(number),
             7 => Self::ExecSync(number),
             8 => Self::RuntimeDeadline(number),
-            _ => Self::Attached(number),
+            9 => Self::Attached(number),
+            _ => Self::Memory(number),
         }
     }
 }
@@ -71,6 +75,8 @@ pub(crate) enum Interest {
     Read,
     Write,
     ReadAndWrite,
+    /// That a control file has changed (cgroup-v2.rst, "memory.events").
+    Change,
     /// Only that nobody is at the other end any more, which every interest includes.
     HangUp,
 }
@@ -81,6 +87,7 @@ impl Interest {
             Self::Read => epoll::EventFlags::IN,
             Self::Write => epoll::EventFlags::OUT,
             Self::ReadAndWrite => epoll::EventFlags::IN | epoll::EventFlags::OUT,
+            Self::Change => epoll::EventFlags::PRI,
             Self::HangUp => epoll::EventFlags::empty(),
         }
     }

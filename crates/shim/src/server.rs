@@ -190,6 +190,7 @@ impl Server {
                     Token::Leftover(number) => self.supervisor.settle(&self.poller, number),
                     Token::ExecSync(number) => self.supervisor.exec_ready(&self.poller, number),
                     Token::RuntimeDeadline(number) => self.supervisor.runtime_overdue(number),
+                    Token::Memory(number) => self.supervisor.memory_changed(&self.poller, number),
                     Token::Attached(number) => self.supervisor.attached_ready(&self.poller, number),
                 }
                 self.send_effects();

@@ -187,10 +187,13 @@ impl Supervisor {
             )));
         }
         let cgroup = Cgroup::new(&create.cgroups)?;
-        let oom = create.oom_events.clone().map(OomCount::new);
+        let mut oom = create.oom_events.clone().map(OomCount::new);
         let streams = Streams::open(&create)?;
         let log = create.log.clone().map(Log::open);
         let number = self.number();
+        if let Some(oom) = &mut oom {
+            oom.watch(poller, number);
+        }
         let (pid, pidfd, sync) = match &create.runtime {
             None => self.clone_init(poller, number, &create, &cgroup, &streams)?,
             Some(runtime) => {
@@ -340,6 +343,14 @@ impl Supervisor {
             // It is a process of ours until we reap it.
             let _ = container.signal(libc::SIGKILL, false);
             container.cgroup.kill();
+        }
+    }
+
+    /// The kernel has counted something about a container's memory.
+    pub(crate) fn memory_changed(&mut self, poller: &Poller, number: u64) {
+        let container = self.containers.get_mut(&number);
+        if let Some(oom) = container.and_then(|container| container.oom.as_mut()) {
+            oom.look(poller);
         }
     }
 
@@ -560,6 +571,8 @@ impl Supervisor {
         let Stage::Ending(mut ended) = container.stage else {
             return;
         };
+        // First, because the file may go with the last process.
+        ended.exit.oom_killed = container.oom.as_ref().is_some_and(OomCount::has_grown);
         let attachers = &mut self.attachers;
         let source = |stream| Source {
             container: number,
@@ -571,7 +584,6 @@ impl Supervisor {
         for stream in [Stream::Out, Stream::Error] {
             attachers.finish(poller, source(stream));
         }
-        ended.exit.oom_killed = container.oom.as_ref().is_some_and(OomCount::has_grown);
         container.stage = Stage::Exited(ended);
         container.save();
         self.effects.extend(

@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(config.root, Path::new("/d"));
         assert_eq!(config.state, Path::new("/c"));
         assert_eq!(config.runtime.pids_limit, Some(6));
-        assert_eq!(config.runtime.cgroup_parent, "/x");
+        assert_eq!(config.runtime.cgroup_parent.as_deref(), Some("/x"));
     }
 
     #[test]

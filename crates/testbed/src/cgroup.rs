@@ -17,6 +17,18 @@ fn hierarchies() -> Vec<PathBuf> {
     points.into_iter().collect()
 }
 
+/// The hierarchy in which systemd makes its units' cgroups: v2, or v1's `name=systemd`.
+pub(crate) fn of_systemd() -> Option<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let whole = root.join("cgroup.controllers").exists();
+    let own = if whole {
+        root.to_owned()
+    } else {
+        root.join("systemd")
+    };
+    own.join("cgroup.procs").exists().then_some(own)
+}
+
 /// The directories of cgroup `parent` (absolute, as CRI's `cgroup_parent`) that exist.
 fn roots(parent: &str) -> Vec<PathBuf> {
     hierarchies()

@@ -80,6 +80,11 @@ impl DerefMut for Daemon {
 }
 
 impl DaemonBuilder {
+    /// The directory that it will work in.
+    pub fn scratch(&self) -> &Arc<Scratch> {
+        &self.scratch
+    }
+
     /// A binary other than that of [`slipway_binary`].
     #[must_use]
     pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {
@@ -157,6 +162,13 @@ impl DaemonBuilder {
         let scratch = &self.scratch;
         let program = self.binary.map_or_else(slipway_binary, Ok)?;
         let (config, registries) = (scratch.join("config.toml"), scratch.join("registries.conf"));
+        // Cgroup parents of tests are paths, also where systemd is the node's init.
+        if !self.config.contains("cgroup_driver") {
+            let drop_ins = scratch.join("conf.d");
+            std::fs::create_dir_all(&drop_ins)?;
+            let driver = "[runtime]\ncgroup_driver = \"cgroupfs\"\n";
+            std::fs::write(drop_ins.join("driver.toml"), driver)?;
+        }
         std::fs::write(&config, self.config)?;
         std::fs::write(&registries, self.registries)?;
         let socket = scratch.join("slipway.sock");

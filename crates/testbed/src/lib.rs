@@ -44,6 +44,7 @@ pub mod process;
 mod registry;
 mod runtime;
 mod scratch;
+mod systemd;
 mod wait;
 
 pub use cni::Cni;
@@ -57,4 +58,5 @@ pub use node::Node;
 pub use registry::{Pushed, Registry};
 pub use runtime::Runtime;
 pub use scratch::Scratch;
+pub use systemd::{FakeSystemd, Properties};
 pub use wait::{eventually, within};
