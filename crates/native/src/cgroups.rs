@@ -179,6 +179,19 @@ impl Cgroups {
         }
     }
 
+    /// What an external runtime is told of a container's cgroup (`linux.cgroupsPath` of the OCI
+    /// runtime specification) where it has to ask systemd for it: runc takes no scope that has a
+    /// process already, and so makes the same one itself. None where the cgroup is there before.
+    pub(crate) fn of_runtime(&self, path: &CgroupPath) -> Option<String> {
+        let (Driver::Systemd(_), Some(scope)) = (&self.driver, unit_of(path)) else {
+            return None;
+        };
+        let name = scope.strip_suffix(".scope")?.strip_prefix("slipway-")?;
+        let parent = path.parent();
+        let slice = parent.as_ref().and_then(unit_of).unwrap_or("-.slice");
+        Some(format!("{slice}:slipway:{name}"))
+    }
+
     /// Changes the limits of a pod's or a container's cgroup; `now` are those in force.
     pub(crate) fn update(
         &self,
@@ -296,6 +309,10 @@ mod tests {
             units.of_container(&pod, "c1").unwrap().as_str(),
             "/slipway.slice/slipway-p1.slice/slipway-c1.scope"
         );
+        let scope = units.of_container(&pod, "c1").unwrap();
+        let told = units.of_runtime(&scope);
+        assert_eq!(told.as_deref(), Some("slipway-p1.slice:slipway:c1"));
+        assert_eq!(own.of_runtime(&scope), None);
         let root = cgroups(CgroupDriver::Systemd, Some("-.slice")).unwrap();
         assert_eq!(root.of_pod("p1").unwrap().as_str(), "/slipway_p1.slice");
     }

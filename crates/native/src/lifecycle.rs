@@ -184,7 +184,7 @@ impl Make {
             volumes,
         } = self;
         let runtime = node.handlers.runtime(&pod.record.handler)?.cloned();
-        let runtime = runtime.map(Box::new);
+        let mut runtime = runtime.map(Box::new);
         let bundle = node.bundle(pod.id(), &record.id);
         let rootfs = bundle.join("rootfs");
         let writable = node.writable(&record.id);
@@ -197,7 +197,7 @@ impl Make {
         }
         let cgroup = cgroup_path(&record)?;
         let limits = resources::of_container(&record.config, node.config.pids_limit);
-        let generated = spec::generate(&Plan {
+        let mut generated = spec::generate(&Plan {
             config: &node.config,
             pod: &pod.record.config,
             pod_directory: &pod.directory,
@@ -212,6 +212,14 @@ impl Make {
             cgroup: &cgroup,
             resources: &limits,
         })?;
+        // What the runtime asks systemd for itself.
+        let asked = runtime.as_ref().and(node.cgroups.of_runtime(&cgroup));
+        if let (Some(asked), Some(runtime)) = (&asked, &mut runtime) {
+            runtime.options.push("--systemd-cgroup".to_owned());
+            if let Some(linux) = generated.spec.linux_mut() {
+                linux.set_cgroups_path(Some(PathBuf::from(asked)));
+            }
+        }
         let path = bundle.join("config.json");
         generated
             .spec
@@ -223,10 +231,13 @@ impl Make {
         }
         confinement.label_files(&pod.directory, &record.config.mounts)?;
 
-        let (cgroup, placeholder) = node
-            .cgroups
-            .create(&node.launcher, &cgroup, &limits, &generated.devices)
-            .map_err(|error| resources::refused("LinuxContainerConfig.resources", error))?;
+        let (cgroup, placeholder) = if asked.is_some() {
+            (node.hierarchy.open(&cgroup), None)
+        } else {
+            node.cgroups
+                .create(&node.launcher, &cgroup, &limits, &generated.devices)
+                .map_err(|error| resources::refused("LinuxContainerConfig.resources", error))?
+        };
         let request = Create {
             container: record.id.clone(),
             rootfs: Overlay {

@@ -168,15 +168,21 @@ impl Systemd {
     }
 }
 
+/// Connects to systemd itself, or to the message bus where that is not possible or a bus is named.
 async fn connect() -> zbus::Result<Connection> {
-    let direct = std::env::var_os(BUS_ADDRESS).is_none() && Path::new(PRIVATE_SOCKET).exists();
-    let builder = if direct {
-        let socket = tokio::net::UnixStream::connect(PRIVATE_SOCKET).await?;
-        let socket: UnixStream = socket.into_std()?;
-        Builder::unix_stream(socket).p2p()
-    } else {
-        Builder::system()
-    };
+    if std::env::var_os(BUS_ADDRESS).is_none() {
+        match connect_directly().await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => tracing::debug!(%error, "{PRIVATE_SOCKET} is of no use"),
+        }
+    }
+    Builder::system().method_timeout(DEADLINE).build().await
+}
+
+async fn connect_directly() -> zbus::Result<Connection> {
+    let socket = tokio::net::UnixStream::connect(PRIVATE_SOCKET).await?;
+    let socket: UnixStream = socket.into_std()?;
+    let builder = Builder::unix_stream(socket).p2p();
     builder.method_timeout(DEADLINE).build().await
 }
 

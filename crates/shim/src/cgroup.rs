@@ -33,7 +33,9 @@ impl Cgroup {
     pub(crate) fn new(directories: &[PathBuf]) -> Outcome<Self> {
         let mut cgroup = Self::default();
         for directory in directories {
-            let found = rustix::fs::statfs(directory)
+            // A runtime that asks systemd for it makes it later, in the same hierarchy.
+            let there = directory.ancestors().find(|path| path.exists());
+            let found = rustix::fs::statfs(there.unwrap_or(directory))
                 .system(|| format!("the cgroup {}", directory.display()))?;
             if u64::try_from(found.f_type).is_ok_and(|magic| magic == CGROUP2) {
                 cgroup.unified = Some(directory.clone());
