@@ -5,5 +5,6 @@ mod hooks;
 mod isolation;
 mod lifecycle;
 mod logs;
+mod runtime;
 mod scene;
 mod sessions;
