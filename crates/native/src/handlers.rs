@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde::Deserialize;
+use slipway_cri_api::v1::{NamespaceMode, PodSandboxConfig};
 use slipway_engine::{Error, Result};
-use slipway_shim::protocol::Runtime;
+use slipway_shim::protocol::{Runtime, SubCgroup};
 use tokio::process::Command;
 
 use crate::blocking;
@@ -19,6 +20,7 @@ use crate::config::Handler as Config;
 use crate::kernel;
 use crate::program;
 use crate::sandbox::remove_directory;
+use crate::spec::pod_namespaces;
 
 /// The name of the built-in one, which also has the empty name.
 const BUILT_IN: &str = "slipway";
@@ -68,13 +70,15 @@ impl Handlers {
         }
         let open = async |(name, config): (&String, &Config)| {
             let root = state.join("runtimes").join(name);
-            let runtime = Runtime {
+            let mut runtime = Runtime {
                 path: config.path.clone(),
                 root: config.root.clone().unwrap_or(root),
                 options: config.options.clone(),
                 timeout: config.timeout_seconds,
+                exec_cgroup: SubCgroup::Unsupported,
             };
-            let features = ask(name, &runtime).await;
+            let (features, exec_cgroup) = tokio::join!(ask(name, &runtime), ask_exec(&runtime));
+            runtime.exec_cgroup = exec_cgroup;
             let own_root = config.root.is_none();
             let external = External {
                 runtime,
@@ -104,7 +108,7 @@ impl Handlers {
     /// # Errors
     ///
     /// [`slipway_engine::Kind::InvalidArgument`] when there is none of this name.
-    pub(crate) fn check(&self, name: &str) -> Result<Features> {
+    fn check(&self, name: &str) -> Result<Features> {
         let found = self.list().find(|(known, _)| *known == name);
         found.map(|(_, features)| features).ok_or_else(|| {
             let known: Vec<_> = self.list().map(|(name, _)| format!("{name:?}")).collect();
@@ -115,6 +119,25 @@ impl Handlers {
                 known.join(", ")
             ))
         })
+    }
+
+    /// Refuses a pod that its handler cannot make.
+    ///
+    /// # Errors
+    ///
+    /// [`slipway_engine::Kind::InvalidArgument`] when there is no such handler,
+    /// [`slipway_engine::Kind::FailedPrecondition`] when it lacks what the pod needs.
+    pub(crate) fn check_pod(&self, name: &str, config: &PodSandboxConfig) -> Result<()> {
+        let features = self.check(name)?;
+        let options = pod_namespaces(config).userns_options;
+        let isolated = options.is_some_and(|user| user.mode == NamespaceMode::Pod as i32);
+        if isolated && self.external.contains_key(name) && !features.user_namespaces {
+            return Err(Error::precondition(format!(
+                "PodSandboxConfig.linux.security_context.namespace_options.userns_options: pods \
+                 of runtime_handler {name:?} cannot have a user namespace"
+            )));
+        }
+        Ok(())
     }
 
     /// The runtime of a pod's handler; none for the built-in one.
@@ -248,13 +271,11 @@ struct Said {
 
 /// Asks a runtime what it can do. One that does not know the question can do nothing special.
 async fn ask(name: &str, runtime: &Runtime) -> Features {
-    let asked = Runtime {
-        timeout: u32::try_from(FEATURES_DEADLINE.as_secs()).unwrap_or(1),
-        ..runtime.clone()
-    };
-    let said = run(&asked, &["features"]).await.and_then(|output| {
-        serde_json::from_slice::<Said>(&output).map_err(|error| error.to_string())
-    });
+    let said = run(&hurried(runtime), &["features"])
+        .await
+        .and_then(|output| {
+            serde_json::from_slice::<Said>(&output).map_err(|error| error.to_string())
+        });
     match said {
         Ok(said) => Features {
             recursive_read_only_mounts: kernel::recursive_read_only().is_ok()
@@ -270,6 +291,27 @@ async fn ask(name: &str, runtime: &Runtime) -> Features {
             );
             Features::default()
         }
+    }
+}
+
+/// What a runtime says of its `exec --cgroup`, in the help that it has for people: there is nothing
+/// for programs.
+async fn ask_exec(runtime: &Runtime) -> SubCgroup {
+    let said = run(&hurried(runtime), &["exec", "--help"]).await;
+    let said = said.unwrap_or_default();
+    let said = String::from_utf8_lossy(&said);
+    match said.lines().find(|line| line.contains("--cgroup")) {
+        None => SubCgroup::Unsupported,
+        Some(line) if line.contains("<controller>") => SubCgroup::ControllerAndPath,
+        Some(_) => SubCgroup::Path,
+    }
+}
+
+/// The daemon's start does not wait long for anybody.
+fn hurried(runtime: &Runtime) -> Runtime {
+    Runtime {
+        timeout: u32::try_from(FEATURES_DEADLINE.as_secs()).unwrap_or(1),
+        ..runtime.clone()
     }
 }
 
@@ -371,6 +413,18 @@ mod tests {
         assert_eq!(runtime.root, Path::new("/state/runtimes/quiet"));
         let error = handlers.runtime("kata").unwrap_err();
         assert_eq!(error.kind(), slipway_engine::Kind::FailedPrecondition);
+        let mut pod = PodSandboxConfig::default();
+        let linux = pod.linux.get_or_insert_default();
+        let security = linux.security_context.get_or_insert_default();
+        let options = security.namespace_options.get_or_insert_default();
+        options.userns_options.get_or_insert_default().mode = NamespaceMode::Pod.into();
+        let error = handlers.check_pod("quiet", &pod).unwrap_err();
+        assert_eq!(error.kind(), slipway_engine::Kind::FailedPrecondition);
+        assert!(error.to_string().contains("userns_options"), "{error}");
+        assert!(
+            handlers.check_pod("", &pod).is_ok(),
+            "whoever makes it says"
+        );
     }
 
     #[tokio::test]
@@ -385,9 +439,15 @@ mod tests {
         let able = script("able", r#"echo '{"mountOptions": ["ro", "rro"]}'"#);
         let plain = script("plain", r#"echo '{"mountOptions": ["ro"]}'"#);
         let old = script("old", "echo unknown command features >&2; exit 1");
-        let handlers = handlers(&[("able", able), ("plain", plain), ("old", old)])
-            .await
-            .unwrap();
+        let told = script("told", "echo '  --cgroup=PATH  sub-cgroup'");
+        let handlers = handlers(&[
+            ("able", able),
+            ("plain", plain),
+            ("old", old),
+            ("told", told),
+        ])
+        .await
+        .unwrap();
         let able = |name| handlers.check(name).unwrap().recursive_read_only_mounts;
         assert_eq!(
             [able("able"), able("plain"), able("old")],

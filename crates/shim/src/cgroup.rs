@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use crate::failure::{Explain, Outcome};
+use crate::protocol::SubCgroup;
 use crate::syscall;
 
 /// `CGROUP2_SUPER_MAGIC` of statfs(2).
@@ -116,6 +117,17 @@ impl Cgroup {
         Some(OwnCgroup(cgroup))
     }
 
+    /// How a runtime is told of the cgroup `name` that [`make_below`](Self::make_below) makes; none
+    /// where it cannot be.
+    pub(crate) fn as_told(&self, takes: SubCgroup, name: &str) -> Option<String> {
+        let of_pids = || self.listed().is_some_and(|path| has_part(path, "pids"));
+        match (takes, &self.unified) {
+            (SubCgroup::Unsupported, _) | (SubCgroup::Path, None) => None,
+            (_, Some(_)) => Some(name.to_owned()),
+            (SubCgroup::ControllerAndPath, None) => of_pids().then(|| format!("pids:{name}")),
+        }
+    }
+
     /// Kills every process in it, and those that they start meanwhile.
     pub(crate) fn kill_all(&self) {
         let mut killed = HashSet::new();
@@ -134,11 +146,7 @@ impl Cgroup {
     fn listed(&self) -> Option<&Path> {
         self.unified
             .as_ref()
-            .or_else(|| {
-                self.hierarchies
-                    .iter()
-                    .find(|path| path.components().any(|part| part.as_os_str() == "pids"))
-            })
+            .or_else(|| self.hierarchies.iter().find(|path| has_part(path, "pids")))
             .or_else(|| self.hierarchies.first())
             .map(PathBuf::as_path)
     }
@@ -178,6 +186,10 @@ impl Drop for OwnCgroup {
     fn drop(&mut self) {
         self.remove();
     }
+}
+
+fn has_part(path: &Path, name: &str) -> bool {
+    path.components().any(|part| part.as_os_str() == name)
 }
 
 fn collect(directory: &Path, found: &mut Vec<Pid>) {

@@ -138,6 +138,19 @@ pub struct Runtime {
     pub options: Vec<String>,
     /// How long one of its commands may take, in seconds; it is killed then.
     pub timeout: u32,
+    /// What its `exec --cgroup` takes.
+    pub exec_cgroup: SubCgroup,
+}
+
+/// How a runtime is told to execute a process in a cgroup below the container's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SubCgroup {
+    /// It cannot be.
+    Unsupported,
+    /// By its path, which is the same in all hierarchies.
+    Path,
+    /// By its path, or by a controller of v1 with the path in that one's hierarchy.
+    ControllerAndPath,
 }
 
 /// An overlay file system (overlayfs.rst in the kernel's documentation).

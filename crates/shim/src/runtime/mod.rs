@@ -187,6 +187,15 @@ impl Supervisor {
         if let Some(console) = &console {
             arguments.extend(["--console-socket".into(), console.name().into()]);
         }
+        let own = self.containers.get(&container).and_then(|container| {
+            let name = format!("exec-{number}");
+            let told = container.cgroup.as_told(runtime.exec_cgroup, &name)?;
+            Some((container.own_cgroup(number, exec.cgroup)?, told))
+        });
+        let cgroup = own.map(|(cgroup, told)| {
+            arguments.extend(["--cgroup".into(), told.into()]);
+            cgroup
+        });
         arguments.push((&exec.container).into());
         let aim = Aim::Exec {
             exec: number,
@@ -202,8 +211,6 @@ impl Supervisor {
             streams: (!exec.terminal).then_some(streams),
         };
         let (pid, _) = self.run(poller, command, aim)?;
-        let made_in = self.containers.get(&container);
-        let cgroup = made_in.and_then(|made_in| made_in.own_cgroup(number, exec.cgroup));
         let executed = Executed {
             pid,
             container,

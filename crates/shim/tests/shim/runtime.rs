@@ -10,6 +10,7 @@ use serde_json::json;
 use slipway_shim::Error;
 use slipway_shim::protocol::{
     Attach, AttachStdin, Create, Event, Exec, ExecCgroup, ExecProcess, FailureKind, Runtime,
+    SubCgroup,
 };
 
 use crate::scene::Scene;
@@ -75,6 +76,7 @@ impl<'a> Runc<'a> {
                 root: self.root(),
                 options: Vec::new(),
                 timeout: 20,
+                exec_cgroup: SubCgroup::ControllerAndPath,
             })),
             ..self.scene.bundle_of(name, &config)
         }
@@ -182,7 +184,7 @@ async fn terminals_of_a_foreign_container_and_its_execs_are_the_shims() {
         .unwrap()
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.starts_with("exec-") || name.ends_with(".sock"))
+        .filter(|name| name.starts_with("exec-") || name.starts_with("console-"))
         .collect();
     assert_eq!(left, [""; 0], "what an exec needed is left");
     drop(runc);

@@ -4,13 +4,17 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::mount::MountPropagationFlags;
+use slipway_cri_api::v1::security_profile::ProfileType;
 use slipway_cri_api::v1::{
-    ContainerState, ListPodSandboxRequest, Mount, PodSandboxConfig, PodSandboxStatusRequest,
-    RunPodSandboxRequest, StatusRequest,
+    Capability, ContainerState, ExecSyncRequest, ImageSpec, Int64Value, LinuxContainerResources,
+    ListPodSandboxRequest, Mount, MountPropagation, PodSandboxConfig, PodSandboxStatusRequest,
+    RunPodSandboxRequest, SecurityProfile, StatusRequest,
 };
-use slipway_testbed::{Cri, Image, Node, eventually, pod, read_log};
+use slipway_testbed::{Cri, Image, Layer, Node, eventually, pod, read_log};
 use tonic::{Code, Status};
 
+use crate::mount::Mounted;
 use crate::{node, refused};
 
 /// Debian's, or wherever else it is.
@@ -166,6 +170,25 @@ async fn containers_of_runc_live_as_those_of_the_built_in_runtime_do() {
     cri.stop(&id, 30).await.unwrap();
     assert_eq!(cri.container_status(&id).await.unwrap().exit_code, 0);
 
+    // A command is killed at its timeout with all that it has started.
+    let sleeper = pod::shell("again", &image, "sleep 1000");
+    let id = cri.launch(&pod, &config, &sleeper).await.unwrap();
+    let request = ExecSyncRequest {
+        container_id: id.clone(),
+        cmd: [
+            "sh",
+            "-c",
+            "(setsid sh -c 'sleep 778 & sleep 778' &); sleep 778",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+        timeout: 1,
+    };
+    let answer = Box::pin(cri.runtime().exec_sync(request)).await;
+    refused(answer, Code::DeadlineExceeded, &["1 s"]);
+    let left = cri.exec(&id, &["sh", "-c", "ps | grep 'sleep 778' | grep -vc grep"]);
+    assert_eq!(left.await.unwrap().stdout, b"0\n");
+
     // It dies of what it has eaten.
     let mut eater = pod::shell("eater", &image, "tail /dev/zero");
     let linux = eater.linux.as_mut().unwrap();
@@ -268,6 +291,110 @@ async fn containers_of_runc_survive_the_daemon_and_do_not_survive_their_shim() {
     node.daemon.restart().await.unwrap();
     let ended = node.cri().wait_for_exit(&other).await.unwrap();
     assert_eq!(ended.reason, "Unknown");
+    finish(node).await;
+}
+
+#[tokio::test]
+async fn what_a_request_says_reaches_runc() {
+    let (node, image) = node_with(&runc(), "").await;
+    let cri = node.cri();
+    let config = node.pod("told");
+    let pod = run_pod(cri, &config, "runc").await.unwrap();
+    let data = Image::empty().layer(Layer::new().file("data", 0o644, "from an image\n"));
+    let data = node.provide("data:1", &data).await.unwrap().reference;
+    let script = "id; grep -E '^(Seccomp|NoNewPrivs|CapBnd):' /proc/self/status; \
+                  cat /proc/self/oom_score_adj /volume/data; touch /x /volume/x 2>&1; true";
+    let mut container = pod::shell("main", &image, script);
+    container.mounts = vec![Mount {
+        container_path: "/volume".to_owned(),
+        image: Some(ImageSpec {
+            image: data,
+            ..Default::default()
+        }),
+        ..Default::default()
+    }];
+    let linux = container.linux.as_mut().unwrap();
+    linux.resources = Some(LinuxContainerResources {
+        cpu_shares: 512,
+        cpu_quota: 50_000,
+        cpu_period: 100_000,
+        memory_limit_in_bytes: 64 << 20,
+        memory_swap_limit_in_bytes: 64 << 20,
+        cpuset_cpus: "0".to_owned(),
+        // Lower than it may be, where root has not all capabilities.
+        oom_score_adj: -998,
+        ..Default::default()
+    });
+    let security = linux.security_context.as_mut().unwrap();
+    security.run_as_user = Some(Int64Value { value: 1000 });
+    security.run_as_group = Some(Int64Value { value: 1001 });
+    security.supplemental_groups = vec![2000];
+    security.readonly_rootfs = true;
+    security.no_new_privs = true;
+    security.capabilities = Some(Capability {
+        drop_capabilities: vec!["ALL".to_owned()],
+        add_capabilities: vec!["NET_BIND_SERVICE".to_owned()],
+        ..Default::default()
+    });
+    security.seccomp = Some(SecurityProfile {
+        profile_type: ProfileType::RuntimeDefault.into(),
+        localhost_ref: String::new(),
+    });
+    let id = cri.launch(&pod, &config, &container).await.unwrap();
+    let ended = cri.wait_for_exit(&id).await.unwrap();
+    let lines = read_log(&pod::log_path(&config, &container));
+    let text: Vec<_> = lines.into_iter().map(|line| line.text).collect();
+    assert_eq!(ended.exit_code, 0, "{text:?}");
+    let own: i32 = std::fs::read_to_string("/proc/self/oom_score_adj")
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    let score: i32 = text[4].parse().unwrap();
+    assert!(score == -998 || score == own, "{score}");
+    let expected = [
+        "uid=1000(app) gid=1001 groups=1001,2000(extra)",
+        "CapBnd:\t0000000000000400",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+        &text[4],
+        "from an image",
+    ];
+    assert_eq!(text[..6], expected);
+    assert_eq!(text[6..].len(), 2, "nothing can be written: {text:?}");
+    finish(node).await;
+}
+
+#[tokio::test]
+async fn volumes_of_runc_spread_to_the_node_unless_its_own_mounts_would() {
+    let (node, image) = node_with(&runc(), "").await;
+    let cri = node.cri();
+    let mut config = node.pod("spreads");
+    let linux = config.linux.as_mut().unwrap();
+    linux.security_context.as_mut().unwrap().privileged = true;
+    let pod = run_pod(cri, &config, "runc").await.unwrap();
+    let volume = Mounted::tmpfs(node.scratch.join("volume"), MountPropagationFlags::SHARED);
+    std::fs::create_dir(volume.0.join("mounted")).unwrap();
+    let bidirectional = |path: &Path| Mount {
+        container_path: "/volume".to_owned(),
+        host_path: path.display().to_string(),
+        propagation: MountPropagation::PropagationBidirectional.into(),
+        ..Default::default()
+    };
+    let script = "mount -t tmpfs none /volume/mounted && echo ready; sleep 1000";
+    let mut container = pod::shell("main", &image, script);
+    container.mounts = vec![bidirectional(&volume.0)];
+    let linux = container.linux.as_mut().unwrap();
+    linux.security_context.as_mut().unwrap().privileged = true;
+    let id = cri.launch(&pod, &config, &container).await.unwrap();
+    ready(&pod::log_path(&config, &container)).await;
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounted = volume.0.join("mounted").display().to_string();
+    assert!(table.contains(&format!(" {mounted} ")), "{table}");
+    assert!(!table.contains(&format!("{id}/rootfs")), "{table}");
+    cri.remove(&id).await.unwrap();
+    rustix::mount::unmount(mounted, rustix::mount::UnmountFlags::DETACH).unwrap();
+    drop(volume);
     finish(node).await;
 }
 

@@ -16,10 +16,10 @@ use crate::container::{output, security};
 use crate::{node, refused};
 
 /// A tmpfs of the node, which goes with the test.
-struct Mounted(PathBuf);
+pub(crate) struct Mounted(pub(crate) PathBuf);
 
 impl Mounted {
-    fn tmpfs(path: PathBuf, spreading: MountPropagationFlags) -> Self {
+    pub(crate) fn tmpfs(path: PathBuf, spreading: MountPropagationFlags) -> Self {
         fs::create_dir_all(&path).unwrap();
         let flags = MountFlags::empty();
         rustix::mount::mount("tmpfs", &path, "tmpfs", flags, None).unwrap();
