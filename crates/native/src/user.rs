@@ -44,13 +44,13 @@ pub(crate) fn resolve(
 
     let account = accounts.user(if user.is_empty() { "0" } else { &user })?;
     let gid = match (&security.run_as_group, image_group) {
-        (Some(number), _) => group_number(number.value)?,
+        (Some(number), _) => group_number(number.value, "run_as_group")?,
         (None, Some(group)) => accounts.group(&group)?,
         (None, None) => account.gid,
     };
     let mut groups = vec![gid];
     for number in &security.supplemental_groups {
-        groups.push(group_number(*number)?);
+        groups.push(group_number(*number, "supplemental_groups")?);
     }
     if security.supplemental_groups_policy == SupplementalGroupsPolicy::Merge as i32
         && let Some(name) = &account.name
@@ -66,9 +66,12 @@ pub(crate) fn resolve(
     })
 }
 
-fn group_number(number: i64) -> Result<u32> {
-    u32::try_from(number)
-        .map_err(|_| Error::invalid(format!("{number} is not a group number (0 to 4294967295)")))
+fn group_number(number: i64, field: &str) -> Result<u32> {
+    u32::try_from(number).map_err(|_| {
+        Error::invalid(format!(
+            "security_context.{field} has {number}, which is not a group number (0 to 4294967295)"
+        ))
+    })
 }
 
 struct Account {
@@ -101,7 +104,7 @@ impl Accounts<'_> {
         let number = user.parse::<u32>().ok();
         if number.is_none() && user.parse::<i64>().is_ok() {
             return Err(Error::invalid(format!(
-                "{user} is not a user number (0 to 4294967295)"
+                "run_as_user, or the image's user, {user} is not a user number (0 to 4294967295)"
             )));
         }
         let found = self.lines("/etc/passwd")?.into_iter().find_map(|fields| {
@@ -122,8 +125,8 @@ impl Accounts<'_> {
                 name: None,
             }),
             (None, None) => Err(Error::invalid(format!(
-                "user {user:?} is not in the image's /etc/passwd; use a number or an image that \
-                 has it"
+                "run_as_username, or the image's user, {user:?} is not in the image's /etc/passwd; \
+                 use a number or an image that has it"
             ))),
         }
     }

@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, Process, ProcessBuilder, UserBuilder};
-use slipway_cri_api::v1::{KeyValue, LinuxContainerSecurityContext};
+use slipway_cri_api::v1::{ContainerConfig, KeyValue, LinuxContainerSecurityContext};
 use slipway_engine::{Error, Result};
 
 use super::{Plan, built, capabilities};
@@ -16,6 +16,7 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 
 pub(super) fn of(plan: &Plan<'_>, security: &LinuxContainerSecurityContext) -> Result<Process> {
     let image = plan.image.config().clone().unwrap_or_default();
+    refuse_nul(plan.container)?;
     let user = UserBuilder::default()
         .uid(plan.user.uid)
         .gid(plan.user.gid)
@@ -39,7 +40,7 @@ pub(super) fn of(plan: &Plan<'_>, security: &LinuxContainerSecurityContext) -> R
     .unwrap_or_default();
     if !working_dir.is_absolute() {
         return Err(Error::invalid(format!(
-            "the working directory {} is not an absolute path",
+            "ContainerConfig.working_dir, or the image's, {} is not an absolute path",
             working_dir.display()
         )));
     }
@@ -78,6 +79,25 @@ pub(super) fn of(plan: &Plan<'_>, security: &LinuxContainerSecurityContext) -> R
         process.set_oom_score_adj(Some(adjustment.max(kernel::lowest_oom_score())));
     }
     Ok(process)
+}
+
+/// The kernel takes strings up to the first NUL, so that one would cut off the rest in silence.
+fn refuse_nul(container: &ContainerConfig) -> Result<()> {
+    let envs = container.envs.iter();
+    let envs: Vec<&String> = envs.flat_map(|env| [&env.key, &env.value]).collect();
+    for (field, strings) in [
+        ("command", container.command.iter().collect()),
+        ("args", container.args.iter().collect()),
+        ("envs", envs),
+        ("working_dir", vec![&container.working_dir]),
+    ] {
+        if let Some(string) = strings.iter().find(|string| string.contains('\0')) {
+            return Err(Error::invalid(format!(
+                "ContainerConfig.{field} has a NUL byte in {string:?}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// What is executed: a command replaces the image's entrypoint and its arguments; arguments alone
@@ -169,6 +189,35 @@ mod tests {
         assert_eq!(of(&["c"], &[]), ["c"]);
         assert_eq!(of(&["c"], &["x"]), ["c", "x"]);
         assert!(arguments(&[], &[], &[], &[]).is_err());
+    }
+
+    #[test]
+    fn a_string_that_would_be_cut_off_is_refused_by_its_field() {
+        let word = || "a\0b".to_owned();
+        let default = ContainerConfig::default;
+        for (config, field) in [
+            (
+                ContainerConfig {
+                    args: vec![word()],
+                    ..default()
+                },
+                "args",
+            ),
+            (
+                ContainerConfig {
+                    envs: vec![KeyValue {
+                        key: "A".to_owned(),
+                        value: word(),
+                    }],
+                    ..default()
+                },
+                "envs",
+            ),
+        ] {
+            let error = refuse_nul(&config).unwrap_err();
+            assert!(error.to_string().contains(field), "{error}");
+        }
+        assert!(refuse_nul(&default()).is_ok());
     }
 
     #[test]
