@@ -18,14 +18,14 @@ use crate::mount::Mounted;
 use crate::{node, refused};
 
 /// Debian's, or wherever else it is.
-fn runc() -> PathBuf {
+pub(crate) fn runc() -> PathBuf {
     let places = ["/usr/sbin/runc", "/usr/bin/runc", "/usr/local/bin/runc"];
     let found = places.iter().map(Path::new).find(|path| path.exists());
     found.expect("runc is installed").to_owned()
 }
 
 /// A node with a handler that is called `runc` but may be anything, and busybox.
-async fn node_with(path: &Path, more: &str) -> (Node, String) {
+pub(crate) async fn node_with(path: &Path, more: &str) -> (Node, String) {
     let config = format!(
         "[runtime.handlers.runc]\npath = {:?}\n{more}\n",
         path.display().to_string()
@@ -37,7 +37,11 @@ async fn node_with(path: &Path, more: &str) -> (Node, String) {
     (node, pushed.reference)
 }
 
-async fn run_pod(cri: &Cri, config: &PodSandboxConfig, handler: &str) -> Result<String, Status> {
+pub(crate) async fn run_pod(
+    cri: &Cri,
+    config: &PodSandboxConfig,
+    handler: &str,
+) -> Result<String, Status> {
     let request = RunPodSandboxRequest {
         config: Some(config.clone()),
         runtime_handler: handler.to_owned(),
@@ -56,7 +60,7 @@ fn held(node: &Node) -> Vec<String> {
 }
 
 /// Removes all, and looks whether the runtime has been told, too.
-async fn finish(node: Node) {
+pub(crate) async fn finish(node: Node) {
     node.cri().remove_all().await.unwrap();
     assert_eq!(held(&node), [""; 0]);
     node.finish().await.unwrap();

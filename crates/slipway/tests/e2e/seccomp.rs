@@ -9,7 +9,7 @@ use slipway_testbed::{Node, pod};
 use tonic::Code;
 
 use crate::container::{output, security};
-use crate::{node, refused};
+use crate::{handler, node, refused};
 
 /// Says how many filters there are, and whether a user namespace can be made: that takes no
 /// capability, so that only a filter can refuse it.
@@ -182,6 +182,28 @@ async fn a_strict_profile_needs_to_allow_nothing_for_slipway() {
     let id = cri.launch(&pod, &config, &container).await.unwrap();
     assert_eq!(cri.wait_for_exit(&id).await.unwrap().exit_code, 128 + 31);
     node.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_external_runtime_gets_the_same_filter() {
+    let (node, image) = handler::node_with(&handler::runc(), "").await;
+    let cri = node.cri();
+    let config = node.pod("external");
+    let pod = handler::run_pod(cri, &config, "runc").await.unwrap();
+    let path = write(&node, "no-mkdir.json", NO_MKDIR);
+    let localhost = with_localhost(&pod::sleeper("localhost", &image), &path);
+    let mut default = pod::sleeper("default", &image);
+    security(&mut default).seccomp = Some(profile(ProfileType::RuntimeDefault, ""));
+    for (container, command, refusal) in [
+        (localhost, "mkdir /tmp/m", "No space left on device"),
+        (default, "unshare -U true", "Operation not permitted"),
+    ] {
+        let id = cri.launch(&pod, &config, &container).await.unwrap();
+        let said = cri.exec(&id, &["sh", "-c", command]).await.unwrap();
+        let said = String::from_utf8(said.stderr).unwrap();
+        assert!(said.contains(refusal), "{said}");
+    }
+    handler::finish(node).await;
 }
 
 #[tokio::test]
