@@ -1,6 +1,7 @@
 //! Who a container's processes are and what they may do.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use slipway_cri_api::v1::{
     Capability, Int64Value, LinuxContainerUser, SeLinuxOption, SecurityProfile,
@@ -320,6 +321,44 @@ async fn a_pods_sysctls_are_set_and_the_nodes_are_refused() {
     node.finish().await.unwrap();
 }
 
+/// A profile of the test's own, until it is dropped.
+struct LoadedProfile {
+    name: String,
+    path: PathBuf,
+}
+
+impl LoadedProfile {
+    fn new(node: &Node) -> Self {
+        let name = format!(
+            "slipway-test-{}-{}",
+            std::process::id(),
+            node.scratch.number()
+        );
+        let path = node.scratch.join("apparmor-profile");
+        let rules = "file, capability, network, signal, ptrace, deny /tmp/denied w,";
+        let text = format!("profile {name} flags=(attach_disconnected) {{ {rules} }}\n");
+        std::fs::write(&path, text).unwrap();
+        let own = Self { name, path };
+        own.parse("--replace");
+        own
+    }
+
+    fn parse(&self, option: &str) {
+        let mut parser = Command::new("apparmor_parser");
+        let status = parser
+            .args([option, "--skip-cache"])
+            .arg(&self.path)
+            .status();
+        assert!(status.unwrap().success(), "apparmor_parser {option}");
+    }
+}
+
+impl Drop for LoadedProfile {
+    fn drop(&mut self) {
+        self.parse("--remove");
+    }
+}
+
 #[tokio::test]
 #[expect(
     deprecated,
@@ -362,6 +401,23 @@ async fn an_apparmor_profile_is_applied_or_refused_by_name() {
 
     let config = node.pod("refused");
     let pod = cri.run_pod(&config).await.unwrap();
+    if enabled {
+        let own = LoadedProfile::new(&node);
+        let mut confined = pod::sleeper("confined", &image);
+        security(&mut confined).apparmor = profile(ProfileType::Localhost, &own.name);
+        let id = cri.launch(&pod, &config, &confined).await.unwrap();
+        // What is executed later is confined as well, and signals still come through.
+        let script = format!("{current}; touch /tmp/free && touch /tmp/denied 2>&1");
+        let said = cri.exec(&id, &["sh", "-c", &script]).await.unwrap();
+        let said = String::from_utf8(said.stdout).unwrap();
+        assert!(
+            said.starts_with(&format!("{} (enforce)\n", own.name)),
+            "{said}"
+        );
+        assert!(said.contains("/tmp/denied: Permission denied"), "{said}");
+        cri.stop(&id, 30).await.unwrap();
+        assert_eq!(cri.container_status(&id).await.unwrap().exit_code, 0);
+    }
     let mut absent = plain.clone();
     security(&mut absent).apparmor = profile(ProfileType::Localhost, "no-such-profile");
     let words = ["security_context.apparmor", "no-such-profile"];
