@@ -195,3 +195,73 @@ impl slipway_engine::Terminal for Terminal {
             .map_err(|error| Error::internal(format!("the terminal cannot be resized: {error}")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    async fn read(output: &mut Output) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let reading = output.read_to_end(&mut bytes);
+        let limit = std::time::Duration::from_secs(10);
+        tokio::time::timeout(limit, reading)
+            .await
+            .expect("it has no end")
+            .unwrap();
+        bytes
+    }
+
+    #[tokio::test]
+    async fn an_output_ends_with_its_process_whoever_else_holds_it() {
+        let (output, writer) = Output::pipe().unwrap();
+        let (told, ended) = oneshot::channel();
+        let mut output = output.until(ended);
+        let mut writer = File::from(writer);
+        writer.write_all(b"before").unwrap();
+        drop(told);
+        assert_eq!(read(&mut output).await, b"before");
+        // One that never stops is not waited for either.
+        let (output, writer) = Output::pipe().unwrap();
+        let (told, ended) = oneshot::channel::<()>();
+        drop(told);
+        let flood = std::thread::spawn(move || {
+            while File::from(writer.try_clone().unwrap())
+                .write(&[0; 4096])
+                .is_ok()
+            {}
+        });
+        let mut output = output.until(ended);
+        assert!(read(&mut output).await.len() <= HELD);
+        drop(output);
+        flood.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_output_ends_where_nobody_can_write() {
+        let (mut output, writer) = Output::pipe().unwrap();
+        drop(writer);
+        assert_eq!(read(&mut output).await, b"");
+        let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY;
+        let master = rustix::pty::openpt(flags).unwrap();
+        rustix::pty::unlockpt(&master).unwrap();
+        let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).unwrap();
+        let mut output = Output::terminal(&master).unwrap();
+        File::from(slave).write_all(b"shown").unwrap();
+        assert_eq!(read(&mut output).await, b"shown");
+    }
+
+    #[tokio::test]
+    async fn an_input_that_is_shut_down_is_closed() {
+        let (reader, mut input) = Input::pipe().unwrap();
+        input.write_all(b"all").await.unwrap();
+        input.shutdown().await.unwrap();
+        let mut text = String::new();
+        File::from(reader).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "all");
+        assert!(input.write_all(b"more").await.is_err());
+    }
+}

@@ -1,6 +1,7 @@
 //! The client commands. They speak nothing but CRI v1, so that they work on any runtime; where
 //! Slipway offers more (`slipway.v1`), they use it and do without where it is not there.
 
+mod attach;
 mod connection;
 mod containers;
 mod credentials;
@@ -15,9 +16,11 @@ mod log_format;
 mod logs;
 pub(crate) mod output;
 mod pods;
+mod port_forward;
 mod pull;
 mod resolve;
 mod run;
+mod session;
 mod stats;
 mod table;
 
@@ -52,6 +55,10 @@ pub(crate) enum Command {
     Logs(logs::LogsArgs),
     /// Run a command in a running container
     Exec(exec::ExecArgs),
+    /// Show what a running container writes, and type into it
+    Attach(attach::AttachArgs),
+    /// Make ports of a pod reachable here
+    PortForward(port_forward::PortForwardArgs),
     /// Show all there is to know about a container, a pod or an image
     Inspect(inspect::InspectArgs),
     /// Stop containers
@@ -107,6 +114,8 @@ async fn dispatch(command: Command, connection: &ConnectionArgs) -> anyhow::Resu
         Command::Ps(args) => args.run(&client).await,
         Command::Logs(args) => args.run(&client).await,
         Command::Exec(args) => args.run(&client).await,
+        Command::Attach(args) => args.run(&client).await,
+        Command::PortForward(args) => args.run(&client).await,
         Command::Inspect(args) => args.run(&client).await,
         Command::Stop(args) => args.run(&client).await,
         Command::Rm(args) => args.run(&client).await,

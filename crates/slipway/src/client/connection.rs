@@ -93,6 +93,7 @@ impl FromStr for Endpoint {
 }
 
 /// A runtime that is asked by client commands.
+#[derive(Clone)]
 pub(super) struct Client {
     channel: Channel,
     /// How long an answer is waited for.

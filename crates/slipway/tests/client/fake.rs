@@ -42,6 +42,8 @@ pub(crate) struct State {
     pub(crate) container_config: Option<ContainerConfig>,
     pub(crate) script: Script,
     pub(crate) pod_fails: bool,
+    /// Where sessions are served.
+    pub(crate) url: String,
 }
 
 /// A fake runtime on a socket of its own, which ends with the test.
@@ -64,6 +66,7 @@ impl Fake {
             container_config: None,
             script: Script::Exits { log: "", code: 0 },
             pod_fails: false,
+            url: String::new(),
         }));
         let listener = UnixListener::bind(directory.path().join("cri.sock")).unwrap();
         let service = Service(Arc::clone(&state));
@@ -213,6 +216,13 @@ struct Service(Arc<Mutex<State>>);
 type Answer<T> = Result<Response<T>, Status>;
 
 impl Service {
+    /// Notes that a session was asked for and answers where it is served.
+    fn session(&self, call: &str, what: &str) -> String {
+        let mut state = self.0.lock().unwrap();
+        state.calls.push(format!("{call} {what}"));
+        state.url.clone()
+    }
+
     fn change<T>(&self, name: &str, id: &str, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.0.lock().unwrap();
         state
@@ -465,6 +475,34 @@ impl RuntimeService for Service {
             exit_code: 42,
         }))
     }
+
+    async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+        let ExecRequest {
+            container_id,
+            cmd,
+            tty,
+            stdin,
+            stdout,
+            stderr,
+        } = request.into_inner();
+        let streams = streams([tty, stdin, stdout, stderr]);
+        let what = format!("{container_id} {}{streams}", cmd.join("|"));
+        let url = self.session("Exec", &what);
+        Ok(Response::new(ExecResponse { url }))
+    }
+
+    async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+        let AttachRequest {
+            container_id,
+            stdin,
+            tty,
+            stdout,
+            stderr,
+        } = request.into_inner();
+        let what = container_id + &streams([tty, stdin, stdout, stderr]);
+        let url = self.session("Attach", &what);
+        Ok(Response::new(AttachResponse { url }))
+    }
 }
 
 #[tonic::async_trait]
@@ -554,5 +592,14 @@ pub(crate) fn leftovers(directory: &Path) -> Vec<String> {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| name != "cri.sock")
+        .collect()
+}
+
+/// The names of the streams that were asked for: a terminal, standard input, output and error.
+fn streams(asked: [bool; 4]) -> String {
+    let names = [" tty", " stdin", " stdout", " stderr"];
+    let asked = names.into_iter().zip(asked);
+    asked
+        .filter_map(|(name, asked)| asked.then_some(name))
         .collect()
 }

@@ -2,6 +2,7 @@
 //! print and how they end.
 
 mod fake;
+mod session;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -108,7 +108,7 @@ async fn a_container_is_looked_at_from_every_side() {
     assert!(prints(&slipway(&node, &["pods"])).contains("Ready"));
     let exec = slipway(
         &node,
-        &["exec", short, "--", "sh", "-c", "echo inside; exit 3"],
+        &["exec", "-s", short, "--", "sh", "-c", "echo inside; exit 3"],
     );
     assert_eq!(exec.status.code(), Some(3));
     assert_eq!(String::from_utf8_lossy(&exec.stdout), "inside\n");

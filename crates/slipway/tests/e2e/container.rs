@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use slipway_cri_api::v1::{
     Capability, ContainerConfig, ContainerState, ImageSpec, Int64Value, KeyValue,
-    LinuxContainerResources, LinuxContainerSecurityContext, Mount,
+    LinuxContainerResources, LinuxContainerSecurityContext, Mount, Signal,
 };
 use slipway_testbed::{Image, Layer, Node, eventually, pod, read_log};
 use tonic::Code;
@@ -439,5 +439,39 @@ async fn every_process_of_a_container_ends_with_it() {
         .collect();
     assert!(left.is_empty(), "{left:?}");
     cri.remove(&id).await.unwrap();
+    node.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_containers_own_stop_signal_is_reported_and_sent() {
+    let (node, image) = node().await;
+    let mut container = pod::shell(
+        "main",
+        &image,
+        "trap 'exit 44' QUIT; trap 'exit 15' TERM; echo ready; while :; do sleep 0.05; done",
+    );
+    container.stop_signal = Signal::Sigquit.into();
+    let config = node.pod("stopped");
+    let pod = node.cri().run_pod(&config).await.unwrap();
+    let id = node.cri().launch(&pod, &config, &container).await.unwrap();
+    let log = pod::log_path(&config, &container);
+    eventually("the container", Duration::from_secs(30), async || {
+        Ok(!read_log(&log).is_empty())
+    })
+    .await
+    .unwrap();
+    let status = node.cri().container_status(&id).await.unwrap();
+    assert_eq!(status.stop_signal(), Signal::Sigquit);
+    node.cri().stop(&id, 20).await.unwrap();
+    let status = node.cri().container_status(&id).await.unwrap();
+    assert_eq!(
+        (status.exit_code, status.stop_signal()),
+        (44, Signal::Sigquit)
+    );
+    // It wins over the image's own, and one that is none is refused.
+    let mut unknown = pod::sleeper("unknown", &image);
+    unknown.stop_signal = 4711;
+    let answer = node.cri().create(&pod, &config, &unknown).await;
+    refused(answer, Code::InvalidArgument, &["stop_signal", "4711"]);
     node.finish().await.unwrap();
 }
