@@ -1,7 +1,6 @@
 //! systemd, asked over D-Bus for the units that containers' cgroups belong to
 //! (org.freedesktop.systemd1(5)).
 
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,11 +16,6 @@ use zbus::{Connection, DynamicType, MatchRule, Message, MessageStream, OwnedObje
 const SERVICE: &str = "org.freedesktop.systemd1";
 const OBJECT: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
-
-/// Where systemd listens itself, for root alone; systemctl uses it as well.
-const PRIVATE_SOCKET: &str = "/run/systemd/private";
-/// Where the message bus is, when that is said (D-Bus specification, "System message bus").
-const BUS_ADDRESS: &str = "DBUS_SYSTEM_BUS_ADDRESS";
 
 /// How long systemd may take for a call or a job.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -168,22 +162,10 @@ impl Systemd {
     }
 }
 
-/// Connects to systemd itself, or to the message bus where that is not possible or a bus is named.
+/// Through the message bus. On the socket on which systemd itself listens for systemctl it signs its
+/// messages with a name that the D-Bus specification does not allow there, and zbus refuses.
 async fn connect() -> zbus::Result<Connection> {
-    if std::env::var_os(BUS_ADDRESS).is_none() {
-        match connect_directly().await {
-            Ok(connection) => return Ok(connection),
-            Err(error) => tracing::debug!(%error, "{PRIVATE_SOCKET} is of no use"),
-        }
-    }
     Builder::system().method_timeout(DEADLINE).build().await
-}
-
-async fn connect_directly() -> zbus::Result<Connection> {
-    let socket = tokio::net::UnixStream::connect(PRIVATE_SOCKET).await?;
-    let socket: UnixStream = socket.into_std()?;
-    let builder = Builder::unix_stream(socket).p2p();
-    builder.method_timeout(DEADLINE).build().await
 }
 
 async fn call<B: Serialize + DynamicType>(
