@@ -104,7 +104,8 @@ pub(crate) fn generate(plan: &Plan<'_>) -> Result<Generated> {
     plan.confinement.apply(&mut process, &mut linux);
 
     let mut spec = SpecBuilder::default()
-        .version("1.2.0")
+        // Older crun takes no later one; what came since are fields that are not asked for in vain.
+        .version("1.0.2")
         .root(
             RootBuilder::default()
                 .path(plan.rootfs)
