@@ -9,7 +9,7 @@ pub(crate) fn of_shim(error: &slipway_shim::Error) -> Error {
     let kind = match error {
         slipway_shim::Error::Failure(Failure { kind, .. }) => match kind {
             FailureKind::NotFound => Kind::NotFound,
-            FailureKind::WrongState => Kind::FailedPrecondition,
+            FailureKind::WrongState | FailureKind::Unsupported => Kind::FailedPrecondition,
             FailureKind::Invalid => Kind::InvalidArgument,
             FailureKind::System => Kind::Internal,
         },

@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::process::geteuid;
 use rustix::thread::CapabilitySet;
 use slipway_engine::{Error, Result};
+use slipway_shim::Launcher;
+
+/// How many user namespaces there may be below the one that asks (namespaces(7)).
+const MOST: &str = "/proc/sys/user/max_user_namespaces";
 
 /// Refuses to go on where pods cannot be run, naming everything that is missing. Blocking.
 pub(crate) fn check() -> Result<()> {
@@ -59,6 +63,63 @@ pub(crate) fn lowest_oom_score() -> i32 {
         );
         own
     })
+}
+
+/// Whether pods can have user namespaces of their own, with id-mapped layers and volumes: found out
+/// by doing it.
+#[derive(Debug)]
+pub(crate) struct UserNamespaces {
+    /// Why not, when it was last tried.
+    refused: Mutex<Option<String>>,
+}
+
+impl UserNamespaces {
+    /// Tries it. Blocking, for some milliseconds.
+    pub(crate) fn probe(launcher: &Launcher, root: &Path) -> Self {
+        let refused = Mutex::new(probe(launcher, root).err());
+        Self { refused }
+    }
+
+    /// Whether it worked when it was last tried.
+    pub(crate) fn available(&self) -> bool {
+        self.locked().is_none()
+    }
+
+    /// Refuses a pod that needs them where they do not work, and tries again before. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// [`slipway_engine::Kind::FailedPrecondition`] with the reason.
+    pub(crate) fn require(&self, launcher: &Launcher, root: &Path) -> Result<()> {
+        let limit = std::fs::read_to_string(MOST).unwrap_or_default();
+        if limit.trim() == "0" {
+            return Err(Error::precondition(format!(
+                "the pod asks for a user namespace (userns_options.mode POD), but the node's \
+                 sysctl user.max_user_namespaces is 0; raise it ({MOST})"
+            )));
+        }
+        if self.available() {
+            return Ok(());
+        }
+        let refused = probe(launcher, root).err();
+        self.locked().clone_from(&refused);
+        match refused {
+            None => Ok(()),
+            Some(reason) => Err(Error::precondition(format!(
+                "the pod asks for a user namespace (userns_options.mode POD), which this node \
+                 cannot give: {reason}"
+            ))),
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Option<String>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Layers and writable layers may lie on two file systems.
+fn probe(launcher: &Launcher, root: &Path) -> std::result::Result<(), String> {
+    launcher.probe_user_namespaces(&[&root.join("image"), &root.join("containers")])
 }
 
 /// Whether overlayfs is there; naming it to the kernel loads its module where there is one.

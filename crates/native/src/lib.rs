@@ -41,6 +41,7 @@ mod status;
 mod store;
 mod streams;
 mod systemd;
+mod target;
 mod update;
 mod user;
 mod views;
@@ -108,7 +109,8 @@ impl Native {
         // What the built-in one can do.
         let features = Features {
             recursive_read_only_mounts: kernel::recursive_read_only().is_ok(),
-            user_namespaces: false,
+            // Where the node has them: that is found out with the shim.
+            user_namespaces: true,
         };
         let configured = &settings.runtime.handlers;
         let handlers = Handlers::open(configured, &settings.state, features).await?;
@@ -147,6 +149,7 @@ fn assemble(settings: Settings, handlers: Handlers) -> Result<Arc<Node>> {
     }
     let images =
         Images::open(&root.join("image"), image).map_err(|error| failure::of_image(&error))?;
+    let user_namespaces = kernel::UserNamespaces::probe(&launcher, &root);
     Ok(Arc::new(Node {
         store: Store::open(&root.join("pods.redb"))?,
         images,
@@ -156,6 +159,7 @@ fn assemble(settings: Settings, handlers: Handlers) -> Result<Arc<Node>> {
         cgroups,
         sampler: Arc::default(),
         handlers,
+        user_namespaces,
         pods: Arc::new(Index::new("pod")),
         containers: Arc::new(Index::new("container")),
         boot: node::boot()?,

@@ -11,7 +11,9 @@ use oci_spec::image::ImageConfiguration;
 use slipway_cgroup::{Cgroup, CgroupPath};
 use slipway_cri_api::v1::{self, ContainerConfig};
 use slipway_engine::{ContainerExit, ContainerName, ContainerState, Error, Result, new_id};
-use slipway_shim::protocol::{Create, Failure, FailureKind, Overlay, SECCOMP_PROGRAM};
+use slipway_shim::protocol::{
+    Create, Failure, FailureKind, Overlay, SECCOMP_PROGRAM, UserMappings,
+};
 use slipway_shim::{Placeholder, Shim};
 
 use crate::container::Container;
@@ -23,7 +25,7 @@ use crate::signal;
 use crate::spec::{self, Confinement, Plan};
 use crate::store::ContainerRecord;
 use crate::volumes::ImageVolumes;
-use crate::{blocking, failure, resources, user};
+use crate::{blocking, failure, resources, target, user};
 
 /// How long a process may take to die of SIGKILL: one that waits for a disk or a network file
 /// system in the kernel can take any time.
@@ -37,6 +39,7 @@ pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig)
     let name = ContainerName::of(pod.id(), &config)?;
     spec::check_container(&pod.record.config, &config)?;
     resources::check_container(&node.hierarchy, &config)?;
+    let target = target::of(node, &pod, &config)?;
     let image = config
         .image
         .as_ref()
@@ -83,8 +86,10 @@ pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig)
             image: held.config,
             layers: held.layers,
             volumes,
+            target,
         };
         let (user, confinement) = made.resolve().await?;
+        spec::check_user(&pod.record.config, &user)?;
         record.uid = user.uid;
         record.gid = user.gid;
         record.groups.clone_from(&user.groups);
@@ -139,6 +144,7 @@ struct Make {
     image: ImageConfiguration,
     layers: Vec<PathBuf>,
     volumes: ImageVolumes,
+    target: Option<Arc<Container>>,
 }
 
 impl Make {
@@ -182,6 +188,7 @@ impl Make {
             image,
             layers,
             volumes,
+            target,
         } = self;
         let runtime = node.handlers.runtime(&pod.record.handler)?.cloned();
         let mut runtime = runtime.map(Box::new);
@@ -192,8 +199,10 @@ impl Make {
         for directory in [&rootfs, &upper, &work] {
             fs::create_dir_all(directory).map_err(|error| io_failure(directory, &error))?;
         }
+        let users = spec::user_mappings(&pod.record.config);
         if let Some(top) = layers.last() {
-            copy_owner_and_mode(top, &upper).map_err(|error| io_failure(&upper, &error))?;
+            copy_owner_and_mode(top, &upper, users.as_ref())
+                .map_err(|error| io_failure(&upper, &error))?;
         }
         let cgroup = cgroup_path(&record)?;
         let limits = resources::of_container(&record.config, node.config.pids_limit);
@@ -211,6 +220,7 @@ impl Make {
             cgroups: node.hierarchy.version(),
             cgroup: &cgroup,
             resources: &limits,
+            target: target.as_ref().and_then(|target| target.pid()),
         })?;
         // What the runtime asks systemd for itself.
         let asked = runtime.as_ref().and(node.cgroups.of_runtime(&cgroup));
@@ -252,6 +262,7 @@ impl Make {
             terminal: record.config.tty,
             stdin: record.config.stdin,
             runtime,
+            target: target.map(|target| target.id().to_owned()),
             bundle,
         };
         Ok((request, placeholder))
@@ -266,10 +277,15 @@ fn io_failure(path: &Path, error: &io::Error) -> Error {
     }
 }
 
-/// An overlay shows its upper directory's own owner and mode for `/`.
-fn copy_owner_and_mode(from: &Path, to: &Path) -> io::Result<()> {
+/// An overlay shows its upper directory's own owner and mode for `/`. The layers show their owners
+/// as the pod's users are mapped; the upper directory is not mapped.
+fn copy_owner_and_mode(from: &Path, to: &Path, users: Option<&UserMappings>) -> io::Result<()> {
     let metadata = fs::metadata(from)?;
-    std::os::unix::fs::chown(to, Some(metadata.uid()), Some(metadata.gid()))?;
+    let owner = (metadata.uid(), metadata.gid());
+    let (uid, gid) = users
+        .and_then(|users| users.on_node(owner.0, owner.1).or(users.root()))
+        .unwrap_or(owner);
+    std::os::unix::fs::chown(to, Some(uid), Some(gid))?;
     fs::set_permissions(to, fs::Permissions::from_mode(metadata.mode() & 0o7777))
 }
 

@@ -15,6 +15,7 @@ use crate::cgroups::Cgroups;
 use crate::config::Config;
 use crate::container::Container;
 use crate::handlers::Handlers;
+use crate::kernel::UserNamespaces;
 use crate::pod::Pod;
 use crate::stats::Sampler;
 use crate::store::Store;
@@ -32,6 +33,7 @@ pub(crate) struct Node {
     pub(crate) cgroups: Arc<Cgroups>,
     pub(crate) sampler: Arc<Sampler>,
     pub(crate) handlers: Handlers,
+    pub(crate) user_namespaces: UserNamespaces,
     pub(crate) pods: Arc<Index<PodName, Pod>>,
     pub(crate) containers: Arc<Index<ContainerName, Container>>,
     /// The boot in which this is: pods of another one are over.

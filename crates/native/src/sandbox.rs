@@ -15,12 +15,12 @@ use slipway_cri_api::v1::{self, DnsConfig, NamespaceMode, PodSandboxConfig};
 use slipway_engine::{ContainerExit, ContainerState, Error, PodName, Result, new_id};
 use slipway_network::{Attachment, Dns, PortMapping, Protocol};
 use slipway_shim::Shim;
-use slipway_shim::protocol::{Event, Pod as ShimPod, Record};
+use slipway_shim::protocol::{Event, Pod as ShimPod, Record, UserMappings};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::node::{Node, now};
 use crate::pod::{Pod, PodState};
-use crate::spec::{check_pod, pod_namespaces};
+use crate::spec::{check_pod, pod_namespaces, user_mappings};
 use crate::store::{PodPhase, PodRecord};
 use crate::{blocking, failure, lifecycle, resources, signal, update};
 
@@ -41,6 +41,10 @@ pub(crate) async fn run(
     check_pod(&config)?;
     resources::check_pod(&node.hierarchy, &config)?;
     let cgroup = cgroup_of(node, &config)?;
+    if user_mappings(&config).is_some() {
+        let node = Arc::clone(node);
+        blocking::run(move || node.user_namespaces.require(&node.launcher, &node.root)).await?;
+    }
     let id = new_id()?;
     let reservation = node.pods.reserve(name, &id)?;
     let cgroup = match cgroup {
@@ -88,17 +92,19 @@ async fn build(node: &Arc<Node>, record: &mut PodRecord, cgroup: &CgroupPath) ->
     let host_network = namespaces.network == NamespaceMode::Node as i32;
     let host_ipc = namespaces.ipc == NamespaceMode::Node as i32;
     let hostname = hostname(&record.config);
+    let user = user_mappings(&record.config);
     let files = (
         directory.clone(),
         hostname.clone(),
         record.config.dns_config.clone(),
+        user.as_ref().and_then(UserMappings::root),
     );
     let (cgroups, parent) = (Arc::clone(&node.cgroups), cgroup.clone());
     let cgroup = node.hierarchy.open(cgroup);
     let limits = update::pod_limits(&record.config);
     blocking::run(move || {
-        let (directory, hostname, dns) = files;
-        write_files(&directory, &hostname, dns.as_ref()).map_err(|error| {
+        let (directory, hostname, dns, owner) = files;
+        write_files(&directory, &hostname, dns.as_ref(), owner).map_err(|error| {
             Error::internal(format!("{} cannot be made: {error}", directory.display()))
         })?;
         cgroups.create_parent(&parent)?;
@@ -127,6 +133,7 @@ async fn build(node: &Arc<Node>, record: &mut PodRecord, cgroup: &CgroupPath) ->
             shared_pid: namespaces.pid == NamespaceMode::Pod as i32,
             shm_size: (!host_ipc).then_some(SHM_BYTES),
             sysctls: sysctls.unwrap_or_default().into_iter().collect(),
+            user,
         })
         .await
         .map_err(|error| failure::of_shim(&error))?;
@@ -301,7 +308,7 @@ fn kill_shim(shim: &Shim) {
 
 /// Unmounts what a shim has pinned in a pod's directory. Blocking.
 pub(crate) fn unpin(directory: &Path) -> Result<()> {
-    for name in ["ns/net", "ns/ipc", "ns/uts", "ns/pid", "shm"] {
+    for name in ["ns/net", "ns/ipc", "ns/uts", "ns/pid", "ns/user", "shm"] {
         let path = directory.join(name);
         match unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             // Not there, or no mount point: there is nothing to give back.
@@ -440,7 +447,13 @@ pub(crate) fn hostname_of(record: &PodRecord) -> String {
     hostname(&record.config)
 }
 
-fn write_files(directory: &Path, hostname: &str, dns: Option<&DnsConfig>) -> io::Result<()> {
+/// `owner` is the pod's root, user and group, where that is not the node's.
+fn write_files(
+    directory: &Path,
+    hostname: &str,
+    dns: Option<&DnsConfig>,
+    owner: Option<(u32, u32)>,
+) -> io::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -454,7 +467,13 @@ fn write_files(directory: &Path, hostname: &str, dns: Option<&DnsConfig>) -> io:
             Err(error) => return Err(error),
         },
     };
-    write_for_all(&directory.join("resolv.conf"), &resolver)
+    write_for_all(&directory.join("resolv.conf"), &resolver)?;
+    for file in ["hostname", "resolv.conf"] {
+        if let Some((uid, gid)) = owner {
+            std::os::unix::fs::chown(directory.join(file), Some(uid), Some(gid))?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes a file that a container's users may read, whatever the daemon's umask is.

@@ -39,7 +39,7 @@ pub(crate) fn status(node: &Node, verbosity: Verbosity) -> StatusResponse {
         name: name.to_owned(),
         features: Some(RuntimeHandlerFeatures {
             recursive_read_only_mounts: features.recursive_read_only_mounts,
-            user_namespaces: features.user_namespaces,
+            user_namespaces: features.user_namespaces && node.user_namespaces.available(),
         }),
     });
     StatusResponse {

@@ -155,6 +155,8 @@ pub(crate) struct ResourceLimit {
 pub(crate) struct Linux {
     pub(crate) sysctl: BTreeMap<String, String>,
     pub(crate) namespaces: Vec<Namespace>,
+    pub(crate) uid_mappings: Vec<IdMapping>,
+    pub(crate) gid_mappings: Vec<IdMapping>,
     pub(crate) devices: Vec<Device>,
     pub(crate) rootfs_propagation: String,
     pub(crate) masked_paths: Vec<PathBuf>,
@@ -181,6 +183,15 @@ pub(crate) struct Namespace {
     #[serde(rename = "type")]
     pub(crate) kind: NamespaceKind,
     pub(crate) path: Option<PathBuf>,
+}
+
+/// A range of ids of a user namespace.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(crate) struct IdMapping {
+    #[serde(rename = "containerID")]
+    pub(crate) container: u32,
+    #[serde(rename = "hostID")]
+    pub(crate) host: u32,
 }
 
 /// The kinds of namespaces.

@@ -212,6 +212,11 @@ impl Container {
         }
     }
 
+    /// Whether its first process is still preparing itself.
+    pub(crate) fn is_being_created(&self) -> bool {
+        matches!(self.stage, Stage::Creating(_))
+    }
+
     /// Whether its init may still run.
     pub(crate) fn has_process(&self) -> bool {
         !matches!(

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, WaitStatus};
 use rustix::thread::ThreadNameSpaceType;
 
@@ -14,15 +13,16 @@ use crate::config::Process;
 use crate::container::{Container, OomCount, Stage, Waiter};
 use crate::create::terminal::{TERM, names_terminal};
 use crate::create::{
-    self, Identity, NOT_EXECUTED, Offspring, Progress, Terminal, assume, detach,
-    refuse_unsupported, report, set_oom_score, set_streams, terminal,
+    self, Identity, NOT_EXECUTED, Offspring, Progress, Terminal, UserNamespace, assume, detach,
+    limit, refuse_unsupported, report, set_oom_score, set_streams, succeed, terminal,
 };
 use crate::failure::{Explain, Outcome};
 use crate::packet::receive_packet;
 use crate::poller::{Poller, Token};
 use crate::protocol::{Event, Exec, ExecCgroup, ExecProcess, Exit, Failure, Reply};
 use crate::supervisor::{Effect, Supervisor, describe, sync_pair};
-use crate::syscall::{self, Cloned, Relation};
+use crate::syscall;
+use crate::user::become_root;
 
 /// A process that was started by an exec.
 #[derive(Debug)]
@@ -67,10 +67,6 @@ impl Supervisor {
             .null
             .try_clone()
             .system(|| "copy the descriptor of /dev/null")?;
-        let pid_namespace = self
-            .pid_namespace
-            .try_clone()
-            .system(|| "copy the descriptor of the PID namespace")?;
         let (container_number, container) = self.known(id)?;
         if !matches!(container.stage, Stage::Running { .. }) {
             return Err(Failure::wrong_state(format!(
@@ -111,8 +107,7 @@ impl Supervisor {
             oom_score,
         };
         let spawned = create::spawn(
-            &create::PidNamespace::Node,
-            pid_namespace.as_fd(),
+            &create::Birth::ON_THE_NODE,
             unified.as_ref().map(AsFd::as_fd),
             &child,
         );
@@ -307,6 +302,7 @@ impl ExecChild<'_> {
         self.cgroup.join_hierarchies()?;
         let spec = create::read(&self.bundle.join("config.json"))?;
         let filter = create::Filter::read(&spec, self.bundle)?;
+        let user = UserNamespace::of(&spec)?;
         let mut process = match self.process {
             ExecProcess::Own { args } => Process {
                 args: args.clone(),
@@ -321,14 +317,22 @@ impl ExecChild<'_> {
         }
         refuse_unsupported(&process)?;
         set_oom_score(&process, self.oom_score)?;
-        let namespaces = ThreadNameSpaceType::MOUNT
+        let mut namespaces = ThreadNameSpaceType::MOUNT
             | ThreadNameSpaceType::CONTROL_GROUP
             | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
             | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
             | ThreadNameSpaceType::NETWORK
             | ThreadNameSpaceType::PROCESS_ID;
+        if let Some(user) = &user {
+            user.own_streams();
+            limit(&process)?;
+            namespaces |= ThreadNameSpaceType::USER;
+        }
         rustix::thread::move_into_thread_name_spaces(self.init, namespaces)
             .system(|| "join the container's namespaces")?;
+        if user.is_some() {
+            become_root()?;
+        }
         let terminal = if self.terminal {
             Some(self.open_terminal(&process)?)
         } else {
@@ -354,32 +358,10 @@ impl ExecChild<'_> {
 
     /// Goes on in a new process in the container's PID namespace; this one ends.
     fn succeed(&self, prepared: Prepared) -> Outcome<create::Command> {
-        // The new process waits until the shim can know it: its end must not be the first news.
-        let (gate, keeper) =
-            rustix::pipe::pipe_with(PipeFlags::CLOEXEC).system(|| "make a pipe")?;
-        match syscall::clone_process(Relation::Sibling, None) {
-            Ok(Cloned::Parent { pid, .. }) => {
-                let pid = pid.as_raw_nonzero().get();
-                report(self.sync, &Progress::Succeeded { pid }, None);
-                syscall::exit(0)
-            }
-            Ok(Cloned::Child) => {
-                drop(keeper);
-                rustix::io::read(&gate, &mut [0; 1]).system(|| "wait for the shim")?;
-                drop(gate);
-                rustix::process::setsid().map(drop).system(|| "setsid")?;
-                if let Some(terminal) = &prepared.terminal {
-                    terminal::take(terminal.as_fd())?;
-                }
-                assume(&prepared.process, prepared.shim, prepared.filter)
-            }
-            // The namespace's init has ended, and the container with it.
-            Err(Errno::NOMEM | Errno::SRCH) => {
-                Err(Failure::wrong_state("the container has just ended"))
-            }
-            Err(error) => Err(Failure::system(format!(
-                "clone a process in the container's PID namespace: {error}"
-            ))),
+        succeed(self.sync)?;
+        if let Some(terminal) = &prepared.terminal {
+            terminal::take(terminal.as_fd())?;
         }
+        assume(&prepared.process, prepared.shim, prepared.filter)
     }
 }

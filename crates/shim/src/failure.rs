@@ -29,6 +29,13 @@ impl Failure {
         }
     }
 
+    pub(crate) fn unsupported(message: impl Into<String>) -> Self {
+        Self {
+            kind: FailureKind::Unsupported,
+            message: message.into(),
+        }
+    }
+
     pub(crate) fn system(message: impl Into<String>) -> Self {
         Self {
             kind: FailureKind::System,

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use crate::container::{Container, Stage, Waiter};
 use crate::create::hooks::{Point, Runner};
-use crate::create::{self, PidNamespace};
+use crate::create::{self, Birth};
 use crate::failure::{Explain, Outcome};
 use crate::poller::{Poller, Token};
 use crate::protocol::{Failure, Reply};
@@ -54,8 +54,7 @@ impl Supervisor {
             sync: socket.as_fd(),
             oom_score: self.oom_score,
         };
-        let own = self.pid_namespace.as_fd();
-        create::spawn(&PidNamespace::Node, own, None, &runner)
+        create::spawn(&Birth::ON_THE_NODE, None, &runner)
             .map(drop)
             .system(|| format!("clone a process for the hooks of {}", container.id))
     }

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use crate::client::{Error, Shim, proc_path};
+use crate::probe;
 use crate::protocol::{Pod, READY};
 use crate::syscall::{MountSetattr, mount_setattr};
 
@@ -145,11 +146,38 @@ impl Launcher {
             .spawn()
     }
 
+    /// Finds out whether pods can have user namespaces on this node, with layers in these
+    /// directories, by trying it in a process of its own. Blocking, for some milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// Why they cannot.
+    pub fn probe_user_namespaces(&self, directories: &[&Path]) -> Result<(), String> {
+        let answer = std::process::Command::new(self.path())
+            .arg(probe::ARGUMENT)
+            .args(directories)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .output()
+            .map_err(|error| format!("the per-pod process cannot be executed: {error}"))?;
+        match String::from_utf8_lossy(&answer.stdout) {
+            answer if answer == READY => Ok(()),
+            silence if silence.is_empty() => Err(answer.status.to_string()),
+            reason => Err(reason.trim_end().to_owned()),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        match &self.program {
+            Program::Sealed(descriptor) => proc_path(descriptor.as_fd()).into(),
+            Program::Plain { path, .. } => path.clone(),
+        }
+    }
+
     fn command(&self) -> Command {
-        let mut command = match &self.program {
-            Program::Sealed(descriptor) => Command::new(proc_path(descriptor.as_fd())),
-            Program::Plain { path, .. } => Command::new(path),
-        };
+        let mut command = Command::new(self.path());
         command
             .arg0("slipway-shim")
             .env_clear()

@@ -29,6 +29,7 @@ mod log;
 mod packet;
 mod pod;
 mod poller;
+mod probe;
 mod record;
 mod runtime;
 mod server;
@@ -36,6 +37,7 @@ mod streams;
 mod supervisor;
 #[allow(unsafe_code)]
 mod syscall;
+mod user;
 
 #[cfg(feature = "client")]
 pub use client::{Error, Shim};

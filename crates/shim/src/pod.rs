@@ -12,8 +12,9 @@ use rustix::process::{Pid, Signal};
 use rustix::thread::UnshareFlags;
 
 use crate::failure::{Explain, Outcome};
-use crate::protocol::{Failure, Pod};
+use crate::protocol::{Failure, Pod, UserMappings};
 use crate::syscall::{self, Cloned};
+use crate::user::Founder;
 
 /// A pod's surroundings. Until they are [kept](Self::keep), dropping them takes every mount back.
 #[derive(Debug)]
@@ -46,16 +47,21 @@ impl Surroundings {
     /// Makes them; the calling process stays in the new namespaces, for its children to inherit.
     pub(crate) fn make(pod: &Pod) -> Outcome<Self> {
         let mut mounts = Mounts::default();
-        unshare(pod)?;
+        let founder = match &pod.user {
+            None => {
+                unshare(pod)?;
+                set_sysctls(pod)?;
+                None
+            }
+            // Parameters are read as the namespace's own root means them: groups by its numbers.
+            Some(user) => Some(Founder::found(pod, user, || set_sysctls(pod), run_init)?),
+        };
         if pod.network {
             loopback_up().system(|| "bring the pod's loopback interface up")?;
         }
         if let Some(hostname) = &pod.hostname {
             rustix::system::sethostname(hostname.as_bytes())
                 .system(|| format!("set the host name {hostname:?}"))?;
-        }
-        for (name, value) in &pod.sysctls {
-            set_sysctl(pod, name, value)?;
         }
         let pins = pod.directory.join("ns");
         make_directory(&pins).system(|| format!("make {}", pins.display()))?;
@@ -65,17 +71,25 @@ impl Surroundings {
             (pod.hostname.is_some(), "uts"),
         ] {
             if wanted {
-                mounts.pin(&format!("/proc/self/ns/{name}"), pins.join(name))?;
+                let namespace = PathBuf::from(format!("/proc/self/ns/{name}"));
+                mounts.pin(&namespace, pins.join(name))?;
             }
         }
+        if let Some(founder) = &founder {
+            mounts.pin(&founder.namespace("user"), pins.join("user"))?;
+        }
         if let Some(size) = pod.shm_size {
-            mounts.shared_memory(pod.directory.join("shm"), size)?;
+            let root = pod.user.as_ref().and_then(UserMappings::root);
+            mounts.shared_memory(pod.directory.join("shm"), size, root.unwrap_or_default())?;
         }
         let mut surroundings = Self { mounts, init: None };
         if pod.shared_pid {
-            let init = start_init().system(|| "start the init of the pod's PID namespace")?;
+            let init = match founder {
+                Some(founder) => founder.stay()?,
+                None => start_init().system(|| "start the init of the pod's PID namespace")?,
+            };
             surroundings.init = Some(init);
-            let namespace = format!("/proc/{}/ns/pid", init.as_raw_nonzero());
+            let namespace = PathBuf::from(format!("/proc/{}/ns/pid", init.as_raw_nonzero()));
             if let Err(failure) = surroundings.mounts.pin(&namespace, pins.join("pid")) {
                 surroundings.end_init();
                 return Err(failure);
@@ -99,8 +113,8 @@ impl Surroundings {
 }
 
 impl Mounts {
-    fn pin(&mut self, namespace: &str, path: PathBuf) -> Outcome<()> {
-        let doing = || format!("pin {namespace} at {}", path.display());
+    fn pin(&mut self, namespace: &Path, path: PathBuf) -> Outcome<()> {
+        let doing = || format!("pin {} at {}", namespace.display(), path.display());
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::WRONLY;
         rustix::fs::open(&path, flags, Mode::from_raw_mode(0o444)).system(doing)?;
         let mounted = rustix::mount::mount_bind(namespace, &path).system(doing);
@@ -108,11 +122,14 @@ impl Mounts {
         mounted
     }
 
-    fn shared_memory(&mut self, path: PathBuf, size: u64) -> Outcome<()> {
+    /// `root` is the user and the group that it belongs to.
+    fn shared_memory(&mut self, path: PathBuf, size: u64, root: (u32, u32)) -> Outcome<()> {
         let doing = || format!("mount a tmpfs of {size} bytes on {}", path.display());
         make_directory(&path).system(doing)?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        let data = std::ffi::CString::new(format!("mode=1777,size={size}")).unwrap_or_default();
+        let (uid, gid) = root;
+        let data = format!("mode=1777,size={size},uid={uid},gid={gid}");
+        let data = std::ffi::CString::new(data).unwrap_or_default();
         rustix::mount::mount("shm", &path, "tmpfs", flags, data.as_c_str()).system(doing)?;
         self.0.push(path);
         Ok(())
@@ -142,6 +159,12 @@ fn loopback_up() -> rustix::io::Result<()> {
         None,
     )?;
     syscall::loopback_up(socket.as_fd())
+}
+
+fn set_sysctls(pod: &Pod) -> Outcome<()> {
+    pod.sysctls
+        .iter()
+        .try_for_each(|(name, value)| set_sysctl(pod, name, value))
 }
 
 /// Sets a kernel parameter, if it is one of a namespace that the pod has for itself.
@@ -213,7 +236,7 @@ pub(crate) fn sysctl_namespace(path: &str) -> Option<Namespace> {
 /// Starts the first process of a new PID namespace. It reaps what is orphaned there, ends on
 /// `SIGTERM`, and does not outlive the shim.
 fn start_init() -> Outcome<Pid> {
-    match syscall::clone_process(syscall::Relation::ChildWithPidNamespace, None)
+    match syscall::clone_process(syscall::Relation::ChildIn(UnshareFlags::NEWPID), None)
         .system(|| "clone")?
     {
         Cloned::Parent { pid, .. } => Ok(pid),

@@ -122,6 +122,9 @@ pub struct Create {
     pub terminal: bool,
     /// Whether standard input is held open for a later attach, instead of being `/dev/null`.
     pub stdin: bool,
+    /// The container whose PID namespace this one joins, whatever `config.json` says of it. It
+    /// must be running.
+    pub target: Option<String>,
     /// The OCI runtime that makes the container and works on it; none for the shim itself.
     pub runtime: Option<Box<Runtime>>,
 }
@@ -279,6 +282,8 @@ pub enum FailureKind {
     /// What was asked for cannot be honoured: a command that is not there, an unknown mount type,
     /// a path that leaves the root file system.
     Invalid,
+    /// What was asked for needs something that this node's kernel or file systems do not have.
+    Unsupported,
     /// The kernel refused.
     System,
 }
@@ -364,4 +369,47 @@ pub struct Pod {
     pub shm_size: Option<u64>,
     /// Kernel parameters (`a.b.c`) of the pod's namespaces, set before anything runs in them.
     pub sysctls: Vec<(String, String)>,
+    /// A user namespace that owns the pod's other namespaces, pinned as `ns/user`; none where the
+    /// pod's users are the node's. It needs a network and an IPC namespace and a host name of the
+    /// pod's own.
+    pub user: Option<UserMappings>,
+}
+
+/// How the users and groups of a user namespace are numbered on the node
+/// (user_namespaces(7)). Each of the two maps number 0.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserMappings {
+    /// Users.
+    pub uids: Vec<IdMapping>,
+    /// Groups.
+    pub gids: Vec<IdMapping>,
+}
+
+/// A range of ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMapping {
+    /// The first one, as the container numbers it.
+    pub container: u32,
+    /// The first one, as the node numbers it.
+    pub host: u32,
+    /// How many.
+    pub length: u32,
+}
+
+impl UserMappings {
+    /// The user and the group on the node that are 0 in the namespace; none where 0 is not mapped.
+    pub fn root(&self) -> Option<(u32, u32)> {
+        self.on_node(0, 0)
+    }
+
+    /// A user and a group of the namespace as the node numbers them; none where they are not mapped.
+    pub fn on_node(&self, uid: u32, gid: u32) -> Option<(u32, u32)> {
+        let find = |mappings: &[IdMapping], id: u32| {
+            mappings.iter().find_map(|mapping| {
+                let offset = id.checked_sub(mapping.container)?;
+                (offset < mapping.length).then(|| mapping.host + offset)
+            })
+        };
+        Some((find(&self.uids, uid)?, find(&self.gids, gid)?))
+    }
 }

@@ -19,6 +19,7 @@ use crate::log::Stream;
 use crate::packet::{Packet, receive_packet, send_packet};
 use crate::pod::{Surroundings, open_null, stdio_to};
 use crate::poller::{Interest, Poller, Token};
+use crate::probe;
 use crate::protocol::{Failure, Frame, MAX_PACKET, Pod, READY, Reply, Request, SOCKET};
 use crate::supervisor::{Effect, Supervisor};
 use crate::syscall;
@@ -35,7 +36,23 @@ const OOM_SCORE: i32 = -999;
 /// cannot, it takes back what it has made and says why on standard output.
 ///
 /// The process must have no other threads, and must be root's.
+///
+/// Called as `slipway-shim probe-user-namespaces DIRECTORY…`, it is no pod's: it only tries whether
+/// a pod could have a user namespace, with its layers in these directories, and says so in the same
+/// way.
 pub fn serve() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if let Some((first, directories)) = arguments.split_first()
+        && first == probe::ARGUMENT
+    {
+        let (answer, code) = match probe::user_namespaces(directories) {
+            Ok(()) => (READY.to_owned(), ExitCode::SUCCESS),
+            Err(failure) => (format!("{failure}\n"), ExitCode::FAILURE),
+        };
+        // There may be nobody left to hear it.
+        let _ = io::stdout().write_all(answer.as_bytes());
+        return code;
+    }
     let started = read_pod()
         .and_then(|pod| Server::start(&pod))
         .and_then(|server| {

@@ -54,8 +54,6 @@ pub(crate) struct Supervisor {
     pub(crate) strays: Vec<(Pid, WaitStatus)>,
     pub(crate) attachers: Attachers,
     next: u64,
-    /// The shim's own PID namespace.
-    pub(crate) pid_namespace: OwnedFd,
     /// The other namespaces that the shim came from.
     pub(crate) node: NodeNamespaces,
     pub(crate) null: OwnedFd,
@@ -70,7 +68,6 @@ pub(crate) struct Supervisor {
 impl Supervisor {
     /// `oom_score` is what containers get that ask for none.
     pub(crate) fn new(oom_score: i32) -> Outcome<Self> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         Ok(Self {
             containers: BTreeMap::new(),
             executed: BTreeMap::new(),
@@ -78,8 +75,6 @@ impl Supervisor {
             strays: Vec::new(),
             attachers: Attachers::default(),
             next: 0,
-            pid_namespace: rustix::fs::open("/proc/self/ns/pid", flags, Mode::empty())
-                .system(|| "open /proc/self/ns/pid")?,
             node: NodeNamespaces::open()?,
             null: open_null().system(|| "open /dev/null")?,
             oom_score,
@@ -239,7 +234,11 @@ impl Supervisor {
         cgroup: &Cgroup,
         streams: &Streams,
     ) -> Outcome<(Pid, OwnedFd, Option<OwnedFd>)> {
-        let namespace = create::pid_namespace(&create.bundle.join("config.json"))?;
+        let target = match &create.target {
+            Some(target) => Some(self.pid_namespace_of(target)?),
+            None => None,
+        };
+        let birth = create::birth(&create.bundle.join("config.json"), target)?;
         let unified = cgroup.open_unified()?;
         let (sync, child_sync) = sync_pair()?;
         poller
@@ -248,19 +247,35 @@ impl Supervisor {
         let child = Child {
             create,
             cgroup,
+            birth: &birth,
             sync: child_sync.as_fd(),
             streams: streams.of_child(self.null.as_fd()),
             oom_score: self.oom_score,
         };
-        let spawned = create::spawn(
-            &namespace,
-            self.pid_namespace.as_fd(),
-            unified.as_ref().map(AsFd::as_fd),
-            &child,
-        );
+        let spawned = create::spawn(&birth, unified.as_ref().map(AsFd::as_fd), &child);
         let (pid, pidfd) =
             spawned.system(|| format!("clone the first process of {}", create.container))?;
         Ok((pid, pidfd, Some(sync)))
+    }
+
+    /// The PID namespace of a running container of this pod.
+    fn pid_namespace_of(&mut self, id: &str) -> Outcome<OwnedFd> {
+        let (_, container) = self.known(id)?;
+        if !matches!(container.stage, Stage::Running { .. }) {
+            return Err(Failure::wrong_state(format!(
+                "the target container {id} is not running: it {}",
+                describe(&container.stage)
+            )));
+        }
+        // Nobody else can have its number as long as it has not been reaped.
+        let path = format!("/proc/{}/ns/pid", container.pid.as_raw_nonzero());
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        rustix::fs::open(&path, flags, Mode::empty()).map_err(|error| {
+            Failure::wrong_state(format!(
+                "the PID namespace of the target container {id} cannot be opened: {error}; it may \
+                 have ended just now"
+            ))
+        })
     }
 
     fn start(&mut self, poller: &Poller, waiter: Waiter, id: &str) -> Outcome<()> {
@@ -443,6 +458,13 @@ impl Supervisor {
                 }
                 return;
             }
+            (Progress::Succeeded { pid }, Stage::Creating(_)) => {
+                if let (Some(pid), Some(pidfd)) = (Pid::from_raw(pid), descriptors.pop()) {
+                    container.pid = pid;
+                    container.pidfd = pidfd;
+                }
+                return;
+            }
             (Progress::Ready, Stage::Creating(waiter)) => {
                 let waiter = *waiter;
                 if let Some(master) = descriptors.pop()
@@ -478,12 +500,19 @@ impl Supervisor {
         if self.operation_ended(poller, pid, status) {
             return;
         }
-        let container = self
-            .containers
-            .iter()
-            .find(|(_, container)| container.pid == pid && container.has_process())
-            .map(|(number, _)| *number);
-        if let Some(number) = container {
+        let of = |containers: &BTreeMap<u64, Container>| {
+            let found = containers
+                .iter()
+                .find(|(_, container)| container.pid == pid && container.has_process());
+            found.map(|(number, container)| (*number, container.is_being_created()))
+        };
+        if let Some((number, true)) = of(&self.containers) {
+            // It may have said who goes on in its place, after its hooks.
+            for _ in 0..2 {
+                self.container_ready(poller, number);
+            }
+        }
+        if let Some((number, _)) = of(&self.containers) {
             let finished_at = now();
             if !self.keep_for_start(number, status, finished_at) {
                 self.init_ended(poller, number, status, finished_at);

@@ -44,8 +44,8 @@ const CLONE_INTO_CGROUP: u64 = 1 << 33;
 pub(crate) enum Relation {
     /// A child of it.
     Child,
-    /// A child of it, the first in a PID namespace of its own.
-    ChildWithPidNamespace,
+    /// A child of it in new namespaces.
+    ChildIn(UnshareFlags),
     /// Another child of its parent.
     Sibling,
 }
@@ -65,9 +65,10 @@ pub(crate) fn clone_process(
     arguments.pidfd = ptr::from_mut(&mut pidfd) as u64;
     match relation {
         Relation::Child => arguments.exit_signal = libc::SIGCHLD as u64,
-        Relation::ChildWithPidNamespace => {
+        Relation::ChildIn(namespaces) => {
             arguments.exit_signal = libc::SIGCHLD as u64;
-            arguments.flags |= libc::CLONE_NEWPID as u64;
+            // Namespaces have the same bits in both calls.
+            arguments.flags |= u64::from(namespaces.bits());
         }
         // Its parent is told of its end by the same signal as of the caller's.
         Relation::Sibling => arguments.flags |= libc::CLONE_PARENT as u64,
@@ -218,6 +219,27 @@ pub(crate) fn mount_setattr(
         propagation: change.propagation,
         userns_fd: 0,
     };
+    set_mount_attributes(mount, recursive, &attributes)
+}
+
+/// Maps the ids of a detached mount, not of those below it, by a user namespace: what user 0 owns
+/// in the file system belongs to the namespace's user 0 in the mount, and so on (mount_setattr(2),
+/// `MOUNT_ATTR_IDMAP`).
+pub(crate) fn map_ids(mount: BorrowedFd<'_>, user: BorrowedFd<'_>) -> Result<(), Errno> {
+    let attributes = libc::mount_attr {
+        attr_set: MountAttrFlags::MOUNT_ATTR_IDMAP.bits().into(),
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::try_from(user.as_raw_fd()).map_err(|_| Errno::BADF)?,
+    };
+    set_mount_attributes(mount, false, &attributes)
+}
+
+fn set_mount_attributes(
+    mount: BorrowedFd<'_>,
+    recursive: bool,
+    attributes: &libc::mount_attr,
+) -> Result<(), Errno> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the structure lives across the call, and its size is the one we name.
     result(unsafe {
@@ -226,7 +248,7 @@ pub(crate) fn mount_setattr(
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attributes,
+            ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     })

@@ -9,6 +9,7 @@ mod devices;
 pub mod fuzzing;
 mod identity;
 mod mounts;
+mod namespaces;
 mod process;
 mod profile;
 mod refuse;
@@ -21,10 +22,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
 use oci_spec::image::ImageConfiguration;
-use oci_spec::runtime::{
-    LinuxBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, RootBuilder, Spec,
-    SpecBuilder,
-};
+use oci_spec::runtime::{LinuxBuilder, RootBuilder, Spec, SpecBuilder};
 use slipway_cgroup::{CgroupPath, DeviceRule, Resources};
 use slipway_cri_api::v1::{
     ContainerConfig, LinuxContainerSecurityContext, NamespaceMode, NamespaceOption,
@@ -37,6 +35,7 @@ use crate::user::User;
 use crate::volumes::ImageVolumes;
 
 pub(crate) use confinement::{Confinement, confine};
+pub(crate) use namespaces::{check_user, user_mappings};
 pub(crate) use refuse::{container as check_container, pod as check_pod};
 
 /// What a container's configuration is made from.
@@ -58,6 +57,8 @@ pub(crate) struct Plan<'a> {
     /// The container's cgroup, from the root of the hierarchies.
     pub(crate) cgroup: &'a CgroupPath,
     pub(crate) resources: &'a Resources,
+    /// The first process, as the node numbers it, of the container whose processes it sees.
+    pub(crate) target: Option<i32>,
 }
 
 /// A configuration, and the device rules for the cgroup that goes with it.
@@ -89,12 +90,13 @@ pub(crate) fn generate(plan: &Plan<'_>) -> Result<Generated> {
     let security = security(plan.container);
     let devices = devices::of(plan.config, plan.container, &security)?;
     let mut linux = LinuxBuilder::default()
-        .namespaces(namespaces(plan, &security)?)
+        .namespaces(namespaces::of(plan, &security)?)
         .devices(devices.nodes)
         .build()
         .map_err(built)?;
     linux.set_cgroups_path(Some(PathBuf::from(plan.cgroup.as_str())));
     linux.set_resources(Some(resources::of(plan.resources, &devices.rules)?));
+    namespaces::map_users(&mut linux, plan.pod)?;
     linux.set_rootfs_propagation(Some(mounts::propagation(&plan.container.mounts).to_owned()));
     let (masked, read_only) = hidden_paths(plan.pod, &security);
     linux.set_masked_paths(Some(masked));
@@ -132,50 +134,6 @@ fn built(error: OciSpecError) -> Error {
     Error::internal(format!(
         "the container's OCI configuration cannot be made: {error}"
     ))
-}
-
-fn namespaces(
-    plan: &Plan<'_>,
-    security: &LinuxContainerSecurityContext,
-) -> Result<Vec<LinuxNamespace>> {
-    let pins = plan.pod_directory.join("ns");
-    let of_pod = pod_namespaces(plan.pod);
-    let of_container = security.namespace_options.clone().unwrap_or_default();
-    let node = NamespaceMode::Node as i32;
-    let mut namespaces = vec![namespace(LinuxNamespaceType::Mount, None)?];
-    if of_pod.network != node {
-        namespaces.push(namespace(
-            LinuxNamespaceType::Network,
-            Some(pins.join("net")),
-        )?);
-        namespaces.push(namespace(LinuxNamespaceType::Uts, Some(pins.join("uts")))?);
-    }
-    if of_pod.ipc != node {
-        namespaces.push(namespace(LinuxNamespaceType::Ipc, Some(pins.join("ipc")))?);
-    }
-    match NamespaceMode::try_from(of_container.pid) {
-        Ok(NamespaceMode::Pod) => {
-            namespaces.push(namespace(LinuxNamespaceType::Pid, Some(pins.join("pid")))?);
-        }
-        Ok(NamespaceMode::Container) => {
-            namespaces.push(namespace(LinuxNamespaceType::Pid, None)?);
-        }
-        _ => {}
-    }
-    // A privileged container sees the node's cgroups, as the peers have it.
-    if plan.cgroups == slipway_cgroup::Version::V2 && !security.privileged {
-        namespaces.push(namespace(LinuxNamespaceType::Cgroup, None)?);
-    }
-    Ok(namespaces)
-}
-
-fn namespace(typ: LinuxNamespaceType, path: Option<PathBuf>) -> Result<LinuxNamespace> {
-    let mut namespace = LinuxNamespaceBuilder::default()
-        .typ(typ)
-        .build()
-        .map_err(built)?;
-    namespace.set_path(path);
-    Ok(namespace)
 }
 
 /// Paths that are masked and paths that are read-only: what the request lists; where it lists

@@ -10,7 +10,7 @@ use slipway_cri_api::v1::{
 };
 use slipway_engine::{Error, Result};
 
-use super::{Plan, built, pod_namespaces};
+use super::{Plan, built, namespaces, pod_namespaces};
 use crate::rootfs::{self, Found};
 use crate::{kernel, mountinfo};
 
@@ -289,11 +289,13 @@ fn volume(request: &Request) -> Result<Mount> {
             "rro"
         }
     };
-    bind(
+    let mut mount = bind(
         &source,
         &request.container_path,
         &["rbind", propagation, access],
-    )
+    )?;
+    namespaces::map_mount(&mut mount, request)?;
+    Ok(mount)
 }
 
 /// What a mount's host path leads to now; links are followed this once.

@@ -4,29 +4,16 @@
 use std::net::IpAddr;
 use std::path::{Component, Path};
 
-use slipway_cri_api::v1::{
-    ContainerConfig, NamespaceMode, NamespaceOption, PodSandboxConfig, Protocol,
-};
+use slipway_cri_api::v1::{ContainerConfig, PodSandboxConfig, Protocol};
 use slipway_engine::{Error, Result};
 
 use super::sysctl;
-use super::{identity, pod_namespaces, security};
+use super::{identity, namespaces, pod_namespaces, security};
 
 /// Checks a pod's configuration.
 pub(crate) fn pod(config: &PodSandboxConfig) -> Result<()> {
     let namespaces = pod_namespaces(config);
-    modes(
-        &namespaces,
-        "PodSandboxConfig.linux.security_context.namespace_options",
-    )?;
-    for (field, mode) in [("network", namespaces.network), ("ipc", namespaces.ipc)] {
-        if mode != NamespaceMode::Pod as i32 && mode != NamespaceMode::Node as i32 {
-            return Err(Error::invalid(format!(
-                "a pod's {field} namespace is POD or NODE, the request says {}",
-                name(mode)
-            )));
-        }
-    }
+    namespaces::check_pod(config)?;
     for mapping in &config.port_mappings {
         for (field, port) in [
             ("container_port", mapping.container_port),
@@ -62,19 +49,7 @@ pub(crate) fn pod(config: &PodSandboxConfig) -> Result<()> {
 /// Checks a container's configuration against its pod's.
 pub(crate) fn container(pod: &PodSandboxConfig, config: &ContainerConfig) -> Result<()> {
     let security = security(config);
-    let namespaces = security.namespace_options.clone().unwrap_or_default();
-    modes(
-        &namespaces,
-        "ContainerConfig.linux.security_context.namespace_options",
-    )?;
-    if namespaces.pid == NamespaceMode::Pod as i32
-        && pod_namespaces(pod).pid != NamespaceMode::Pod as i32
-    {
-        return Err(Error::invalid(
-            "the container asks for the pod's PID namespace, but the pod was made without one \
-             (its namespace_options.pid is not POD)",
-        ));
-    }
+    namespaces::check_container(pod, config)?;
     if security.privileged {
         let pod = pod
             .linux
@@ -93,11 +68,6 @@ pub(crate) fn container(pod: &PodSandboxConfig, config: &ContainerConfig) -> Res
     if !config.cdi_devices.is_empty() {
         return Err(later("ContainerConfig.CDI_devices"));
     }
-    for mount in &config.mounts {
-        if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-            return Err(later("Mount.uidMappings and gidMappings"));
-        }
-    }
     let log = Path::new(&config.log_path);
     if log.is_absolute() || log.components().any(|part| part == Component::ParentDir) {
         return Err(Error::invalid(format!(
@@ -107,32 +77,6 @@ pub(crate) fn container(pod: &PodSandboxConfig, config: &ContainerConfig) -> Res
         )));
     }
     Ok(())
-}
-
-fn modes(options: &NamespaceOption, field: &str) -> Result<()> {
-    for mode in [options.network, options.pid, options.ipc] {
-        if NamespaceMode::try_from(mode).is_err() {
-            return Err(Error::invalid(format!(
-                "{field} has the unknown mode {mode}"
-            )));
-        }
-    }
-    if options.pid == NamespaceMode::Target as i32 {
-        return Err(later("namespace_options.pid TARGET"));
-    }
-    if options
-        .userns_options
-        .as_ref()
-        .is_some_and(|user| user.mode != NamespaceMode::Node as i32)
-    {
-        return Err(later("namespace_options.userns_options (user namespaces)"));
-    }
-    Ok(())
-}
-
-fn name(mode: i32) -> String {
-    NamespaceMode::try_from(mode)
-        .map_or_else(|_| mode.to_string(), |mode| mode.as_str_name().to_owned())
 }
 
 fn later(what: &str) -> Error {

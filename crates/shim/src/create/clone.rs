@@ -1,22 +1,34 @@
 //! Making a process in the right PID namespace and cgroup.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
 use rustix::process::Pid;
-use rustix::thread::LinkNameSpaceType;
+use rustix::thread::UnshareFlags;
 
+use super::{Progress, report};
+use crate::failure::{Explain, Outcome};
+use crate::protocol::Failure;
 use crate::syscall::{self, Cloned, Relation};
 
-/// The PID namespace that a process is born into.
+/// How a container's first process comes into its PID namespace.
 #[derive(Debug)]
-pub(crate) enum PidNamespace {
-    /// One of its own.
-    New,
-    /// The shim's, which is the node's.
-    Node,
-    /// The one that this descriptor (of a namespace or of a process in it) stands for.
-    Of(OwnedFd),
+pub(crate) enum Birth {
+    /// It is born there: into the node's, or as the first in one of its own, where nobody can see
+    /// it being set up.
+    Inside(Relation),
+    /// A process outside prepares it and then makes it inside: in the namespace of this
+    /// descriptor, or in a new one that belongs to the container's user namespace.
+    Outside(Option<OwnedFd>),
+}
+
+impl Birth {
+    /// Into the node's PID namespace, which is the shim's.
+    pub(crate) const ON_THE_NODE: Self = Self::Inside(Relation::Child);
+
+    /// Into a PID namespace of its own.
+    pub(crate) const FIRST: Self = Self::Inside(Relation::ChildIn(UnshareFlags::NEWPID));
 }
 
 /// What a new process does.
@@ -26,32 +38,44 @@ pub(crate) trait Offspring {
 }
 
 /// Makes a process that runs `child`.
-///
-/// A process's children are born into the PID namespace that it has last joined: so the shim joins
-/// for the time of the call and goes back to `own` afterwards.
 pub(crate) fn spawn(
-    namespace: &PidNamespace,
-    own: BorrowedFd<'_>,
+    birth: &Birth,
     cgroup: Option<BorrowedFd<'_>>,
     child: &impl Offspring,
 ) -> Result<(Pid, OwnedFd), Errno> {
-    let join = |namespace: BorrowedFd<'_>| {
-        rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::ProcessID))
+    let relation = match birth {
+        Birth::Inside(relation) => *relation,
+        Birth::Outside(_) => Relation::Child,
     };
-    let cloned = match namespace {
-        PidNamespace::New => syscall::clone_process(Relation::ChildWithPidNamespace, cgroup),
-        PidNamespace::Node => syscall::clone_process(Relation::Child, cgroup),
-        PidNamespace::Of(descriptor) => {
-            join(descriptor.as_fd())?;
-            let cloned = syscall::clone_process(Relation::Child, cgroup);
-            if !matches!(cloned, Ok(Cloned::Child)) {
-                join(own)?;
-            }
-            cloned
-        }
-    };
-    match cloned? {
+    match syscall::clone_process(relation, cgroup)? {
         Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
         Cloned::Child => child.run(),
+    }
+}
+
+/// Goes on in a new process, another child of the shim, in the PID namespace that the calling
+/// process has chosen for its children. The calling process ends.
+pub(crate) fn succeed(sync: BorrowedFd<'_>) -> Outcome<()> {
+    // The new process waits until the shim can know it: its end must not be the first news.
+    let (gate, keeper) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).system(|| "make a pipe")?;
+    match syscall::clone_process(Relation::Sibling, None) {
+        Ok(Cloned::Parent { pid, pidfd }) => {
+            let pid = pid.as_raw_nonzero().get();
+            report(sync, &Progress::Succeeded { pid }, Some(&pidfd));
+            syscall::exit(0)
+        }
+        Ok(Cloned::Child) => {
+            drop(keeper);
+            rustix::io::read(&gate, &mut [0; 1]).system(|| "wait for the shim")?;
+            drop(gate);
+            rustix::process::setsid().map(drop).system(|| "setsid")
+        }
+        // The namespace's init has ended, and with it everything in there.
+        Err(Errno::NOMEM | Errno::SRCH) => Err(Failure::wrong_state(
+            "the PID namespace has just come to its end",
+        )),
+        Err(error) => Err(Failure::system(format!(
+            "clone a process in the container's PID namespace: {error}"
+        ))),
     }
 }

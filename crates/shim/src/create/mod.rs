@@ -19,28 +19,33 @@ mod process;
 mod rootfs;
 mod seccomp;
 pub(crate) mod terminal;
+mod user;
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::clone::{Offspring, PidNamespace, spawn};
+pub(crate) use self::clone::{Birth, Offspring, spawn, succeed};
 pub(crate) use self::command::{Command, Identity};
 use self::hooks::{Point, Subject};
-pub(crate) use self::namespaces::pid_namespace;
+use self::mounts::Planned;
+pub(crate) use self::mounts::attach;
+pub(crate) use self::namespaces::birth;
 use self::process::refuse;
 pub(crate) use self::process::{
-    assume, detach, refuse_unsupported, set_oom_score, set_streams, write_oom_score,
+    assume, detach, limit, refuse_unsupported, set_oom_score, set_streams, write_oom_score,
 };
 pub(crate) use self::rootfs::{mount as mount_rootfs, turn_away_from_node};
 pub(crate) use self::seccomp::Filter;
 pub(crate) use self::terminal::Terminal;
+pub(crate) use self::user::UserNamespace;
 use crate::cgroup::Cgroup;
-use crate::config::{NamespaceKind, Process, Spec};
+use crate::config::{NamespaceKind, Spec};
 use crate::failure::{Explain, Outcome};
 use crate::packet::send_packet;
 use crate::protocol::{Create, Failure};
@@ -85,6 +90,7 @@ pub(crate) const NOT_EXECUTED: i32 = 128;
 pub(crate) struct Child<'a> {
     pub(crate) create: &'a Create,
     pub(crate) cgroup: &'a Cgroup,
+    pub(crate) birth: &'a Birth,
     /// The socket to the shim.
     pub(crate) sync: BorrowedFd<'a>,
     /// Standard input, output and error.
@@ -124,7 +130,7 @@ impl Child<'_> {
 
     fn prepare(&self) -> Outcome<(Command, Option<OwnedFd>, Spec)> {
         set_streams(self.streams)?;
-        syscall::close_all_but(&mut [self.sync.as_raw_fd()]).system(|| "close descriptors")?;
+        self.close_descriptors()?;
         detach()?;
         let shim = Identity::of_shim()?;
         rustix::process::umask(Mode::empty());
@@ -137,14 +143,21 @@ impl Child<'_> {
         let filter = Filter::read(&spec, &self.create.bundle)?;
         self.announce_hooks(&spec);
         set_oom_score(process, self.oom_score)?;
-        namespaces::enter(&spec)?;
+        let (planned, root) = self.enter(&spec)?;
         set_sysctls(&spec)?;
 
-        let (root, terminal) = self.furnish(&spec, process)?;
+        let proc_of = self.proc_of(&spec);
+        if proc_of.is_none() {
+            self.go_inside()?;
+        }
+        let terminal = self.furnish(&spec, planned, root.as_fd(), proc_of)?;
         self.run_node_hooks(&spec)?;
         self.run_hooks(Point::CreateContainer, &spec)?;
         rootfs::move_into(root.as_fd(), &spec.linux.rootfs_propagation)?;
         drop(root);
+        if proc_of.is_some() {
+            self.go_inside()?;
+        }
         let master = if let Some(Terminal { master, slave }) = terminal {
             terminal::take(slave.as_fd())?;
             Some(master)
@@ -192,43 +205,112 @@ impl Child<'_> {
         subject.run(point, rustix::process::getpid(), Some(self.sync))
     }
 
-    /// Mounts the root file system and everything in it.
-    fn furnish(&self, spec: &Spec, process: &Process) -> Outcome<(OwnedFd, Option<Terminal>)> {
-        let bundle = &self.create.bundle;
-        let planned = mounts::plan(&spec.mounts, bundle, self.cgroup, &spec.linux.mount_label)?;
-        rootfs::turn_away_from_node()?;
-        let root = rootfs::mount(&self.create.rootfs, &bundle.join(&spec.root.path))?;
+    fn close_descriptors(&self) -> Outcome<()> {
+        let mut kept = vec![self.sync.as_raw_fd()];
+        if let Birth::Outside(Some(namespace)) = self.birth {
+            kept.push(namespace.as_raw_fd());
+        }
+        syscall::close_all_but(&mut kept).system(|| "close descriptors")
+    }
 
+    /// Enters the container's namespaces, but for the PID namespace. What the node has to give, the
+    /// sources of the mounts and the layers of the root file system, is opened before, as the
+    /// node's root.
+    fn enter<'s>(&self, spec: &'s Spec) -> Outcome<(Vec<Planned<'s>>, OwnedFd)> {
+        let bundle = &self.create.bundle;
+        let user = UserNamespace::of(spec)?;
+        if let Some(user) = &user {
+            user.own_streams();
+            // Raising a limit takes the node's root.
+            limit(&spec.process)?;
+        }
+        let label = &spec.linux.mount_label;
+        let mut planned = mounts::plan(&spec.mounts, bundle, self.cgroup, label, user.as_ref())?;
+        namespaces::leave_mounts(spec)?;
+        rootfs::turn_away_from_node()?;
+        let path = bundle.join(&spec.root.path);
+        let Some(user) = user else {
+            namespaces::enter(spec, None)?;
+            return Ok((planned, rootfs::mount(&self.create.rootfs, &path)?));
+        };
+        let root = rootfs::make(&self.create.rootfs, &path, Some(&user))?;
+        for mount in &mut planned {
+            mount.lay(&user)?;
+        }
+        namespaces::enter(spec, Some(&user))?;
+        // Its root cannot go to the bundle.
+        rootfs::attach_root(root.as_fd())?;
+        Ok((planned, root))
+    }
+
+    /// The PID namespace whose `/proc` can be mounted from outside of it, by a process that nobody
+    /// in there can look into. Before Linux 6.17 there is none.
+    fn proc_of(&self, spec: &Spec) -> Option<BorrowedFd<'_>> {
+        let hooks = &spec.hooks;
+        // They are told of the process that goes on inside.
+        let hooked = !(hooks.prestart.is_empty()
+            && hooks.create_runtime.is_empty()
+            && hooks.create_container.is_empty());
+        match self.birth {
+            Birth::Outside(Some(namespace))
+                if !hooked && mounts::can_mount_proc_of(namespace.as_fd()) =>
+            {
+                Some(namespace.as_fd())
+            }
+            _ => None,
+        }
+    }
+
+    /// Goes on inside the container's PID namespace, if it is not there yet.
+    fn go_inside(&self) -> Outcome<()> {
+        match self.birth {
+            Birth::Inside(_) => Ok(()),
+            Birth::Outside(namespace) => {
+                namespaces::choose_pid_namespace(namespace.as_ref())?;
+                succeed(self.sync)
+            }
+        }
+    }
+
+    /// Mounts everything in the root file system.
+    fn furnish(
+        &self,
+        spec: &Spec,
+        planned: Vec<Planned<'_>>,
+        root: BorrowedFd<'_>,
+        proc_of: Option<BorrowedFd<'_>>,
+    ) -> Outcome<Option<Terminal>> {
+        let process = &spec.process;
         let own_devices = !planned.iter().any(|mount| mount.binds("/dev"));
         let mut unsealed = Vec::new();
         for mount in planned {
-            unsealed.extend(mount.mount(root.as_fd())?);
+            unsealed.extend(mount.mount(root, proc_of)?);
         }
         if own_devices {
-            devices::populate(root.as_fd(), &spec.linux.devices)?;
+            devices::populate(root, &spec.linux.devices)?;
         }
         let terminal = if process.terminal || self.create.terminal {
-            let terminal = Terminal::open(root.as_fd(), process)?;
-            terminal.show_as_console(root.as_fd())?;
+            let terminal = Terminal::open(root, process)?;
+            terminal.show_as_console(root)?;
             Some(terminal)
         } else {
             None
         };
-        inside::ensure(root.as_fd(), &process.cwd, inside::Kind::Directory)
+        inside::ensure(root, &process.cwd, inside::Kind::Directory)
             .invalid(|| format!("the working directory {}", process.cwd.display()))?;
         for path in &spec.linux.readonly_paths {
-            rootfs::protect(root.as_fd(), path)?;
+            rootfs::protect(root, path)?;
         }
         for path in &spec.linux.masked_paths {
-            rootfs::mask(root.as_fd(), path)?;
+            rootfs::mask(root, path)?;
         }
         if spec.root.readonly {
-            rootfs::seal(root.as_fd(), false).system(|| "make the root file system read-only")?;
+            rootfs::seal(root, false).system(|| "make the root file system read-only")?;
         }
         for mount in &unsealed {
             rootfs::seal(mount.as_fd(), false).system(|| "make a tmpfs read-only")?;
         }
-        Ok((root, terminal))
+        Ok(terminal)
     }
 }
 
@@ -269,6 +351,11 @@ pub fn check_config(json: &[u8]) -> Result<(), String> {
         refuse_unsupported_container(&spec)
     };
     check().map_err(|failure: Failure| failure.message)
+}
+
+/// A detached copy of the mount at an open place, without those below it.
+pub(crate) fn clone_mount_at(place: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    mounts::clone_tree_at(place, options::Reach::One)
 }
 
 /// Reads a `config.json`.

@@ -12,11 +12,13 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, O
 use super::inside::{self, Kind};
 use super::options::{MountOptions, Reach};
 use super::overlay;
+use super::rootfs::map_layers;
+use super::user::UserNamespace;
 use crate::cgroup::Cgroup;
 use crate::config::Mount;
 use crate::failure::{Explain, Outcome};
 use crate::protocol::Failure;
-use crate::syscall::{MountSetattr, mount_setattr};
+use crate::syscall::{MountSetattr, map_ids, mount_setattr};
 
 /// `PROC_SUPER_MAGIC` of statfs(2).
 const PROC: i64 = 0x9fa0;
@@ -34,6 +36,9 @@ const OVER_PROC: [&str; 10] = [
     "/proc/sys/kernel/ns_last_pid",
     "/proc/uptime",
 ];
+
+/// The mount option of proc(5) that names a PID namespace.
+const PROC_PIDS: &str = "pidns";
 
 /// A mount whose source, if it lies on the node, has been opened there.
 #[derive(Debug)]
@@ -63,26 +68,26 @@ pub(super) fn plan<'a>(
     bundle: &Path,
     cgroup: &Cgroup,
     label: &str,
+    user: Option<&UserNamespace>,
 ) -> Outcome<Vec<Planned<'a>>> {
     let plan = |mount| {
-        let mut planned = plan_one(mount, bundle, cgroup)?;
+        let mut planned = plan_one(mount, bundle, cgroup, user)?;
         planned.label(label);
         Ok(planned)
     };
     mounts.iter().map(plan).collect()
 }
 
-fn plan_one<'a>(mount: &'a Mount, bundle: &Path, cgroup: &Cgroup) -> Outcome<Planned<'a>> {
+fn plan_one<'a>(
+    mount: &'a Mount,
+    bundle: &Path,
+    cgroup: &Cgroup,
+    user: Option<&UserNamespace>,
+) -> Outcome<Planned<'a>> {
     let mut options = MountOptions::parse(&mount.options);
     let kind = mount.kind.as_str();
     if kind == "bind" && options.bind.is_none() {
         options.bind = Some(Reach::One);
-    }
-    if mount.uid_mappings.is_some() || mount.gid_mappings.is_some() {
-        return Err(Failure::invalid(format!(
-            "mount {}: id-mapped mounts come with a later version",
-            mount.destination.display()
-        )));
     }
     // A copy of a shared mount is its peer until it is told otherwise.
     let source = if let Some(reach) = options.bind {
@@ -102,13 +107,17 @@ fn plan_one<'a>(mount: &'a Mount, bundle: &Path, cgroup: &Cgroup) -> Outcome<Pla
             ))
         })?;
         let source = bundle.join(source);
-        Source::Tree(clone_tree(&source, reach).invalid(|| {
+        let tree = clone_tree(&source, reach).invalid(|| {
             format!(
                 "mount {} on {}",
                 source.display(),
                 mount.destination.display()
             )
-        })?)
+        })?;
+        if mount.uid_mappings.is_some() || mount.gid_mappings.is_some() {
+            map_volume(tree.as_fd(), mount, &source, user)?;
+        }
+        Source::Tree(tree)
     } else if kind == "overlay" {
         let layers = overlay::layers(&options.data);
         Source::Overlay(layers.map_err(|failure| {
@@ -125,6 +134,28 @@ fn plan_one<'a>(mount: &'a Mount, bundle: &Path, cgroup: &Cgroup) -> Outcome<Pla
         mount,
         options,
         source,
+    })
+}
+
+/// Maps the ids of a volume as the user namespace does: the files of number 0 are its root's.
+fn map_volume(
+    tree: BorrowedFd<'_>,
+    mount: &Mount,
+    source: &Path,
+    user: Option<&UserNamespace>,
+) -> Outcome<()> {
+    let destination = mount.destination.display();
+    let user = user.ok_or_else(|| {
+        Failure::invalid(format!(
+            "mount {destination}: its ids can be mapped only in a container with a user namespace"
+        ))
+    })?;
+    map_ids(tree, user.descriptor()).map_err(|error| {
+        Failure::unsupported(format!(
+            "mount {destination}: the ids of {} cannot be mapped: {error}: its file system does \
+             not support id-mapped mounts on this kernel, or is one already",
+            source.display()
+        ))
     })
 }
 
@@ -193,6 +224,17 @@ pub(super) fn new_file_system<'a>(
     data: impl IntoIterator<Item = &'a str>,
     attributes: MountAttrFlags,
 ) -> Outcome<OwnedFd> {
+    new_file_system_of(kind, source, data, attributes, None)
+}
+
+/// As [`new_file_system`]; a `/proc` shows the processes of the PID namespace `pids`.
+fn new_file_system_of<'a>(
+    kind: &str,
+    source: &str,
+    data: impl IntoIterator<Item = &'a str>,
+    attributes: MountAttrFlags,
+    pids: Option<BorrowedFd<'_>>,
+) -> Outcome<OwnedFd> {
     let doing = || format!("a file system of type {kind:?}");
     let context = match rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC) {
         Err(Errno::NODEV) => {
@@ -206,6 +248,9 @@ pub(super) fn new_file_system<'a>(
     let explained =
         |error: Errno| Failure::invalid(format!("{}: {error}{}", doing(), kernel_message(context)));
     rustix::mount::fsconfig_set_string(context, "source", source).map_err(explained)?;
+    if let Some(pids) = pids {
+        rustix::mount::fsconfig_set_fd(context, PROC_PIDS, pids).map_err(explained)?;
+    }
     for option in data {
         let set = match option.split_once('=') {
             Some((key, value)) => rustix::mount::fsconfig_set_string(context, key, value),
@@ -215,6 +260,13 @@ pub(super) fn new_file_system<'a>(
     }
     rustix::mount::fsconfig_create(context).map_err(explained)?;
     rustix::mount::fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).system(doing)
+}
+
+/// Whether the kernel mounts the `/proc` of a PID namespace that the caller is not in.
+pub(super) fn can_mount_proc_of(pids: BorrowedFd<'_>) -> bool {
+    rustix::mount::fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)
+        .and_then(|context| rustix::mount::fsconfig_set_fd(context, PROC_PIDS, pids))
+        .is_ok()
 }
 
 /// What the kernel has to say about a file system that it did not make.
@@ -238,7 +290,7 @@ pub(super) fn kernel_message(context: BorrowedFd<'_>) -> String {
 }
 
 /// Puts a detached mount at an open place.
-pub(super) fn attach(tree: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(crate) fn attach(tree: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(tree, c"", place, c"", flags)
 }
@@ -259,6 +311,24 @@ impl Planned<'_> {
         }
     }
 
+    /// Makes an overlay as the node's root, who alone can look into the layers, with their owners
+    /// as the user namespace has them.
+    pub(super) fn lay(&mut self, user: &UserNamespace) -> Outcome<()> {
+        let Source::Overlay(layers) = &self.source else {
+            return Ok(());
+        };
+        map_layers(layers, user)?;
+        let attributes = MountAttrFlags::empty();
+        let tree = overlay::one_by_one(layers, attributes).map_err(|(_, reason)| {
+            Failure::unsupported(format!(
+                "mount {}: {reason}: an image in a pod with a user namespace takes Linux 6.8",
+                self.mount.destination.display()
+            ))
+        })?;
+        self.source = Source::Tree(tree);
+        Ok(())
+    }
+
     /// Whether this is a mount of the node's files on exactly that place.
     pub(super) fn binds(&self, destination: &str) -> bool {
         matches!(self.source, Source::Tree(_)) && self.mount.destination == Path::new(destination)
@@ -266,7 +336,12 @@ impl Planned<'_> {
 
     /// Mounts it below `root`. Gives the mount that is still to be made read-only, once everything
     /// that lies in it has been made.
-    pub(super) fn mount(self, root: BorrowedFd<'_>) -> Outcome<Option<OwnedFd>> {
+    /// `proc_of` is the PID namespace whose `/proc` it is, where that is not the process's own.
+    pub(super) fn mount(
+        self,
+        root: BorrowedFd<'_>,
+        proc_of: Option<BorrowedFd<'_>>,
+    ) -> Outcome<Option<OwnedFd>> {
         let destination = &self.mount.destination;
         let doing = || format!("mount {}", destination.display());
         let place = self.place(root, destination)?;
@@ -302,7 +377,8 @@ impl Planned<'_> {
                 let source = self.mount.source.as_deref().unwrap_or(Path::new(&kind));
                 let source = source.to_string_lossy();
                 let data = data.iter().map(String::as_str);
-                let tree = new_file_system(&kind, &source, data, attributes.set)
+                let pids = proc_of.filter(|_| kind == "proc");
+                let tree = new_file_system_of(&kind, &source, data, attributes.set, pids)
                     .map_err(|failure| prefixed(&doing(), failure))?;
                 (tree, later)
             }

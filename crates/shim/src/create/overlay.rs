@@ -59,7 +59,10 @@ pub(super) fn mount(
     }
 }
 
-fn one_by_one(layers: &[PathBuf], attributes: MountAttrFlags) -> Result<OwnedFd, (Errno, String)> {
+pub(super) fn one_by_one(
+    layers: &[PathBuf],
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, (Errno, String)> {
     let plain = |error: Errno| (error, error.to_string());
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(plain)?;
     let context = context.as_fd();

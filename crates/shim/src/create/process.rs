@@ -90,9 +90,7 @@ pub(crate) fn assume(
     filter: Option<Filter>,
 ) -> Outcome<Command> {
     let environment = environment(process);
-    for limit in &process.rlimits {
-        set_rlimit(limit)?;
-    }
+    limit(process)?;
     let user = &process.user;
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     own_streams(uid);
@@ -125,6 +123,11 @@ pub(crate) fn assume(
     }
     rustix::process::umask(Mode::from_raw_mode(user.umask.unwrap_or(0o022)));
     command(process, &environment, shim, filter)
+}
+
+/// Sets the process's resource limits.
+pub(crate) fn limit(process: &Process) -> Outcome<()> {
+    process.rlimits.iter().try_for_each(set_rlimit)
 }
 
 fn environment(process: &Process) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! A container's root file system: mounting it, closing off parts of it, and moving into it.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -15,9 +16,10 @@ use super::mounts::{
     attach, clone_tree, clone_tree_at, is_directory, kernel_message, new_file_system,
 };
 use super::options::{Reach, propagation};
+use super::user::UserNamespace;
 use crate::failure::{Explain, Outcome};
 use crate::protocol::{Failure, Overlay};
-use crate::syscall::{MountSetattr, mount_setattr};
+use crate::syscall::{MountSetattr, map_ids, mount_setattr};
 
 /// The size of a page, in bytes, where it is smallest.
 pub(super) const SMALLEST_PAGE: usize = 4096;
@@ -31,35 +33,90 @@ pub(crate) fn turn_away_from_node() -> Outcome<()> {
 /// Mounts the root file system on `path` and opens it.
 pub(crate) fn mount(overlay: &Overlay, path: &Path) -> Outcome<OwnedFd> {
     let doing = || format!("mount the root file system on {}", path.display());
+    let tree = make(overlay, path, None)?;
+    let place = make_place(path).system(doing)?;
+    attach(tree.as_fd(), place.as_fd()).system(doing)?;
+    Ok(tree)
+}
+
+fn make_place(path: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let place = match rustix::fs::open(path, flags, Mode::empty()) {
+    match rustix::fs::open(path, flags, Mode::empty()) {
         Err(Errno::NOENT) => {
-            rustix::fs::mkdir(path, Mode::from_raw_mode(0o700)).system(doing)?;
+            rustix::fs::mkdir(path, Mode::from_raw_mode(0o700))?;
             rustix::fs::open(path, flags, Mode::empty())
         }
         other => other,
     }
-    .system(doing)?;
+}
+
+/// Makes the root file system, as a mount that is nowhere yet; `path` is where it may be for a
+/// while. With a user namespace, what belongs to number 0 in the layers belongs to the namespace's
+/// root in the container, so that no file has to change its owner. The writable layer has the
+/// owners that the node sees: overlayfs makes files there as the node's root, who does not exist in
+/// a mapped mount.
+pub(super) fn make(
+    overlay: &Overlay,
+    path: &Path,
+    user: Option<&UserNamespace>,
+) -> Outcome<OwnedFd> {
+    let doing = || "make the root file system";
+    if let Some(user) = user {
+        map_layers(&overlay.lower, user)?;
+    }
     if overlay.lower.is_empty() {
         // An image without layers: there is nothing to lay over.
-        let tree = super::mounts::clone_tree(&overlay.upper, Reach::One).system(doing)?;
-        attach(tree.as_fd(), place.as_fd()).system(doing)?;
-        return Ok(tree);
+        return clone_tree(&overlay.upper, Reach::One).system(doing);
     }
     match layered(overlay) {
-        Ok(tree) => {
-            attach(tree.as_fd(), place.as_fd()).system(doing)?;
-            Ok(tree)
-        }
+        Ok(tree) => Ok(tree),
         // Kernels before 6.8 do not take layers one by one. Those before 6.5 say so only in the
         // end, or once the options are longer than a page.
         Err((Errno::INVAL, reason)) => {
-            mount_at_once(overlay, path)
-                .system(|| format!("{} ({reason}, so at once)", doing()))?;
-            rustix::fs::open(path, flags, Mode::empty()).system(doing)
+            let made = || {
+                make_place(path)?;
+                mount_at_once(overlay, path)?;
+                let tree = clone_tree(path, Reach::One)?;
+                rustix::mount::unmount(path, UnmountFlags::DETACH)?;
+                Ok::<_, Errno>(tree)
+            };
+            made().system(|| format!("{} ({reason}, so at once)", doing()))
         }
         Err((_, reason)) => Err(Failure::system(format!("{}: {reason}", doing()))),
     }
+}
+
+/// Covers the directories that the layers are in with id-mapped mounts of themselves. Kernels
+/// before 6.15 take only layers that are mounted somewhere.
+pub(super) fn map_layers(layers: &[PathBuf], user: &UserNamespace) -> Outcome<()> {
+    // They lie side by side, so that one mount does for many.
+    let parents: BTreeSet<_> = layers.iter().filter_map(|path| path.parent()).collect();
+    for directory in parents {
+        let doing = || format!("map the ids of the layers in {}", directory.display());
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let place = rustix::fs::open(directory, flags, Mode::empty()).system(doing)?;
+        let tree = clone_tree_at(place.as_fd(), Reach::One).system(doing)?;
+        if user.maps(tree.as_fd()) {
+            continue;
+        }
+        map_ids(tree.as_fd(), user.descriptor()).map_err(|error| {
+            Failure::unsupported(format!(
+                "{}: {error}: the file system there cannot be id-mapped by this kernel, which a \
+                 pod with a user namespace needs; ext4, xfs and btrfs can be from Linux 5.19 on",
+                doing()
+            ))
+        })?;
+        attach(tree.as_fd(), place.as_fd()).system(doing)?;
+    }
+    Ok(())
+}
+
+/// Mounts a root file system over the process's root directory, for [`move_into`] to go to.
+pub(super) fn attach_root(root: BorrowedFd<'_>) -> Outcome<()> {
+    let doing = || "mount the root file system";
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let place = rustix::fs::open("/", flags, Mode::empty()).system(doing)?;
+    attach(root, place.as_fd()).system(doing)
 }
 
 /// Gives the layers to the kernel one by one, so that their number and the length of their paths

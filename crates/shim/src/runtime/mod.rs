@@ -23,7 +23,7 @@ use self::console::Console;
 use self::invocation::{Invocation, Preparation};
 use self::messages::Messages;
 use crate::container::{Input, Stage, Waiter};
-use crate::create::{PidNamespace, spawn};
+use crate::create::{Birth, spawn};
 use crate::exec::{ExecStage, Executed};
 use crate::failure::{Explain, Outcome};
 use crate::poller::{Poller, Token};
@@ -280,13 +280,8 @@ impl Supervisor {
         poller
             .add(&timer, Token::RuntimeDeadline(number))
             .system(|| "watch a timer")?;
-        let (pid, pidfd) = spawn(
-            &PidNamespace::Node,
-            self.pid_namespace.as_fd(),
-            None,
-            &invocation,
-        )
-        .system(|| format!("clone a process for {} {name}", runtime.path.display()))?;
+        let (pid, pidfd) = spawn(&Birth::ON_THE_NODE, None, &invocation)
+            .system(|| format!("clone a process for {} {name}", runtime.path.display()))?;
         let operation = Operation {
             pid,
             timer,

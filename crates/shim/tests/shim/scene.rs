@@ -39,7 +39,7 @@ impl Drop for Scene {
         for cgroup in &self.cgroups {
             clear(cgroup);
         }
-        for pin in ["net", "ipc", "uts", "pid"] {
+        for pin in ["net", "ipc", "uts", "pid", "user"] {
             let _ = rustix::mount::unmount(
                 self.directory.path().join("ns").join(pin),
                 rustix::mount::UnmountFlags::DETACH,
@@ -83,6 +83,7 @@ pub(crate) fn pod() -> Pod {
         shared_pid: false,
         shm_size: Some(1 << 20),
         sysctls: Vec::new(),
+        user: None,
     }
 }
 
@@ -233,6 +234,7 @@ impl Scene {
             terminal: false,
             stdin: false,
             runtime: None,
+            target: None,
             bundle,
         }
     }

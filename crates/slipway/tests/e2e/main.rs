@@ -15,6 +15,7 @@ mod handler;
 mod image;
 mod log;
 mod mount;
+mod namespace;
 mod pod;
 mod resource;
 mod restart;
