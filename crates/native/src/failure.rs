@@ -19,7 +19,12 @@ pub(crate) fn of_shim(error: &slipway_shim::Error) -> Error {
 }
 
 pub(crate) fn of_network(error: &slipway_network::Error) -> Error {
-    Error::internal(with_causes(error))
+    let kind = match error {
+        slipway_network::Error::PodCidr { .. } => Kind::InvalidArgument,
+        slipway_network::Error::Template { .. } => Kind::FailedPrecondition,
+        _ => Kind::Internal,
+    };
+    Error::new(kind, with_causes(error))
 }
 
 pub(crate) fn of_cgroup(error: &slipway_cgroup::Error) -> Error {

@@ -316,8 +316,14 @@ impl Engine for Native {
         Box::pin(futures_util::stream::empty())
     }
 
-    async fn update_runtime_config(&self, _config: RuntimeConfig) -> Result<()> {
-        Err(not_yet("UpdateRuntimeConfig"))
+    async fn update_runtime_config(&self, config: RuntimeConfig) -> Result<()> {
+        let cidrs = config.network_config.unwrap_or_default().pod_cidr;
+        // A kubelet that knows no range yet says so with an empty one.
+        if cidrs.is_empty() {
+            return Ok(());
+        }
+        let set = self.node.network.set_pod_cidr(&cidrs).await;
+        set.map_err(|error| failure::of_network(&error))
     }
 
     async fn checkpoint_container(&self, request: CheckpointContainerRequest) -> Result<()> {

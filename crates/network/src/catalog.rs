@@ -135,7 +135,8 @@ fn load(directory: &Path, fingerprints: Vec<Fingerprint>) -> Loaded {
     }
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, String> {
+/// A configuration, or a template for one.
+pub(crate) fn read(file: &Path) -> Result<Vec<u8>, String> {
     let cannot = |error: io::Error| format!("cannot be read: {error}");
     // Asked before it is opened: opening a FIFO would wait for a writer.
     if !fs::metadata(file).map_err(cannot)?.is_file() {

@@ -13,6 +13,9 @@ pub struct Config {
     pub conf_dir: PathBuf,
     /// The directories of plugins, in the order in which they are searched.
     pub bin_dirs: Vec<PathBuf>,
+    /// A template for a configuration that is written into [`conf_dir`](Self::conf_dir) when a
+    /// kubelet tells the node's pod CIDR; none leaves that to network add-ons.
+    pub conf_template: Option<PathBuf>,
     /// How long one plugin may run before it is killed, in seconds; at least 1, at most 86400.
     pub plugin_timeout: u64,
 }
@@ -23,6 +26,7 @@ impl Default for Config {
             conf_dir: "/etc/cni/net.d".into(),
             // The second is where Debian installs the plugins.
             bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            conf_template: None,
             plugin_timeout: 60,
         }
     }

@@ -112,7 +112,7 @@ pub enum Error {
         /// How long it was waited for.
         waited: Duration,
     },
-    /// The record of attachments could not be read or written.
+    /// The record of attachments, or a configuration, could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Cache {
         /// What was tried.
@@ -121,6 +121,23 @@ pub enum Error {
         path: PathBuf,
         /// Why it did not work.
         source: io::Error,
+    },
+    /// A range of pod addresses that is none.
+    #[error(
+        "NetworkConfig.pod_cidr {given:?} is no address range such as 10.1.0.0/24, nor several with \
+         commas between them"
+    )]
+    PodCidr {
+        /// What was given.
+        given: String,
+    },
+    /// The template for a configuration cannot be used.
+    #[error("the template network.conf_template {}: {reason}", file.display())]
+    Template {
+        /// The template.
+        file: PathBuf,
+        /// What is wrong with it, and where.
+        reason: String,
     },
     /// The daemon is ending and starts nothing new.
     #[error("the daemon is shutting down; nothing was done")]

@@ -33,7 +33,9 @@ mod error;
 mod executed;
 mod network;
 mod plugin;
+mod pod_cidr;
 mod result;
+mod template;
 
 pub use attachment::{Attachment, Dns, PortMapping, Protocol};
 pub use config::Config;

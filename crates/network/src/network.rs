@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -14,6 +14,7 @@ use crate::cache::{Cache, Entry, Record, Recorded};
 use crate::catalog::{Catalog, Selected};
 use crate::chain::{Chain, Pod};
 use crate::conflist::Conflist;
+use crate::pod_cidr::{self, PodCidrs};
 use crate::{Config, Error, result};
 
 /// The file systems that a network namespace is seen on: nsfs, and procfs for links under /proc.
@@ -32,6 +33,7 @@ struct Inner {
     config: Config,
     catalog: Catalog,
     cache: Cache,
+    writing: Mutex<()>,
 }
 
 /// What a pod got.
@@ -55,6 +57,7 @@ impl Network {
                 config,
                 catalog,
                 cache: Cache::new(cache),
+                writing: Mutex::new(()),
             }),
         }
     }
@@ -86,6 +89,18 @@ impl Network {
     pub async fn delete(&self, pod: &Attachment) -> Result<(), Error> {
         let pod = pod.clone();
         self.run(move |inner| inner.delete(&pod)).await
+    }
+
+    /// Takes the node's range of pod addresses, or ranges with commas between them: where there is a
+    /// template, a configuration is made of it and put into force, unless another one is.
+    pub async fn set_pod_cidr(&self, cidrs: &str) -> Result<(), Error> {
+        let cidrs = PodCidrs::parse(cidrs)?;
+        self.run(move |inner| {
+            // One at a time: both would write the same file.
+            let _turn = inner.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            pod_cidr::apply(&inner.config, &inner.catalog, &cidrs)
+        })
+        .await
     }
 
     /// The ids of pods that are attached or that an ADD or DEL was begun for, in no order.

@@ -207,6 +207,7 @@ fn a_plugin_that_hangs_is_killed_with_its_children() {
             conf_dir: node.path("net.d"),
             bin_dirs: vec![fakes],
             plugin_timeout: 1,
+            conf_template: None,
         };
         let network = Network::new(config, node.path("cache"));
         let started = Instant::now();

@@ -210,6 +210,7 @@ pub(crate) fn open(directory: &Path) -> Network {
         conf_dir: directory.join("net.d"),
         bin_dirs: vec![fakes, REAL_PLUGINS.into()],
         plugin_timeout: 20,
+        conf_template: None,
     };
     Network::new(config, directory.join("cache"))
 }

@@ -17,6 +17,7 @@ mod log;
 mod mount;
 mod namespace;
 mod pod;
+mod pod_cidr;
 mod resource;
 mod restart;
 mod seccomp;
