@@ -14,6 +14,7 @@ mod pulls;
 mod request;
 mod runtime;
 mod status;
+mod streaming;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use slipway_cri_api::slipway::pulls_server::PullsServer;
 use slipway_cri_api::v1::image_service_server::ImageServiceServer;
 use slipway_cri_api::v1::runtime_service_server::RuntimeServiceServer;
 use slipway_engine::Engine;
+use slipway_streaming::Streaming;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio_stream::StreamExt as _;
@@ -41,6 +43,8 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// Serves an engine on a socket until `shutdown` ends; calls that are under way then are finished,
 /// and clients that keep their connections open all the same are not waited for.
 ///
+/// Sessions that `streaming` has given URLs for end with this, at the latest.
+///
 /// `runtime_version` is what Version answers, and so what `kubectl get nodes` shows.
 ///
 /// # Errors
@@ -49,11 +53,12 @@ const FAREWELL: Duration = Duration::from_millis(500);
 pub async fn serve(
     listener: UnixListener,
     engine: Arc<dyn Engine>,
+    streaming: Streaming,
     runtime_version: &str,
     calls: CallMetrics,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let runtime = runtime::Runtime::new(Arc::clone(&engine), runtime_version.to_owned());
+    let runtime = runtime::Runtime::new(Arc::clone(&engine), streaming, runtime_version.to_owned());
     let images = image::Images::new(Arc::clone(&engine));
     let connections = UnixListenerStream::new(listener).map(|stream| stream.map(Lenient::new));
     let under_way = UnderWay::default();

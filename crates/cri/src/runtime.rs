@@ -4,39 +4,47 @@ use std::sync::Arc;
 
 use slipway_cri_api::v1::runtime_service_server::RuntimeService;
 use slipway_cri_api::v1::{
-    CheckpointContainerRequest, CheckpointContainerResponse, ContainerStatsRequest,
-    ContainerStatsResponse, ContainerStatusRequest, ContainerStatusResponse,
-    CreateContainerRequest, CreateContainerResponse, ExecSyncRequest, ExecSyncResponse,
-    ListContainerStatsRequest, ListContainerStatsResponse, ListContainersRequest,
+    AttachRequest, AttachResponse, CheckpointContainerRequest, CheckpointContainerResponse,
+    ContainerStatsRequest, ContainerStatsResponse, ContainerStatusRequest, ContainerStatusResponse,
+    CreateContainerRequest, CreateContainerResponse, ExecRequest, ExecResponse, ExecSyncRequest,
+    ExecSyncResponse, ListContainerStatsRequest, ListContainerStatsResponse, ListContainersRequest,
     ListContainersResponse, ListMetricDescriptorsRequest, ListMetricDescriptorsResponse,
     ListPodSandboxMetricsRequest, ListPodSandboxMetricsResponse, ListPodSandboxRequest,
     ListPodSandboxResponse, ListPodSandboxStatsRequest, ListPodSandboxStatsResponse,
     PodSandboxStatsRequest, PodSandboxStatsResponse, PodSandboxStatusRequest,
-    PodSandboxStatusResponse, RemoveContainerRequest, RemoveContainerResponse,
-    RemovePodSandboxRequest, RemovePodSandboxResponse, ReopenContainerLogRequest,
-    ReopenContainerLogResponse, RunPodSandboxRequest, RunPodSandboxResponse, RuntimeConfigRequest,
-    RuntimeConfigResponse, StartContainerRequest, StartContainerResponse, StatusRequest,
-    StatusResponse, StopContainerRequest, StopContainerResponse, StopPodSandboxRequest,
-    StopPodSandboxResponse, UpdateContainerResourcesRequest, UpdateContainerResourcesResponse,
+    PodSandboxStatusResponse, PortForwardRequest, PortForwardResponse, RemoveContainerRequest,
+    RemoveContainerResponse, RemovePodSandboxRequest, RemovePodSandboxResponse,
+    ReopenContainerLogRequest, ReopenContainerLogResponse, RunPodSandboxRequest,
+    RunPodSandboxResponse, RuntimeConfigRequest, RuntimeConfigResponse, StartContainerRequest,
+    StartContainerResponse, StatusRequest, StatusResponse, StopContainerRequest,
+    StopContainerResponse, StopPodSandboxRequest, StopPodSandboxResponse,
+    UpdateContainerResourcesRequest, UpdateContainerResourcesResponse,
     UpdatePodSandboxResourcesRequest, UpdatePodSandboxResourcesResponse,
     UpdateRuntimeConfigRequest, UpdateRuntimeConfigResponse, VersionRequest, VersionResponse,
 };
 use slipway_engine::{Engine, Verbosity};
+use slipway_streaming::Streaming;
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::detached::detached;
 use crate::request::required;
 use crate::status::status;
+use crate::streaming;
 
 /// The service, over an engine.
 pub(crate) struct Runtime {
     engine: Arc<dyn Engine>,
+    streaming: Streaming,
     version: String,
 }
 
 impl Runtime {
-    pub(crate) fn new(engine: Arc<dyn Engine>, version: String) -> Self {
-        Self { engine, version }
+    pub(crate) fn new(engine: Arc<dyn Engine>, streaming: Streaming, version: String) -> Self {
+        Self {
+            engine,
+            streaming,
+            version,
+        }
     }
 }
 
@@ -237,6 +245,44 @@ impl RuntimeService for Runtime {
         let answer =
             detached(async move { engine.exec_sync(&container_id, cmd, timeout).await }).await?;
         Ok(Response::new(answer))
+    }
+
+    async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+        let request = request.into_inner();
+        let streams = streaming::exec(&request)?;
+        let ExecRequest {
+            container_id, cmd, ..
+        } = request;
+        let checked = self.engine.check_exec(&container_id).await;
+        checked
+            .and_then(|()| self.streaming.exec(container_id, cmd, streams))
+            .map(|url| Response::new(ExecResponse { url }))
+            .map_err(|error| status(&error))
+    }
+
+    async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+        let request = request.into_inner();
+        let streams = streaming::attach(&request)?;
+        let container = request.container_id;
+        let checked = self.engine.check_attach(&container, streams).await;
+        checked
+            .and_then(|()| self.streaming.attach(container, streams))
+            .map(|url| Response::new(AttachResponse { url }))
+            .map_err(|error| status(&error))
+    }
+
+    async fn port_forward(
+        &self,
+        request: Request<PortForwardRequest>,
+    ) -> Answer<PortForwardResponse> {
+        let request = request.into_inner();
+        let ports = streaming::ports(&request)?;
+        let pod = request.pod_sandbox_id;
+        let checked = self.engine.check_port_forward(&pod).await;
+        checked
+            .and_then(|()| self.streaming.port_forward(pod, ports))
+            .map(|url| Response::new(PortForwardResponse { url }))
+            .map_err(|error| status(&error))
     }
 
     async fn update_container_resources(

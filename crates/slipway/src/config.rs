@@ -29,6 +29,7 @@ pub(crate) struct Config {
     pub(crate) runtime: slipway_native::Config,
     pub(crate) image: slipway_image::Config,
     pub(crate) network: slipway_network::Config,
+    pub(crate) streaming: slipway_streaming::Config,
 }
 
 impl Default for Config {
@@ -42,6 +43,7 @@ impl Default for Config {
             runtime: slipway_native::Config::default(),
             image: slipway_image::Config::default(),
             network: slipway_network::Config::default(),
+            streaming: slipway_streaming::Config::default(),
         }
     }
 }

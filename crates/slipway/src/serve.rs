@@ -11,7 +11,9 @@ use clap::{Args, ValueEnum};
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use slipway_cri::CallMetrics;
+use slipway_engine::Engine;
 use slipway_native::{Native, Settings};
+use slipway_streaming::Streaming;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -82,14 +84,17 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let socket = config.socket()?.to_owned();
     let mut registry = Registry::default();
     let calls = CallMetrics::new(&mut registry);
-    let engine = Native::open(Settings {
-        root: config.root.clone(),
-        state: config.state.clone(),
-        runtime: config.runtime.clone(),
-        image: config.image.clone(),
-        network: config.network.clone(),
-    })
-    .await?;
+    let engine: Arc<dyn Engine> = Arc::new(
+        Native::open(Settings {
+            root: config.root.clone(),
+            state: config.state.clone(),
+            runtime: config.runtime.clone(),
+            image: config.image.clone(),
+            network: config.network.clone(),
+        })
+        .await?,
+    );
+    let streaming = Streaming::start(&config.streaming, Arc::clone(&engine)).await?;
     if let Some(address) = config.metrics_listen {
         metrics::serve(address, registry).await?;
     }
@@ -99,12 +104,14 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         socket = %socket.display(),
         root = %config.root.display(),
         state = %config.state.display(),
+        streaming = streaming.base(),
         "slipway answers"
     );
     let stop = stop_signal()?;
     slipway_cri::serve(
         listener,
-        Arc::new(engine),
+        engine,
+        streaming,
         env!("CARGO_PKG_VERSION"),
         calls,
         stop,
