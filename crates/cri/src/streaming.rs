@@ -121,7 +121,7 @@ mod tests {
             pod_sandbox_id: "p".into(),
             port: port.to_vec(),
         };
-        assert_eq!(ports(&request(&[])).unwrap(), []);
+        assert!(ports(&request(&[])).unwrap().is_empty());
         assert_eq!(ports(&request(&[1, 65535])).unwrap(), [1, 65535]);
         for port in [0, -1, 65536] {
             refused(ports(&request(&[80, port])), "PortForwardRequest.port");

@@ -193,10 +193,11 @@ fn take_sizes(text: &mut BytesMut) -> Result<Option<Size>, NoSize> {
         }
     }
     let taken = sizes.byte_offset();
-    text.advance(taken);
-    if text.len() > MAX_SIZES {
+    // What goes before an object that is still to come counts as well: it must not grow for ever.
+    if text.len() - taken > MAX_SIZES || last.is_none() && text.len() > MAX_SIZES {
         return Err(NoSize);
     }
+    text.advance(taken);
     Ok(last)
 }
 
@@ -222,7 +223,7 @@ mod tests {
     fn sizes_are_taken_as_they_are_complete() {
         let one = r#"{"Width":80,"Height":24}"#;
         assert_eq!(sizes(one), (Some((80, 24)), String::new()));
-        assert_eq!(sizes(&format!("{one}\n")), (Some((80, 24)), "\n".into()));
+        assert_eq!(sizes(&format!("{one}\n")), (Some((80, 24)), String::new()));
         let other = r#"{"Height":1,"Width":2}"#;
         assert_eq!(sizes(&format!("{one}{other}{{\"Wi")).0, Some((2, 1)));
         let (none, rest) = sizes(r#"{"Width":80,"#);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
@@ -273,7 +273,6 @@ async fn introduce(stream: impl Io + 'static, shared: &Shared) -> Option<(Grante
         std::future::ready(Ok::<_, Infallible>(answer))
     });
     let served = http1::Builder::new()
-        .keep_alive(false)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD)
         .timer(TokioTimer::new())
@@ -354,7 +353,10 @@ fn redeem(path: &str, shared: &Shared) -> Option<Order> {
 fn refused(refusal: Refusal) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(refusal.message));
     *response.status_mut() = refusal.status;
-    *response.headers_mut() = refusal.headers;
+    response.headers_mut().extend(refusal.header);
+    // One request a connection. Said here and not to hyper, which would say it in upgrades as well.
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(CONNECTION, close);
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, text);
     response

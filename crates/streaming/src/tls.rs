@@ -41,9 +41,12 @@ pub(crate) fn acceptor(config: &Config) -> Result<Option<TlsAcceptor>, TlsError>
     };
     let chain = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .and_then(|chain| match chain.is_empty() {
-            true => Err(pem::Error::NoItemsFound),
-            false => Ok(chain),
+        .and_then(|chain| {
+            if chain.is_empty() {
+                Err(pem::Error::NoItemsFound)
+            } else {
+                Ok(chain)
+            }
         })
         .map_err(file("tls_cert", certificate))?;
     let key = PrivateKeyDer::from_pem_file(key).map_err(file("tls_key", key))?;

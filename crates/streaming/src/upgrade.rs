@@ -69,7 +69,8 @@ pub(crate) struct Agreed {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
+    /// What goes beside the message.
+    pub(crate) header: Option<(HeaderName, HeaderValue)>,
     pub(crate) message: Bytes,
 }
 
@@ -77,7 +78,7 @@ impl Refusal {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self {
             status,
-            headers: HeaderMap::new(),
+            header: None,
             message: Bytes::from(message.into()),
         }
     }
@@ -131,7 +132,7 @@ fn choose<'a>(
                 format!("the client speaks {asked}; offered are {offered}\n"),
             );
             if let Ok(offered) = HeaderValue::from_str(&offered) {
-                refusal.headers.insert(ACCEPTED_PROTOCOLS, offered);
+                refusal.header = Some((ACCEPTED_PROTOCOLS, offered));
             }
             Err(refusal)
         }
@@ -177,7 +178,7 @@ fn websocket(asked: &HeaderMap, purpose: Purpose) -> Result<Agreed, Refusal> {
             "the request's Sec-WebSocket-Version is not 13\n",
         );
         let version = HeaderValue::from_static("13");
-        refusal.headers.insert(SEC_WEBSOCKET_VERSION, version);
+        refusal.header = Some((SEC_WEBSOCKET_VERSION, version));
         return Err(refusal);
     }
     let offered: &[(&str, Protocol)] = match purpose {
@@ -345,7 +346,10 @@ mod tests {
             StatusCode::FORBIDDEN,
         );
         assert!(
-            refusal.headers[ACCEPTED_PROTOCOLS]
+            refusal
+                .header
+                .unwrap()
+                .1
                 .to_str()
                 .unwrap()
                 .contains("v4.channel.k8s.io")

@@ -91,7 +91,7 @@ async fn refuse_all(acceptor: &mut Acceptor) {
     while let Some(stream) = acceptor.next().await {
         stream.refuse().await;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Two streams for each connection to a port: its bytes, and what went wrong with it.

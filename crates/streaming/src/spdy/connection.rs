@@ -339,7 +339,7 @@ impl Reader {
     }
 
     async fn open(&mut self, id: u32, headers: Headers, fin: bool) -> Result<(), Failure> {
-        if id % 2 == 0 || id <= self.last_stream {
+        if id.is_multiple_of(2) || id <= self.last_stream {
             return Err(Failure::Protocol(
                 "a client's streams are odd and count upwards",
             ));

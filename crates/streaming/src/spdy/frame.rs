@@ -203,7 +203,11 @@ impl Decoder {
                 fin: flags & FIN != 0,
             }));
         }
-        let [version, kind] = [first >> 16 & 0x7fff, first & 0xffff].map(|half| half as u16);
+        let [high, low, kind @ ..] = first.to_be_bytes();
+        let (version, kind) = (
+            u16::from_be_bytes([high & 0x7f, low]),
+            u16::from_be_bytes(kind),
+        );
         if version != VERSION {
             return Err(Error::Version(version));
         }

@@ -54,7 +54,6 @@ impl Reader {
             let taken = usize::try_from(self.0.total_in() - before).unwrap_or(compressed.len());
             compressed = &compressed[taken.min(compressed.len())..];
             match result {
-                Ok(Status::StreamEnd) => return Err(Error::Compression),
                 Ok(Status::Ok | Status::BufError) => {}
                 Err(error) if error.needs_dictionary().is_some() => {
                     self.0
@@ -62,7 +61,7 @@ impl Reader {
                         .map_err(|_| Error::Compression)?;
                     continue;
                 }
-                Err(_) => return Err(Error::Compression),
+                Ok(Status::StreamEnd) | Err(_) => return Err(Error::Compression),
             }
             // Room that is left over means that everything has come out.
             if block.len() < block.capacity() {

@@ -31,6 +31,14 @@ struct State {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Overflow;
 
+/// What a look at the credit has brought.
+#[derive(Debug, PartialEq, Eq)]
+enum Taken {
+    Bytes(usize),
+    NothingYet,
+    Closed,
+}
+
 impl Window {
     pub(super) fn new(credit: i64, counts: bool) -> Self {
         Self {
@@ -53,17 +61,18 @@ impl Window {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            if let Some(answer) = self.try_take(wanted) {
-                return answer;
+            match self.try_take(wanted) {
+                Taken::Bytes(taken) => return Some(taken),
+                Taken::Closed => return None,
+                Taken::NothingYet => changed.await,
             }
-            changed.await;
         }
     }
 
-    fn try_take(&self, wanted: usize) -> Option<Option<usize>> {
+    fn try_take(&self, wanted: usize) -> Taken {
         let mut state = self.state();
         if state.closed {
-            return Some(None);
+            return Taken::Closed;
         }
         let wanted = i64::try_from(wanted).unwrap_or(MAX);
         let taken = if state.counts {
@@ -72,10 +81,10 @@ impl Window {
             wanted
         };
         if taken <= 0 && wanted > 0 {
-            return None;
+            return Taken::NothingYet;
         }
         state.credit -= taken;
-        usize::try_from(taken).ok().map(Some)
+        usize::try_from(taken).map_or(Taken::NothingYet, Taken::Bytes)
     }
 
     /// Gives back what was taken and not sent.
@@ -136,7 +145,7 @@ mod tests {
         let window = Arc::new(Window::new(10, false));
         assert_eq!(window.take(25).await, Some(25));
         window.adjust(5).unwrap();
-        assert_eq!(window.try_take(1), None, "10 bytes are owed");
+        assert_eq!(window.try_take(1), Taken::NothingYet, "10 bytes are owed");
         let waiting = tokio::spawn({
             let window = Arc::clone(&window);
             async move { window.take(7).await }
