@@ -78,6 +78,15 @@ impl Outgoing {
         }
     }
 
+    /// Tells the client that nothing more comes, also by the close signal of `v5.channel.k8s.io`,
+    /// which is for ports: of a process's session its clients know only the other direction.
+    pub(crate) async fn close(&mut self) -> Result<Closed, Gone> {
+        match self {
+            Self::Spdy(stream) => stream.finish().await.map(|()| Closed::Told),
+            Self::WebSocket(channel) => channel.close().await,
+        }
+    }
+
     /// Tells the client that nothing more comes, where the protocol has a word for that.
     pub(crate) async fn finish(&mut self) -> Result<(), Gone> {
         match self {
@@ -85,6 +94,14 @@ impl Outgoing {
             Self::WebSocket(_) => Ok(()),
         }
     }
+}
+
+/// Whether a client could be told that nothing more comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closed {
+    Told,
+    /// Its protocol has no word for that.
+    Untold,
 }
 
 /// Reads to the end and keeps nothing.

@@ -207,6 +207,10 @@ fn websocket(asked: &HeaderMap, purpose: Purpose) -> Result<Agreed, Refusal> {
         Purpose::PortForward => &[
             (TUNNEL, Protocol::Tunnel),
             (
+                "v5.channel.k8s.io",
+                Protocol::WebSocket(Encoding::BinaryWithClose, Form::Text),
+            ),
+            (
                 "v4.channel.k8s.io",
                 Protocol::WebSocket(Encoding::Binary, Form::Text),
             ),

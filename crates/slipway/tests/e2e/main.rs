@@ -23,6 +23,7 @@ mod restart;
 mod seccomp;
 mod security;
 mod serve;
+mod session;
 mod stats;
 
 use slipway_testbed::{Image, Node, Pushed};

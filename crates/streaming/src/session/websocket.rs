@@ -8,7 +8,7 @@ use super::{Failure, Io, carried};
 use crate::order::{PortForward, Process};
 use crate::process::{self, Client};
 use crate::status::Form;
-use crate::stream::{Incoming, Outgoing};
+use crate::stream::{Closed, Incoming, Outgoing};
 use crate::websocket::channel::Encoding;
 use crate::websocket::channel::process::{ERROR, RESIZE, STDERR, STDIN, STDOUT};
 use crate::{forward, websocket};
@@ -75,8 +75,14 @@ async fn connection_to(
     let name = Bytes::copy_from_slice(&port.to_le_bytes());
     let _ = data.send(name.clone()).await;
     let _ = error.send(name).await;
-    // The client cannot say that it has finished, so the pod's end is the end.
-    if let Err(why) = forward::serve(engine, pod, port, &mut incoming, &mut data).await {
-        let _ = error.send(why.to_string().into()).await;
+    match forward::serve(engine, pod, port, &mut incoming, &mut data).await {
+        Err(why) => drop(error.send(why.to_string().into()).await),
+        // Where one side cannot say that it has finished, the pod's end is the end.
+        Ok(Some(upload)) => {
+            if data.close().await == Ok(Closed::Told) {
+                upload.finish(&mut incoming).await;
+            }
+        }
+        Ok(None) => drop(data.close().await),
     }
 }

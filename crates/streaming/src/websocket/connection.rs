@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::channel::{self, Encoding, Said};
-use crate::stream::{Gone, Incoming, LINGER, PIECE};
+use crate::stream::{Closed, Gone, Incoming, LINGER, PIECE};
 
 /// The longest message that is accepted, in bytes. Clients write what they are given in one.
 pub const MAX_MESSAGE: usize = 16 * 1024 * 1024;
@@ -58,6 +58,15 @@ impl Sender {
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<(), Gone> {
         let message = self.encoding.encode(self.channel, bytes);
         self.messages.send(message).await.map_err(|_| Gone)
+    }
+
+    /// Says that nothing more comes, where there is a word for it.
+    pub(crate) async fn close(&mut self) -> Result<Closed, Gone> {
+        let Some(message) = self.encoding.close(self.channel) else {
+            return Ok(Closed::Untold);
+        };
+        self.messages.send(message).await.map_err(|_| Gone)?;
+        Ok(Closed::Told)
     }
 }
 
