@@ -13,7 +13,7 @@ use rustix::pty::OpenptFlags;
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use slipway_cri_api::v1::{
     AttachRequest, ContainerConfig, ContainerState, ExecRequest, NamespaceMode,
-    PodSandboxStatusRequest, PortForwardRequest, Signal,
+    PodSandboxStatusRequest, PortForwardRequest,
 };
 use slipway_testbed::{Node, eventually, pod, read_log, slipway_binary};
 use tokio::net::TcpStream as Connection;
