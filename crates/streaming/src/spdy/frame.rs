@@ -416,8 +416,9 @@ mod tests {
         let expected: &[u8] = &[
             0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 2, // PING
             0, 0, 0, 5, 1, 0, 0, 2, b'a', b'b', // data
-            0x80, 3, 0, 2, 0, 0, 0, 15, 0, 0, 0, 1, // SYN_REPLY
+            0x80, 3, 0, 2, 0, 0, 0, 20, 0, 0, 0, 1, // SYN_REPLY
             0x78, 1, 0, 4, 0, 0xfb, 0xff, 0, 0, 0, 0, // no names
+            0, 0, 0, 0xff, 0xff, // flushed
         ];
         assert_eq!(&out[..], expected);
     }

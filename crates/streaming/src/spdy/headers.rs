@@ -116,6 +116,9 @@ fn text(rest: &mut &[u8]) -> Result<String, Error> {
     String::from_utf8(bytes.to_vec()).map_err(|_| Error::Headers)
 }
 
+/// An empty stored block, which is what a compressor's flush ends with (RFC 1979, 2.1).
+const FLUSH: [u8; 5] = [0, 0, 0, 0xff, 0xff];
+
 /// Writes blocks that need no state of a compressor, which would be the largest part of an idle
 /// session: as stored blocks of deflate (RFC 1951, 3.2.4).
 #[derive(Debug, Default)]
@@ -135,7 +138,7 @@ impl Writer {
             length(&mut block, text.len());
             block.extend(text.as_bytes());
         }
-        let mut out = Vec::with_capacity(block.len() + 7);
+        let mut out = Vec::with_capacity(block.len() + 12);
         if !self.begun {
             // zlib's header: deflate with a window of 32 KiB and no dictionary.
             out.extend([0x78, 0x01]);
@@ -148,6 +151,8 @@ impl Writer {
             out.extend((!length).to_le_bytes());
             out.extend(stored);
         }
+        // The empty block of a flush: Go's decompressor gives out nothing before it has seen it.
+        out.extend(FLUSH);
         out
     }
 }
@@ -174,7 +179,8 @@ mod tests {
     }
 
     fn plain(headers: &Headers) -> Vec<u8> {
-        Writer { begun: true }.write(headers)[5..].to_vec()
+        let written = Writer { begun: true }.write(headers);
+        written[5..written.len() - FLUSH.len()].to_vec()
     }
 
     #[test]
@@ -184,6 +190,14 @@ mod tests {
             let headers = Headers::from([("streamtype", kind), ("content-length", "0")]);
             let read = reader.read(&compress(&mut compressor, &plain(&headers)));
             assert_eq!(read.unwrap(), headers);
+        }
+    }
+
+    #[test]
+    fn every_block_ends_with_a_flush() {
+        let mut writer = Writer::default();
+        for _ in 0..2 {
+            assert!(writer.write(&Headers::default()).ends_with(&FLUSH));
         }
     }
 
