@@ -218,15 +218,16 @@ impl Supervisor {
         let Some((number, executed)) =
             ended.and_then(|number| Some((number, self.executed.remove(&number)?)))
         else {
-            return;
+            // It may have been the last in the cgroup of an exec: who prepared one ends in there.
+            return self.remove_unoccupied();
         };
         if let Some(sync) = &executed.sync {
             poller.remove(sync);
         }
         if let Some(container) = self.containers.get_mut(&executed.container) {
             container.occupied.extend(executed.cgroup);
-            container.occupied.retain(|cgroup| !cgroup.remove());
         }
+        self.remove_unoccupied();
         if executed.stage == ExecStage::Running {
             let signal = status.terminating_signal();
             let container = self.containers.get(&executed.container);
@@ -235,6 +236,13 @@ impl Supervisor {
             let exit = Exit::new(status.exit_status(), signal, oom_killed);
             self.effects
                 .push(Effect::Tell(Event::ExecExited { exec: number, exit }));
+        }
+    }
+
+    /// Removes the cgroups of execs in which nothing is left.
+    fn remove_unoccupied(&mut self) {
+        for container in self.containers.values_mut() {
+            container.occupied.retain(|cgroup| !cgroup.remove());
         }
     }
 }

@@ -240,9 +240,17 @@ async fn an_exec_is_killed_with_all_that_it_has_started() {
     scene.shim.exec(exec, streams).await.unwrap();
     scene.event().await;
     let hierarchy = scene.cgroup("pids");
-    let below = std::fs::read_dir(hierarchy).unwrap().flatten();
-    let below: Vec<_> = below.filter(|entry| entry.path().is_dir()).collect();
-    assert!(below.is_empty(), "{below:?}");
+    let below = || -> Vec<_> {
+        let entries = std::fs::read_dir(&hierarchy).unwrap().flatten();
+        entries.filter(|entry| entry.path().is_dir()).collect()
+    };
+    let removed = async {
+        while !below().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(20), removed).await;
+    assert!(ended.is_ok(), "{:?}", below());
 }
 
 #[tokio::test]
