@@ -25,6 +25,7 @@ mod create;
 mod exec;
 mod failure;
 mod hooks;
+mod init;
 mod log;
 mod packet;
 mod pod;

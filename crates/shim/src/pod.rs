@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::{Pid, Signal};
+use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 
 use crate::failure::{Explain, Outcome};
+use crate::init;
 use crate::protocol::{Failure, Pod, UserMappings};
-use crate::syscall::{self, Cloned};
+use crate::syscall;
 use crate::user::Founder;
 
 /// A pod's surroundings. Until they are [kept](Self::keep), dropping them takes every mount back.
@@ -54,7 +55,7 @@ impl Surroundings {
                 None
             }
             // Parameters are read as the namespace's own root means them: groups by its numbers.
-            Some(user) => Some(Founder::found(pod, user, || set_sysctls(pod), run_init)?),
+            Some(user) => Some(Founder::found(pod, user, || set_sysctls(pod), init::run)?),
         };
         if pod.network {
             loopback_up().system(|| "bring the pod's loopback interface up")?;
@@ -86,7 +87,7 @@ impl Surroundings {
         if pod.shared_pid {
             let init = match founder {
                 Some(founder) => founder.stay()?,
-                None => start_init().system(|| "start the init of the pod's PID namespace")?,
+                None => init::start().system(|| "start the init of the pod's PID namespace")?,
             };
             surroundings.init = Some(init);
             let namespace = PathBuf::from(format!("/proc/{}/ns/pid", init.as_raw_nonzero()));
@@ -231,34 +232,6 @@ pub(crate) fn sysctl_namespace(path: &str) -> Option<Namespace> {
     } else {
         None
     }
-}
-
-/// Starts the first process of a new PID namespace. It reaps what is orphaned there, ends on
-/// `SIGTERM`, and does not outlive the shim.
-fn start_init() -> Outcome<Pid> {
-    match syscall::clone_process(syscall::Relation::ChildIn(UnshareFlags::NEWPID), None)
-        .system(|| "clone")?
-    {
-        Cloned::Parent { pid, .. } => Ok(pid),
-        Cloned::Child => run_init(),
-    }
-}
-
-fn run_init() -> ! {
-    const SIGNALS: [i32; 2] = [libc::SIGCHLD, libc::SIGTERM];
-    syscall::block_signals(&SIGNALS);
-    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    let _ = rustix::thread::set_name(c"slipway-init");
-    let _ = rustix::process::chdir("/");
-    if stdio_to(&open_null().unwrap_or_else(|_| syscall::exit(1))).is_err()
-        || syscall::close_all_but(&mut []).is_err()
-    {
-        syscall::exit(1);
-    }
-    while syscall::wait_for_signal(&SIGNALS) != libc::SIGTERM {
-        while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
-    }
-    syscall::exit(0)
 }
 
 /// Opens `/dev/null`.

@@ -27,7 +27,9 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
 use rustix::net::RecvFlags;
+use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::clone::{Birth, Offspring, spawn, succeed};
@@ -45,7 +47,7 @@ pub(crate) use self::seccomp::Filter;
 pub(crate) use self::terminal::Terminal;
 pub(crate) use self::user::UserNamespace;
 use crate::cgroup::Cgroup;
-use crate::config::{NamespaceKind, Spec};
+use crate::config::{Capabilities, NamespaceKind, Spec};
 use crate::failure::{Explain, Outcome};
 use crate::packet::send_packet;
 use crate::protocol::{Create, Failure};
@@ -351,6 +353,23 @@ pub fn check_config(json: &[u8]) -> Result<(), String> {
         refuse_unsupported_container(&spec)
     };
     check().map_err(|failure: Failure| failure.message)
+}
+
+/// Has the calling process give up every capability, for good.
+pub(crate) fn give_up_capabilities() -> Outcome<()> {
+    let none = capabilities::Wanted::new(&Capabilities::default())?;
+    none.bound()?;
+    none.assume()
+}
+
+/// Gives the calling process an empty root directory, and no other mount.
+pub(crate) fn leave_root() -> Outcome<()> {
+    syscall::unshare(UnshareFlags::NEWNS).system(|| "unshare the mount namespace")?;
+    rootfs::turn_away_from_node()?;
+    let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY;
+    let empty = mounts::new_file_system("tmpfs", "none", ["size=0k", "mode=555"], read_only)?;
+    rootfs::attach_root(empty.as_fd())?;
+    rootfs::move_into(empty.as_fd(), "")
 }
 
 /// A detached copy of the mount at an open place, without those below it.
