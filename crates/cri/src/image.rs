@@ -6,11 +6,13 @@ use slipway_cri_api::v1::image_service_server::ImageService;
 use slipway_cri_api::v1::{
     ImageFsInfoRequest, ImageFsInfoResponse, ImageStatusRequest, ImageStatusResponse,
     ListImagesRequest, ListImagesResponse, PullImageRequest, PullImageResponse, RemoveImageRequest,
-    RemoveImageResponse,
+    RemoveImageResponse, StreamImagesRequest, StreamImagesResponse,
 };
 use slipway_engine::Engine;
+use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, async_trait};
 
+use crate::chunks;
 use crate::detached::detached;
 use crate::request::required;
 use crate::runtime::verbosity;
@@ -40,6 +42,15 @@ impl ImageService for Images {
             .await
             .map_err(|error| status(&error))?;
         Ok(Response::new(ListImagesResponse { images }))
+    }
+
+    async fn stream_images(
+        &self,
+        request: Request<StreamImagesRequest>,
+    ) -> Result<Response<BoxStream<StreamImagesResponse>>, Status> {
+        let wanted = request.into_inner().filter.and_then(|filter| filter.image);
+        let list = self.engine.list_images(wanted).await;
+        chunks::answer(list, |images| StreamImagesResponse { images })
     }
 
     async fn image_status(

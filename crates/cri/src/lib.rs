@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod authority;
+mod chunks;
 mod deadline;
 mod detached;
 mod image;

@@ -5,27 +5,33 @@ use std::sync::Arc;
 use slipway_cri_api::v1::runtime_service_server::RuntimeService;
 use slipway_cri_api::v1::{
     AttachRequest, AttachResponse, CheckpointContainerRequest, CheckpointContainerResponse,
-    ContainerStatsRequest, ContainerStatsResponse, ContainerStatusRequest, ContainerStatusResponse,
-    CreateContainerRequest, CreateContainerResponse, ExecRequest, ExecResponse, ExecSyncRequest,
-    ExecSyncResponse, ListContainerStatsRequest, ListContainerStatsResponse, ListContainersRequest,
-    ListContainersResponse, ListMetricDescriptorsRequest, ListMetricDescriptorsResponse,
-    ListPodSandboxMetricsRequest, ListPodSandboxMetricsResponse, ListPodSandboxRequest,
-    ListPodSandboxResponse, ListPodSandboxStatsRequest, ListPodSandboxStatsResponse,
-    PodSandboxStatsRequest, PodSandboxStatsResponse, PodSandboxStatusRequest,
-    PodSandboxStatusResponse, PortForwardRequest, PortForwardResponse, RemoveContainerRequest,
-    RemoveContainerResponse, RemovePodSandboxRequest, RemovePodSandboxResponse,
-    ReopenContainerLogRequest, ReopenContainerLogResponse, RunPodSandboxRequest,
-    RunPodSandboxResponse, RuntimeConfigRequest, RuntimeConfigResponse, StartContainerRequest,
-    StartContainerResponse, StatusRequest, StatusResponse, StopContainerRequest,
-    StopContainerResponse, StopPodSandboxRequest, StopPodSandboxResponse,
-    UpdateContainerResourcesRequest, UpdateContainerResourcesResponse,
+    ContainerEventResponse, ContainerStatsRequest, ContainerStatsResponse, ContainerStatusRequest,
+    ContainerStatusResponse, CreateContainerRequest, CreateContainerResponse, ExecRequest,
+    ExecResponse, ExecSyncRequest, ExecSyncResponse, GetEventsRequest, ListContainerStatsRequest,
+    ListContainerStatsResponse, ListContainersRequest, ListContainersResponse,
+    ListMetricDescriptorsRequest, ListMetricDescriptorsResponse, ListPodSandboxMetricsRequest,
+    ListPodSandboxMetricsResponse, ListPodSandboxRequest, ListPodSandboxResponse,
+    ListPodSandboxStatsRequest, ListPodSandboxStatsResponse, PodSandboxStatsRequest,
+    PodSandboxStatsResponse, PodSandboxStatusRequest, PodSandboxStatusResponse, PortForwardRequest,
+    PortForwardResponse, RemoveContainerRequest, RemoveContainerResponse, RemovePodSandboxRequest,
+    RemovePodSandboxResponse, ReopenContainerLogRequest, ReopenContainerLogResponse,
+    RunPodSandboxRequest, RunPodSandboxResponse, RuntimeConfigRequest, RuntimeConfigResponse,
+    StartContainerRequest, StartContainerResponse, StatusRequest, StatusResponse,
+    StopContainerRequest, StopContainerResponse, StopPodSandboxRequest, StopPodSandboxResponse,
+    StreamContainerStatsRequest, StreamContainerStatsResponse, StreamContainersRequest,
+    StreamContainersResponse, StreamPodSandboxMetricsRequest, StreamPodSandboxMetricsResponse,
+    StreamPodSandboxStatsRequest, StreamPodSandboxStatsResponse, StreamPodSandboxesRequest,
+    StreamPodSandboxesResponse, UpdateContainerResourcesRequest, UpdateContainerResourcesResponse,
     UpdatePodSandboxResourcesRequest, UpdatePodSandboxResourcesResponse,
     UpdateRuntimeConfigRequest, UpdateRuntimeConfigResponse, VersionRequest, VersionResponse,
 };
 use slipway_engine::{Engine, Verbosity};
 use slipway_streaming::Streaming;
+use tokio_stream::StreamExt as _;
+use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, async_trait};
 
+use crate::chunks;
 use crate::detached::detached;
 use crate::request::required;
 use crate::status::status;
@@ -378,6 +384,76 @@ impl RuntimeService for Runtime {
         let engine = Arc::clone(&self.engine);
         detached(async move { engine.update_runtime_config(config).await }).await?;
         Ok(Response::new(UpdateRuntimeConfigResponse {}))
+    }
+
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<StreamPodSandboxesRequest>,
+    ) -> Answer<BoxStream<StreamPodSandboxesResponse>> {
+        let list = self.engine.list_pods(request.into_inner().filter).await;
+        chunks::answer(list, |pod_sandboxes| StreamPodSandboxesResponse {
+            pod_sandboxes,
+        })
+    }
+
+    async fn stream_containers(
+        &self,
+        request: Request<StreamContainersRequest>,
+    ) -> Answer<BoxStream<StreamContainersResponse>> {
+        let list = self
+            .engine
+            .list_containers(request.into_inner().filter)
+            .await;
+        chunks::answer(list, |containers| StreamContainersResponse { containers })
+    }
+
+    async fn stream_container_stats(
+        &self,
+        request: Request<StreamContainerStatsRequest>,
+    ) -> Answer<BoxStream<StreamContainerStatsResponse>> {
+        let list = self
+            .engine
+            .list_container_stats(request.into_inner().filter)
+            .await;
+        chunks::answer(list, |container_stats| StreamContainerStatsResponse {
+            container_stats,
+        })
+    }
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        request: Request<StreamPodSandboxStatsRequest>,
+    ) -> Answer<BoxStream<StreamPodSandboxStatsResponse>> {
+        let list = self
+            .engine
+            .list_pod_stats(request.into_inner().filter)
+            .await;
+        chunks::answer(list, |pod_sandbox_stats| StreamPodSandboxStatsResponse {
+            pod_sandbox_stats,
+        })
+    }
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<StreamPodSandboxMetricsRequest>,
+    ) -> Answer<BoxStream<StreamPodSandboxMetricsResponse>> {
+        let list = self.engine.list_pod_metrics().await;
+        chunks::answer(list, |pod_sandbox_metrics| {
+            StreamPodSandboxMetricsResponse {
+                pod_sandbox_metrics,
+            }
+        })
+    }
+
+    async fn get_container_events(
+        &self,
+        _: Request<GetEventsRequest>,
+    ) -> Answer<BoxStream<ContainerEventResponse>> {
+        let lost = "this client reads slower than things happen, and events were lost to it: list \
+                    everything and listen again";
+        let end = tokio_stream::once(Err(Status::data_loss(lost)));
+        let events = self.engine.container_events().map(Ok);
+        Ok(Response::new(Box::pin(events.chain(end))))
     }
 
     async fn checkpoint_container(

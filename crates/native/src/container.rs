@@ -2,11 +2,13 @@
 
 use std::sync::{Arc, OnceLock, PoisonError};
 
+use slipway_cri_api::v1::ContainerEventType;
 use slipway_cri_api::v1::LinuxContainerResources;
 use slipway_engine::{ContainerExit, ContainerState};
 use slipway_shim::protocol::{Phase, Record};
 use tokio::sync::{Mutex, watch};
 
+use crate::events;
 use crate::layers::HeldLayers;
 use crate::node::Node;
 use crate::pod::Pod;
@@ -78,21 +80,33 @@ impl Container {
     }
 
     /// Its process was executed. An exit that was heard of first stays.
-    pub(crate) fn set_started(&self, started_at: i64) {
-        self.state
-            .send_if_modified(|state| match state.started(started_at) {
-                Ok(running) => {
-                    self.observed.begin(started_at);
-                    *state = running;
-                    true
-                }
-                Err(_) => false,
-            });
+    pub(crate) fn set_started(&self, node: &Node, started_at: i64) {
+        let change = || {
+            self.state
+                .send_if_modified(|state| match state.started(started_at) {
+                    Ok(running) => {
+                        self.observed.begin(started_at);
+                        *state = running;
+                        true
+                    }
+                    Err(_) => false,
+                })
+        };
+        let kind = ContainerEventType::ContainerStartedEvent;
+        events::tell(node, &self.pod, self.id(), kind, change);
     }
 
     /// Its process has ended; waiters are woken, and the end goes to disk. The first end stays.
     pub(crate) async fn set_exited(&self, node: &Node, exit: ContainerExit) {
-        self.state.send_modify(|state| *state = state.exited(exit));
+        let change = || {
+            self.state.send_if_modified(|state| {
+                let first = !matches!(state, ContainerState::Exited(_));
+                *state = state.exited(exit);
+                first
+            })
+        };
+        let kind = ContainerEventType::ContainerStoppedEvent;
+        events::tell(node, &self.pod, self.id(), kind, change);
         let ContainerState::Exited(exit) = self.state() else {
             return;
         };
@@ -112,7 +126,7 @@ impl Container {
         let _ = self.pid.set(record.pid);
         match record.phase {
             Phase::Created => {}
-            Phase::Running { started_at } => self.set_started(started_at),
+            Phase::Running { started_at } => self.set_started(node, started_at),
             // Whoever is starting it hears why it could not be, and says so.
             Phase::Exited {
                 started_at: None,

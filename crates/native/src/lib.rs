@@ -18,6 +18,7 @@ mod cgroups;
 mod checkpoint;
 mod config;
 mod container;
+mod events;
 mod exec;
 mod failure;
 mod handlers;
@@ -160,6 +161,7 @@ fn assemble(settings: Settings, handlers: Handlers) -> Result<Arc<Node>> {
         sampler: Arc::default(),
         handlers,
         user_namespaces,
+        events: events::Events::default(),
         pods: Arc::new(Index::new("pod")),
         containers: Arc::new(Index::new("container")),
         boot: node::boot()?,
@@ -313,7 +315,7 @@ impl Engine for Native {
     }
 
     fn container_events(&self) -> ContainerEventStream {
-        Box::pin(futures_util::stream::empty())
+        self.node.events.listen()
     }
 
     async fn update_runtime_config(&self, config: RuntimeConfig) -> Result<()> {

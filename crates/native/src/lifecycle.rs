@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use oci_spec::image::ImageConfiguration;
 use slipway_cgroup::{Cgroup, CgroupPath};
-use slipway_cri_api::v1::{self, ContainerConfig};
+use slipway_cri_api::v1::{self, ContainerConfig, ContainerEventType};
 use slipway_engine::{ContainerExit, ContainerName, ContainerState, Error, Result, new_id};
 use slipway_shim::protocol::{
     Create, Failure, FailureKind, Overlay, SECCOMP_PROGRAM, UserMappings,
@@ -25,7 +25,7 @@ use crate::signal;
 use crate::spec::{self, Confinement, Plan};
 use crate::store::ContainerRecord;
 use crate::volumes::ImageVolumes;
-use crate::{blocking, failure, resources, target, user};
+use crate::{blocking, events, failure, resources, target, user};
 
 /// How long a process may take to die of SIGKILL: one that waits for a disk or a network file
 /// system in the kernel can take any time.
@@ -123,7 +123,11 @@ pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig)
         state,
     ));
     pod.add_container(&id);
-    reservation.fill(Arc::clone(&container));
+    let kind = ContainerEventType::ContainerCreatedEvent;
+    events::tell(node, &pod, &id, kind, || {
+        reservation.fill(Arc::clone(&container));
+        true
+    });
     // What was told before the container could be found is asked for: its end, or its shim's.
     for record in shim.list().await.unwrap_or_default() {
         if record.container == id {
@@ -360,7 +364,7 @@ pub(crate) async fn start(node: &Arc<Node>, id: &str) -> Result<()> {
     let shim = container.pod.shim()?;
     match shim.start(container.id()).await {
         Ok(started_at) => {
-            container.set_started(started_at);
+            container.set_started(node, started_at);
             Ok(())
         }
         Err(error) => {
@@ -461,8 +465,12 @@ pub(crate) async fn remove(node: &Arc<Node>, id: &str) -> Result<()> {
     let shim = container.pod.any_shim();
     clean(node, &container.record, &container.pod, shim.as_ref()).await?;
     container.forget(node).await?;
-    container.pod.remove_container(container.id());
-    node.containers.remove(container.id());
+    let kind = ContainerEventType::ContainerDeletedEvent;
+    events::tell(node, &container.pod, container.id(), kind, || {
+        container.pod.remove_container(container.id());
+        node.containers.remove(container.id());
+        true
+    });
     container.release_layers();
     Ok(())
 }

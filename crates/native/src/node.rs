@@ -14,6 +14,7 @@ use slipway_shim::Launcher;
 use crate::cgroups::Cgroups;
 use crate::config::Config;
 use crate::container::Container;
+use crate::events::Events;
 use crate::handlers::Handlers;
 use crate::kernel::UserNamespaces;
 use crate::pod::Pod;
@@ -34,6 +35,7 @@ pub(crate) struct Node {
     pub(crate) sampler: Arc<Sampler>,
     pub(crate) handlers: Handlers,
     pub(crate) user_namespaces: UserNamespaces,
+    pub(crate) events: Events,
     pub(crate) pods: Arc<Index<PodName, Pod>>,
     pub(crate) containers: Arc<Index<ContainerName, Container>>,
     /// The boot in which this is: pods of another one are over.

@@ -28,6 +28,8 @@ pub(crate) struct Pod {
     pub(crate) updating: tokio::sync::Mutex<()>,
     /// What was changed since it was made.
     update: Mutex<Option<PodUpdate>>,
+    /// Held while a change of the pod or of a container in it is made and told of.
+    telling: Mutex<()>,
     state: Mutex<PodState>,
     containers: Mutex<BTreeSet<String>>,
     /// None once the shim has gone: nothing ends any more.
@@ -68,6 +70,7 @@ impl Pod {
             cgroup,
             gate: RwLock::new(()),
             observed: Observed::default(),
+            telling: Mutex::new(()),
             state: Mutex::new(state),
             containers: Mutex::new(BTreeSet::new()),
             execs: Mutex::new(Some(HashMap::new())),
@@ -159,6 +162,11 @@ impl Pod {
 
     pub(crate) fn end_stop(&self) {
         *self.locked_state() = PodState::Stopped;
+    }
+
+    /// Waits for those who tell of an earlier change; never long, as nothing is waited for then.
+    pub(crate) fn turn_to_tell(&self) -> MutexGuard<'_, ()> {
+        self.telling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn containers(&self) -> Vec<String> {

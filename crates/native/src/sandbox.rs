@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use slipway_cgroup::{CgroupPath, Resources};
-use slipway_cri_api::v1::{self, DnsConfig, NamespaceMode, PodSandboxConfig};
+use slipway_cri_api::v1::{self, ContainerEventType, DnsConfig, NamespaceMode, PodSandboxConfig};
 use slipway_engine::{ContainerExit, ContainerState, Error, PodName, Result, new_id};
 use slipway_network::{Attachment, Dns, PortMapping, Protocol};
 use slipway_shim::Shim;
@@ -22,7 +22,7 @@ use crate::node::{Node, now};
 use crate::pod::{Pod, PodState};
 use crate::spec::{check_pod, pod_namespaces, user_mappings};
 use crate::store::{PodPhase, PodRecord};
-use crate::{blocking, failure, lifecycle, resources, signal, update};
+use crate::{blocking, events, failure, lifecycle, resources, signal, update};
 
 /// What the peers give to `/dev/shm`.
 const SHM_BYTES: u64 = 64 * 1024 * 1024;
@@ -69,7 +69,23 @@ pub(crate) async fn run(
             let directory = node.pod_directory(&id);
             let state = PodState::Ready { shim, addresses };
             let pod = Arc::new(Pod::new(record, directory, cgroup, state));
-            reservation.fill(Arc::clone(&pod));
+            events::tell(
+                node,
+                &pod,
+                &id,
+                ContainerEventType::ContainerCreatedEvent,
+                || {
+                    reservation.fill(Arc::clone(&pod));
+                    true
+                },
+            );
+            events::tell(
+                node,
+                &pod,
+                &id,
+                ContainerEventType::ContainerStartedEvent,
+                || true,
+            );
             follow(node, &pod, containers, events);
             Ok(id)
         }
@@ -184,9 +200,14 @@ pub(crate) fn follow(
             }
         }
         pod.abandon_execs();
-        if pod.lose_shim() {
-            tracing::error!(pod = pod.id(), "the pod's shim has ended unasked");
-        }
+        let kind = ContainerEventType::ContainerStoppedEvent;
+        events::tell(&node, &pod, pod.id(), kind, || {
+            let unasked = pod.lose_shim();
+            if unasked {
+                tracing::error!(pod = pod.id(), "the pod's shim has ended unasked");
+            }
+            unasked
+        });
         let message = "the pod's slipway-shim was killed; the container was killed with it";
         lose_containers(&node, &pod, message).await;
     });
@@ -236,7 +257,11 @@ async fn stop_pod(node: &Arc<Node>, pod: &Pod) -> Result<()> {
     let mut record = pod.current_record();
     record.phase = PodPhase::Stopped.into();
     node.store.put_pod(record).await?;
-    pod.end_stop();
+    let kind = ContainerEventType::ContainerStoppedEvent;
+    events::tell(node, pod, pod.id(), kind, || {
+        pod.end_stop();
+        true
+    });
     Ok(())
 }
 
@@ -335,7 +360,11 @@ pub(crate) async fn remove(node: &Arc<Node>, id: &str) -> Result<()> {
         lifecycle::remove(node, &container).await?;
     }
     forget(node, &pod.record).await?;
-    node.pods.remove(pod.id());
+    let kind = ContainerEventType::ContainerDeletedEvent;
+    events::tell(node, &pod, pod.id(), kind, || {
+        node.pods.remove(pod.id());
+        true
+    });
     Ok(())
 }
 

@@ -66,12 +66,8 @@ pub(crate) fn pods(node: &Node, filter: Option<&PodSandboxFilter>) -> Vec<PodSan
     pods
 }
 
-pub(crate) fn pod_status(
-    node: &Node,
-    id: &str,
-    verbosity: Verbosity,
-) -> Result<PodSandboxStatusResponse> {
-    let pod = node.pods.get(id)?;
+/// A pod as its status has it.
+pub(crate) fn pod_message(pod: &Pod) -> PodSandboxStatus {
     let network = match pod.state() {
         PodState::Ready { addresses, .. } => {
             let mut addresses = addresses.iter().map(ToString::to_string);
@@ -82,10 +78,10 @@ pub(crate) fn pod_status(
         }
         PodState::Broken { .. } | PodState::Stopped => PodSandboxNetworkStatus::default(),
     };
-    let status = PodSandboxStatus {
+    PodSandboxStatus {
         id: pod.id().to_owned(),
         metadata: pod.record.config.metadata.clone(),
-        state: pod_state(&pod).into(),
+        state: pod_state(pod).into(),
         created_at: pod.record.created_at,
         network: Some(network),
         linux: Some(LinuxPodSandboxStatus {
@@ -96,7 +92,24 @@ pub(crate) fn pod_status(
         labels: pod.record.config.labels.clone(),
         annotations: pod.record.config.annotations.clone(),
         runtime_handler: pod.record.handler.clone(),
-    };
+    }
+}
+
+/// The containers of a pod as their statuses have them, ordered by id.
+pub(crate) fn container_messages(node: &Node, pod: &Pod) -> Vec<ContainerStatus> {
+    let containers = pod.containers().into_iter();
+    containers
+        .filter_map(|id| node.containers.find(&id).ok().flatten())
+        .map(|container| status_message(&container))
+        .collect()
+}
+
+pub(crate) fn pod_status(
+    node: &Node,
+    id: &str,
+    verbosity: Verbosity,
+) -> Result<PodSandboxStatusResponse> {
+    let pod = node.pods.get(id)?;
     let info = match verbosity {
         Verbosity::Plain => HashMap::new(),
         Verbosity::Verbose => info(&serde_json::json!({
@@ -108,16 +121,10 @@ pub(crate) fn pod_status(
             "resources": pod.resources().resources,
         })),
     };
-    let statuses = pod
-        .containers()
-        .into_iter()
-        .filter_map(|id| node.containers.find(&id).ok().flatten());
     Ok(PodSandboxStatusResponse {
-        status: Some(status),
+        status: Some(pod_message(&pod)),
         info,
-        containers_statuses: statuses
-            .map(|container| status_message(&container))
-            .collect(),
+        containers_statuses: container_messages(node, &pod),
         timestamp: now(),
     })
 }

@@ -10,6 +10,7 @@ mod checkpoint;
 mod client;
 mod container;
 mod device;
+mod events;
 mod exec;
 mod handler;
 mod image;
