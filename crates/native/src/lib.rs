@@ -26,6 +26,7 @@ mod images;
 mod kernel;
 mod layers;
 mod lifecycle;
+mod metrics;
 mod mountinfo;
 mod node;
 mod pod;
@@ -307,11 +308,11 @@ impl Engine for Native {
     }
 
     async fn metric_descriptors(&self) -> Result<Vec<MetricDescriptor>> {
-        Err(not_yet("ListMetricDescriptors"))
+        Ok(metrics::descriptors())
     }
 
     async fn list_pod_metrics(&self) -> Result<Vec<PodSandboxMetrics>> {
-        Err(not_yet("ListPodSandboxMetrics"))
+        metrics::pods(&self.node).await
     }
 
     fn container_events(&self) -> ContainerEventStream {

@@ -15,6 +15,7 @@ mod exec;
 mod handler;
 mod image;
 mod log;
+mod metrics;
 mod mount;
 mod namespace;
 mod pod;

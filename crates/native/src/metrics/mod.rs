@@ -1,0 +1,56 @@
+//! What monitoring asks for: cAdvisor's metrics of containers, over CRI (`ListPodSandboxMetrics`).
+//!
+//! CRI's values are whole numbers, so that seconds are whole ones. What this kernel does not count,
+//! and what there is no limit of, is left out rather than zero. Containers that do not run and pods
+//! that are not ready have none.
+
+mod container;
+mod families;
+mod network;
+mod processes;
+mod series;
+
+use std::sync::Arc;
+
+use slipway_cri_api::v1::{ContainerMetrics, MetricDescriptor, PodSandboxMetrics};
+use slipway_engine::Result;
+
+use crate::node::Node;
+use crate::pod::{Pod, PodState};
+use crate::stats::read_all;
+use series::Series;
+
+/// Every metric that there can be.
+pub(crate) fn descriptors() -> Vec<MetricDescriptor> {
+    families::ALL
+        .iter()
+        .map(families::Family::descriptor)
+        .collect()
+}
+
+/// The metrics of the pods that are ready, the newest first, and of their running containers.
+pub(crate) async fn pods(node: &Arc<Node>) -> Result<Vec<PodSandboxMetrics>> {
+    let mut pods = node.pods.all();
+    pods.retain(|pod| matches!(pod.state(), PodState::Ready { .. }));
+    pods.sort_by_key(|pod| std::cmp::Reverse(pod.record.created_at));
+    read_all(node, pods, pod_metrics).await
+}
+
+fn pod_metrics(node: &Node, pod: &Pod) -> PodSandboxMetrics {
+    let mut own = Series::of_pod(pod);
+    network::add(&mut own, pod);
+    let containers = pod.containers().into_iter();
+    PodSandboxMetrics {
+        pod_sandbox_id: pod.id().to_owned(),
+        metrics: own.end(),
+        container_metrics: containers
+            .filter_map(|id| node.containers.find(&id).ok().flatten())
+            .filter_map(|container| {
+                Some(ContainerMetrics {
+                    container_id: container.id().to_owned(),
+                    metrics: container::metrics(node, &container)?,
+                })
+            })
+            .collect(),
+    }
+}
