@@ -32,7 +32,7 @@ async fn what_a_container_uses_is_told_under_cadvisors_names() {
     let config = node.pod("measured");
     let pod_id = cri.run_pod(&config).await.unwrap();
     let script = "dd if=/dev/zero of=/large bs=1M count=3; \
-                  i=0; while [ $i -lt 1500000 ]; do i=$((i+1)); done; sleep 1000 & sleep 1000";
+                  i=0; while [ $i -lt 1500000 ]; do i=$((i+1)); done; sleep 1000 & sleep 1000 & wait";
     let mut container = pod::shell("main", &image, script);
     container.linux.as_mut().unwrap().resources = Some(LinuxContainerResources {
         cpu_period: 100_000,
