@@ -30,6 +30,9 @@ pub struct Config {
     /// Whether devices that a container's request lists belong to its `run_as_user` and
     /// `run_as_group` in the container, instead of to whom the node's belong.
     pub device_ownership_from_security_context: bool,
+    /// Where vendors' specification files of CDI devices are; of two with one device the later
+    /// directory's counts. None takes `/etc/cdi` and `/var/run/cdi`.
+    pub cdi_spec_dirs: Option<Vec<PathBuf>>,
     /// CRIU, which writes checkpoints; none looks for `criu` in `PATH` when it is needed.
     pub criu_path: Option<PathBuf>,
     /// Other OCI runtimes that a pod can be made with, by the name that a RuntimeClass calls them
@@ -90,6 +93,14 @@ impl Config {
             return Err(Error::invalid(
                 "the configuration's runtime.pids_limit is below 1; leave it out for no limit",
             ));
+        }
+        for directory in self.cdi_spec_dirs.iter().flatten() {
+            if !directory.is_absolute() {
+                return Err(Error::invalid(format!(
+                    "the configuration's runtime.cdi_spec_dirs: {} is not an absolute path",
+                    directory.display()
+                )));
+            }
         }
         if let Some(path) = &self.criu_path {
             let usable = if path.is_absolute() {

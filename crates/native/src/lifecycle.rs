@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oci_spec::image::ImageConfiguration;
+use slipway_cdi::Edits;
 use slipway_cgroup::{Cgroup, CgroupPath};
 use slipway_cri_api::v1::{self, ContainerConfig, ContainerEventType};
 use slipway_engine::{ContainerExit, ContainerName, ContainerState, Error, Result, new_id};
@@ -88,13 +89,13 @@ pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig)
             volumes,
             target,
         };
-        let (user, confinement) = made.resolve().await?;
-        spec::check_user(&pod.record.config, &user)?;
-        record.uid = user.uid;
-        record.gid = user.gid;
-        record.groups.clone_from(&user.groups);
+        let resolved = made.resolve().await?;
+        spec::check_user(&pod.record.config, &resolved.user)?;
+        record.uid = resolved.user.uid;
+        record.gid = resolved.user.gid;
+        record.groups.clone_from(&resolved.user.groups);
         node.store.put_container(record.clone()).await?;
-        let (request, placeholder) = made.prepare(user, confinement).await?;
+        let (request, placeholder) = made.prepare(resolved).await?;
         let created = shim.create(request).await;
         drop(placeholder);
         created.map_err(|error| failure::of_shim(&error))
@@ -151,40 +152,55 @@ struct Make {
     target: Option<Arc<Container>>,
 }
 
+/// What is looked up for a container, and can be refused, before anything is made.
+struct Resolved {
+    /// Who its process is.
+    user: user::User,
+    confinement: Confinement,
+    /// What its CDI devices need.
+    cdi: Edits,
+}
+
 impl Make {
-    /// Finds out who the process is and what it is confined by, both of which can be refused.
-    async fn resolve(&self) -> Result<(user::User, Confinement)> {
+    async fn resolve(&self) -> Result<Resolved> {
         let image_user = self
             .image
             .config()
             .as_ref()
             .and_then(|config| config.user().clone());
         let (pod, config) = (Arc::clone(&self.pod), self.record.config.clone());
-        let layers = self.layers.clone();
+        let (node, layers) = (Arc::clone(&self.node), self.layers.clone());
         blocking::run(move || {
-            let user = user::resolve(
+            let mut user = user::resolve(
                 image_user.as_deref().unwrap_or_default(),
                 &spec::security(&config),
                 &layers,
             )?;
-            Ok((user, spec::confine(pod.id(), &pod.record.config, &config)?))
+            let cdi = spec::resolve_cdi(&node.config, &config)?;
+            for group in cdi.additional_gids() {
+                if !user.groups.contains(group) {
+                    user.groups.push(*group);
+                }
+            }
+            Ok(Resolved {
+                user,
+                confinement: spec::confine(pod.id(), &pod.record.config, &config)?,
+                cdi,
+            })
         })
         .await
     }
 
-    async fn prepare(
-        self,
-        user: user::User,
-        confinement: Confinement,
-    ) -> Result<(Create, Option<Placeholder>)> {
-        blocking::run(move || self.prepare_blocking(&user, &confinement)).await
+    async fn prepare(self, resolved: Resolved) -> Result<(Create, Option<Placeholder>)> {
+        blocking::run(move || self.prepare_blocking(&resolved)).await
     }
 
-    fn prepare_blocking(
-        self,
-        user: &user::User,
-        confinement: &Confinement,
-    ) -> Result<(Create, Option<Placeholder>)> {
+    fn prepare_blocking(self, resolved: &Resolved) -> Result<(Create, Option<Placeholder>)> {
+        let Resolved {
+            user,
+            confinement,
+            cdi,
+        } = resolved;
         let Self {
             node,
             pod,
@@ -217,6 +233,7 @@ impl Make {
             hostname: &hostname_of(&pod.record),
             container: &record.config,
             image: &image,
+            cdi,
             volumes: &volumes,
             user,
             confinement,

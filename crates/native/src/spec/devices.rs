@@ -104,7 +104,7 @@ pub(super) fn of(
         }
     }
     for node in &listed {
-        fits_the_mounts(node, &container.mounts)?;
+        node.fits_the_mounts(&container.mounts, "Device.container_path")?;
         // What the request lists takes the place of the node's own by that name.
         devices.nodes.retain(|other| *other.path() != node.path);
         devices.nodes.push(node.in_oci()?);
@@ -112,39 +112,9 @@ pub(super) fn of(
     Ok(devices)
 }
 
-/// A mount over a place where there is to be a device would hide it.
-fn fits_the_mounts(node: &Node, mounts: &[Mount]) -> Result<()> {
-    for mount in mounts {
-        let target = Path::new(&mount.container_path);
-        if node.path != target && (target != Path::new("/dev") || !node.path.starts_with(target)) {
-            continue;
-        }
-        // The volume may have that very device there, as the node's /dev has.
-        let there =
-            Path::new(&mount.host_path).join(node.path.strip_prefix(target).unwrap_or(target));
-        let there = if node.path == target {
-            PathBuf::from(&mount.host_path)
-        } else {
-            there
-        };
-        let same = Node::at(&there, node.path.clone())
-            .is_ok_and(|other| other.is_some_and(|other| other.is_same_device(node)));
-        if !same {
-            return Err(Error::invalid(format!(
-                "Device.container_path {} is covered by the mount of {} on {}, which has another \
-                 thing there",
-                node.path.display(),
-                mount.host_path,
-                mount.container_path
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// A device node of the node, and where it is to be in the container.
 #[derive(Debug, Clone)]
-struct Node {
+pub(super) struct Node {
     path: PathBuf,
     typ: LinuxDeviceType,
     major: i64,
@@ -175,6 +145,51 @@ impl Node {
             uid: metadata.uid(),
             gid: metadata.gid(),
         }))
+    }
+
+    /// A mount over a place where there is to be a device would hide it.
+    pub(super) fn fits_the_mounts(&self, mounts: &[Mount], field: &str) -> Result<()> {
+        for mount in mounts {
+            let target = Path::new(&mount.container_path);
+            if self.path != target
+                && (target != Path::new("/dev") || !self.path.starts_with(target))
+            {
+                continue;
+            }
+            // The volume may have that very device there, as the node's /dev has.
+            let there =
+                Path::new(&mount.host_path).join(self.path.strip_prefix(target).unwrap_or(target));
+            let there = if self.path == target {
+                PathBuf::from(&mount.host_path)
+            } else {
+                there
+            };
+            let same = Self::at(&there, self.path.clone())
+                .is_ok_and(|other| other.is_some_and(|other| other.is_same_device(self)));
+            if !same {
+                return Err(Error::invalid(format!(
+                    "{field} {} is covered by the mount of {} on {}, which has another \
+                     thing there",
+                    self.path.display(),
+                    mount.host_path,
+                    mount.container_path
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a configuration says already.
+    pub(super) fn of_oci(device: &LinuxDevice) -> Self {
+        Self {
+            path: device.path().clone(),
+            typ: device.typ(),
+            major: device.major(),
+            minor: device.minor(),
+            mode: device.file_mode().unwrap_or(0o666),
+            uid: device.uid().unwrap_or_default(),
+            gid: device.gid().unwrap_or_default(),
+        }
     }
 
     fn kind(&self) -> DeviceKind {

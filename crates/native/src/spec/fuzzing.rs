@@ -54,6 +54,7 @@ pub fn config_json(
         hostname: &pod.hostname,
         container: &container,
         image: &image,
+        cdi: &slipway_cdi::Edits::default(),
         volumes: &ImageVolumes::default(),
         user: &user,
         confinement: &confinement,

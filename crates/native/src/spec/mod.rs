@@ -4,6 +4,7 @@
 
 mod apparmor;
 mod capabilities;
+mod cdi;
 mod confinement;
 mod devices;
 pub mod fuzzing;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::OciSpecError;
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{LinuxBuilder, RootBuilder, Spec, SpecBuilder};
+use slipway_cdi::Edits;
 use slipway_cgroup::{CgroupPath, DeviceRule, Resources};
 use slipway_cri_api::v1::{
     ContainerConfig, LinuxContainerSecurityContext, NamespaceMode, NamespaceOption,
@@ -34,6 +36,7 @@ use crate::config::Config;
 use crate::user::User;
 use crate::volumes::ImageVolumes;
 
+pub(crate) use cdi::resolve as resolve_cdi;
 pub(crate) use confinement::{Confinement, confine};
 pub(crate) use namespaces::{check_user, user_mappings};
 pub(crate) use refuse::{container as check_container, pod as check_pod};
@@ -47,6 +50,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) hostname: &'a str,
     pub(crate) container: &'a ContainerConfig,
     pub(crate) image: &'a ImageConfiguration,
+    /// What its CDI devices need.
+    pub(crate) cdi: &'a Edits,
     /// The images that are mounted as volumes.
     pub(crate) volumes: &'a ImageVolumes,
     pub(crate) user: &'a User,
@@ -88,7 +93,7 @@ pub(crate) fn pod_namespaces(pod: &PodSandboxConfig) -> NamespaceOption {
 /// Makes the configuration. Looks at host paths of mounts, so it blocks.
 pub(crate) fn generate(plan: &Plan<'_>) -> Result<Generated> {
     let security = security(plan.container);
-    let devices = devices::of(plan.config, plan.container, &security)?;
+    let mut devices = devices::of(plan.config, plan.container, &security)?;
     let mut linux = LinuxBuilder::default()
         .namespaces(namespaces::of(plan, &security)?)
         .devices(devices.nodes)
@@ -123,6 +128,9 @@ pub(crate) fn generate(plan: &Plan<'_>) -> Result<Generated> {
     // The pod's UTS namespace has its name already; what the builder puts here is another's.
     spec.set_hostname(None);
     spec.set_annotations(Some(plan.container.annotations.clone()));
+    devices
+        .rules
+        .extend(cdi::apply(plan.cdi, &mut spec, plan.container)?);
     Ok(Generated {
         spec,
         devices: devices.rules,

@@ -1,4 +1,4 @@
-//! What a request asks that this version cannot honour: refused by name, before anything is made,
+//! What a request asks that cannot be honoured: refused by name, before anything is made,
 //! because a thing that is ignored in silence is worse than one that is refused.
 
 use std::net::IpAddr;
@@ -65,9 +65,7 @@ pub(crate) fn container(pod: &PodSandboxConfig, config: &ContainerConfig) -> Res
     identity::container(&security)?;
     super::mounts::check(&config.mounts)?;
     super::devices::check(config)?;
-    if !config.cdi_devices.is_empty() {
-        return Err(later("ContainerConfig.CDI_devices"));
-    }
+    super::cdi::check(config)?;
     let log = Path::new(&config.log_path);
     if log.is_absolute() || log.components().any(|part| part == Component::ParentDir) {
         return Err(Error::invalid(format!(
@@ -77,12 +75,6 @@ pub(crate) fn container(pod: &PodSandboxConfig, config: &ContainerConfig) -> Res
         )));
     }
     Ok(())
-}
-
-fn later(what: &str) -> Error {
-    Error::unimplemented(format!(
-        "{what} cannot be honoured by this version of slipway"
-    ))
 }
 
 #[cfg(test)]
