@@ -409,3 +409,50 @@ fn escaped(path: &Path) -> Result<String> {
     })?;
     Ok(text.replace('\\', "\\\\").replace(':', "\\:"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nodes_own_directories_are_not_relabelled() {
+        let check = |host: &str| {
+            check_relabel(&Request {
+                host_path: host.to_owned(),
+                container_path: "/data".to_owned(),
+                selinux_relabel: true,
+                ..Request::default()
+            })
+        };
+        for host in ["/", "/etc", "/usr/", "//var/.", "/home"] {
+            let error = check(host).unwrap_err().to_string();
+            assert!(error.contains("Mount.selinux_relabel"), "{error}");
+            assert!(error.contains("/data"), "{error}");
+        }
+        for host in ["/etc/app", "/var/lib/kubelet/pods/x", "/srv", "/data"] {
+            assert!(check(host).is_ok(), "{host}");
+        }
+    }
+
+    #[test]
+    fn the_root_spreads_as_far_as_the_furthest_of_its_mounts() {
+        use MountPropagation::{
+            PropagationBidirectional, PropagationHostToContainer, PropagationPrivate,
+        };
+        for (mounts, expected) in [
+            (&[][..], "rprivate"),
+            (&[PropagationPrivate], "rprivate"),
+            (&[PropagationPrivate, PropagationHostToContainer], "rslave"),
+            (
+                &[PropagationBidirectional, PropagationHostToContainer],
+                "rshared",
+            ),
+        ] {
+            let requests = mounts.iter().map(|&propagation| Request {
+                propagation: propagation as i32,
+                ..Request::default()
+            });
+            assert_eq!(propagation(&requests.collect::<Vec<_>>()), expected);
+        }
+    }
+}

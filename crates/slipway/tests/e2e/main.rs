@@ -6,6 +6,7 @@
 //! `slipway`.
 
 mod authority;
+mod cdi;
 mod checkpoint;
 mod client;
 mod container;

@@ -447,8 +447,12 @@ async fn volumes_are_laid_out_by_depth_links_and_kind() {
     fs::write(source.join("other"), "other\n").unwrap();
     symlink("directory", source.join("link")).unwrap();
     let memory = Mounted::tmpfs(node.scratch.join("memory"), MountPropagationFlags::PRIVATE);
+    let relabelled = Mount {
+        selinux_relabel: true,
+        ..bind(&source, "/relabelled")
+    };
     let script = "cat /a/inner /a/b/file /one /two /var/run/x/inner /run/x/inner /etc/hosts; \
-                  stat -f -c %T /memory; echo kept > /memory/file";
+                  cat /relabelled/file; stat -f -c %T /memory; echo kept > /memory/file";
     // The image has /var/run -> /run, as Debian's images have.
     let linked = Image::busybox().layer(Layer::new().symlink("var/run", "/run"));
     let linked = node.provide("linked:1", &linked).await.unwrap().reference;
@@ -465,11 +469,13 @@ async fn volumes_are_laid_out_by_depth_links_and_kind() {
             bind(&source.join("directory"), "/var/run/x"),
             bind(&source.join("file"), "/etc/hosts"),
             bind(&memory.0, "/memory"),
+            // Without effect where there is no SELinux.
+            relabelled,
         ],
     );
     assert_eq!(
         output(&node, "layout", container).await,
-        "inner\nfile\nfile\nother\ninner\ninner\nfile\ntmpfs"
+        "inner\nfile\nfile\nother\ninner\ninner\nfile\nfile\ntmpfs"
     );
     assert_eq!(fs::read_to_string(memory.0.join("file")).unwrap(), "kept\n");
     drop(memory);
