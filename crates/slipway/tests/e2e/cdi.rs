@@ -132,7 +132,7 @@ async fn a_device_changes_the_container_as_its_specification_says() {
     security(&mut container).run_as_user = Some(slipway_cri_api::v1::Int64Value { value: 1000 });
     assert_eq!(
         output(&node, "user", container).await,
-        "1000\nNo space\n0 4711"
+        "1000\nNo space\n1000 2000 4711"
     );
     node.finish().await.unwrap();
 }
