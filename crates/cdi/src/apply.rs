@@ -151,7 +151,7 @@ fn add_hook(hooks: &mut Hooks, asked: &Hook) {
         hook.set_env(Some(asked.env.clone()));
     }
     hook.set_timeout(asked.timeout.map(|seconds| i64::from(seconds.get())));
-    let of_point = match asked.hook_name {
+    let of_point = match asked.point {
         HookName::Prestart => hooks.prestart_mut(),
         HookName::CreateRuntime => hooks.create_runtime_mut(),
         HookName::CreateContainer => hooks.create_container_mut(),

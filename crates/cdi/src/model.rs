@@ -103,7 +103,8 @@ pub(crate) struct Mount {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Hook {
-    pub(crate) hook_name: HookName,
+    #[serde(rename = "hookName")]
+    pub(crate) point: HookName,
     pub(crate) path: PathBuf,
     #[serde(default, deserialize_with = "or_default")]
     pub(crate) args: Vec<String>,
@@ -321,8 +322,8 @@ impl Mount {
         }
         if self.is_bind() && !self.host_path.is_absolute() {
             return Err(format!(
-                "the hostPath {:?} of the mount on {} is not absolute",
-                self.host_path,
+                "the hostPath \"{}\" of the mount on {} is not absolute",
+                self.host_path.display(),
                 self.container_path.display()
             ));
         }
@@ -339,7 +340,8 @@ impl Mount {
 impl Hook {
     fn check(&self) -> Result<(), String> {
         if !self.path.is_absolute() {
-            return Err(format!("the hook {:?} is not an absolute path", self.path));
+            let path = self.path.display();
+            return Err(format!("the hook \"{path}\" is not an absolute path"));
         }
         check_env(&self.env)
     }
@@ -349,8 +351,9 @@ impl Hook {
 fn check_target(path: &Path) -> Result<(), String> {
     let climbs = path.components().any(|part| part == Component::ParentDir);
     if !path.is_absolute() || climbs || path.parent().is_none() {
+        let path = path.display();
         return Err(format!(
-            "{path:?} is not an absolute path below \"/\" and without \"..\""
+            "\"{path}\" is not an absolute path below \"/\" and without \"..\""
         ));
     }
     Ok(())

@@ -145,7 +145,12 @@ impl Registry {
             problem: reason,
         } in &self.damaged
         {
-            problem += &format!("; {} cannot be used: {reason}", path.display());
+            problem.extend([
+                "; ",
+                &path.display().to_string(),
+                " cannot be used: ",
+                reason,
+            ]);
         }
         problem
     }

@@ -375,9 +375,3 @@ impl Engine for Native {
         images::watch(&self.node.images, image)
     }
 }
-
-fn not_yet(call: &str) -> Error {
-    Error::unimplemented(format!(
-        "{call} is not carried out by this version of slipway"
-    ))
-}

@@ -46,7 +46,7 @@ async fn what_a_container_uses_is_told_under_cadvisors_names() {
     let mut pod = PodSandboxMetrics::default();
     eventually(
         "a second of CPU and a layer",
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         async || {
             pod = list(cri).await.remove(0);
             let metrics = &pod.container_metrics[0].metrics;
