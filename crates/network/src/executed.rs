@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{self, Child, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -25,6 +26,11 @@ const KEPT: usize = 1 << 20;
 
 /// For plugins that run others (iptables) when the daemon itself was started without a `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Held while `portmap` adds. It looks whether its chains are there and makes them if not, so that
+/// of two that do so at once on a new node one fails with "File exists"; and all of them wait for
+/// the packet filter's one lock anyway.
+static PORTMAP: Mutex<()> = Mutex::new(());
 
 pub(crate) struct Executed {
     path: PathBuf,
@@ -50,6 +56,8 @@ impl Executed {
     }
 
     pub(crate) fn call(&self, call: &Call<'_>) -> Result<Value, PluginFailure> {
+        let alone = call.command == Command::Add && self.path.ends_with("portmap");
+        let _alone = alone.then(|| PORTMAP.lock().unwrap_or_else(PoisonError::into_inner));
         let outcome = self.run(call).map_err(|source| PluginFailure::NotRun {
             path: self.path.clone(),
             source,
