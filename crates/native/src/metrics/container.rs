@@ -30,8 +30,13 @@ pub(super) fn metrics(node: &Node, container: &Container) -> Option<Vec<Metric>>
     processor(&mut series, &stats, &details);
     memory(&mut series, stats.memory.as_ref(), &details);
     hugepages(&mut series, &details);
-    file_system(&mut series, node, container);
-    for device in &details.devices {
+    let own = file_system(&mut series, node, container);
+    // The kernel lists a device with the first request to it.
+    let unused = own.filter(|own| {
+        let mut listed = details.devices.iter();
+        !listed.any(|device| (device.major, device.minor) == (own.major, own.minor))
+    });
+    for device in details.devices.iter().chain(&unused) {
         block_device(&mut series, device);
     }
     processes(&mut series, &Processes::read(pids), &stats);
@@ -119,10 +124,11 @@ fn hugepages(series: &mut Series, details: &Details) {
 }
 
 /// The file system of the writable layer; how much the layer holds is told from its last reading.
-fn file_system(series: &mut Series, node: &Node, container: &Container) {
+/// Answers the device that it is on.
+fn file_system(series: &mut Series, node: &Node, container: &Container) -> Option<DeviceIo> {
     let layer = node.writable(container.id());
     let (Ok(file), Ok(size)) = (rustix::fs::stat(&layer), rustix::fs::statvfs(&layer)) else {
-        return;
+        return None;
     };
     let (major, minor) = (
         rustix::fs::major(file.st_dev),
@@ -133,9 +139,14 @@ fn file_system(series: &mut Series, node: &Node, container: &Container) {
     series.labelled(&families::FS_LIMIT, &[&device], limit);
     series.labelled(&families::FS_INODES_TOTAL, &[&device], size.f_files);
     series.labelled(&families::FS_INODES_FREE, &[&device], size.f_ffree);
-    if let Some(usage) = container.observed.layer() {
-        series.labelled(&families::FS_USAGE, &[&device], usage.bytes);
-    }
+    // A layer that was not read yet is seconds old and has next to nothing in it.
+    let usage = container.observed.layer().map_or(0, |layer| layer.bytes);
+    series.labelled(&families::FS_USAGE, &[&device], usage);
+    Some(DeviceIo {
+        major,
+        minor,
+        ..DeviceIo::default()
+    })
 }
 
 fn block_device(series: &mut Series, io: &DeviceIo) {

@@ -10,6 +10,7 @@ mod network;
 mod processes;
 mod series;
 
+use std::fs;
 use std::sync::Arc;
 
 use slipway_cri_api::v1::{ContainerMetrics, MetricDescriptor, PodSandboxMetrics};
@@ -20,12 +21,26 @@ use crate::pod::{Pod, PodState};
 use crate::stats::read_all;
 use series::Series;
 
-/// Every metric that there can be.
+/// Every metric that there can be on this node.
 pub(crate) fn descriptors() -> Vec<MetricDescriptor> {
+    let huge_pages = counts_huge_pages();
     families::ALL
         .iter()
+        .filter(|family| huge_pages || !family.name.starts_with("container_hugetlb"))
         .map(families::Family::descriptor)
         .collect()
+}
+
+/// Whether a cgroup controller for huge pages is in use: attached to a hierarchy of v1
+/// (cgroups(7), `/proc/cgroups`), or there for v2.
+fn counts_huge_pages() -> bool {
+    let attached = |line: &str| {
+        let mut fields = line.split_whitespace();
+        fields.next() == Some("hugetlb") && fields.next() != Some("0")
+    };
+    fs::read_to_string("/proc/cgroups").is_ok_and(|text| text.lines().any(attached))
+        || fs::read_to_string("/sys/fs/cgroup/cgroup.controllers")
+            .is_ok_and(|text| text.split_whitespace().any(|name| name == "hugetlb"))
 }
 
 /// The metrics of the pods that are ready, the newest first, and of their running containers.
