@@ -68,8 +68,14 @@ impl Confinement {
                 })?;
             }
         }
-        for mount in mounts.iter().filter(|mount| mount.selinux_relabel) {
-            selinux::relabel(Path::new(&mount.host_path), label).map_err(|error| {
+        // An image's layers are shared with other containers; they are labelled as they are mounted.
+        let asked = |mount: &&Mount| mount.selinux_relabel && mount.image.is_none();
+        for mount in mounts.iter().filter(asked) {
+            let relabelled = Path::new(&mount.host_path)
+                .canonicalize()
+                .map_err(|error| error.to_string())
+                .and_then(|host| selinux::relabel(&host, label).map_err(|error| error.to_string()));
+            relabelled.map_err(|error| {
                 Error::precondition(format!(
                     "Mount.selinux_relabel of {:?}: {} cannot be relabelled: {error}",
                     mount.container_path, mount.host_path
