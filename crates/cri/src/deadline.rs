@@ -65,7 +65,8 @@ where
                     return Poll::Ready(answer);
                 }
                 if timer.as_mut().poll(cx).is_ready() || Instant::now() >= deadline {
-                    let late = "the client's deadline has passed; what was asked for goes on";
+                    let late = "the client's deadline has passed; what was begun is finished all the same, \
+                                so ask again";
                     return Poll::Ready(Ok(Status::deadline_exceeded(late).into_http()));
                 }
                 Poll::Pending

@@ -1,7 +1,7 @@
 //! CRI v1 over gRPC: what a kubelet talks to.
 //!
 //! The services translate: a request is checked, handed to an [`Engine`], and what comes back is
-//! put into CRI's words. No state is kept here. A call that Slipway does not have yet is answered
+//! put into CRI's words. No state is kept here. A call that CRI gets later than Slipway is answered
 //! with `UNIMPLEMENTED`.
 #![forbid(unsafe_code)]
 

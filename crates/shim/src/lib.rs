@@ -11,6 +11,7 @@
 #![deny(unsafe_code)]
 
 pub mod protocol;
+pub mod sysctl;
 
 #[cfg(feature = "client")]
 mod client;

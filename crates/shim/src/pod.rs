@@ -15,6 +15,7 @@ use crate::failure::{Explain, Outcome};
 use crate::init;
 use crate::protocol::{Failure, Pod, UserMappings};
 use crate::syscall;
+use crate::sysctl::{self, Namespace};
 use crate::user::Founder;
 
 /// A pod's surroundings. Until they are [kept](Self::keep), dropping them takes every mount back.
@@ -170,9 +171,9 @@ fn set_sysctls(pod: &Pod) -> Outcome<()> {
 
 /// Sets a kernel parameter, if it is one of a namespace that the pod has for itself.
 fn set_sysctl(pod: &Pod, name: &str, value: &str) -> Outcome<()> {
-    let path = sysctl_path(name)
+    let path = sysctl::path(name)
         .ok_or_else(|| Failure::invalid(format!("{name:?} is not the name of a sysctl")))?;
-    let (namespace, own) = match sysctl_namespace(&path) {
+    let (namespace, own) = match sysctl::namespace(&path) {
         Some(Namespace::Network) => ("network", pod.network),
         Some(Namespace::Ipc) => ("IPC", pod.ipc),
         Some(Namespace::Uts) => ("UTS", pod.hostname.is_some()),
@@ -192,48 +193,6 @@ fn set_sysctl(pod: &Pod, name: &str, value: &str) -> Outcome<()> {
     fs::write(&path, value).invalid(|| format!("set sysctl {name} to {value:?}"))
 }
 
-/// A parameter's path below `/proc/sys`. Both notations of sysctl(8) are known: the first
-/// separator of a name tells which one it is, and the other character is then part of a name.
-pub(crate) fn sysctl_path(name: &str) -> Option<String> {
-    let separator = name.find(['.', '/']).map(|at| name.as_bytes()[at])?;
-    let path: String = if separator == b'.' {
-        name.chars()
-            .map(|letter| match letter {
-                '.' => '/',
-                '/' => '.',
-                other => other,
-            })
-            .collect()
-    } else {
-        name.to_owned()
-    };
-    path.split('/')
-        .all(|part| !matches!(part, "" | "." | ".."))
-        .then_some(path)
-}
-
-/// The namespaces that have parameters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Namespace {
-    Network,
-    Ipc,
-    Uts,
-}
-
-/// Which namespace a parameter belongs to; none where it is the whole node's.
-pub(crate) fn sysctl_namespace(path: &str) -> Option<Namespace> {
-    const IPC: [&str; 3] = ["kernel/shm", "kernel/msg", "fs/mqueue/"];
-    if path.starts_with("net/") {
-        Some(Namespace::Network)
-    } else if path == "kernel/sem" || IPC.iter().any(|prefix| path.starts_with(prefix)) {
-        Some(Namespace::Ipc)
-    } else if path == "kernel/domainname" {
-        Some(Namespace::Uts)
-    } else {
-        None
-    }
-}
-
 /// Opens `/dev/null`.
 pub(crate) fn open_null() -> rustix::io::Result<OwnedFd> {
     rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
@@ -244,53 +203,4 @@ pub(crate) fn stdio_to(descriptor: &OwnedFd) -> rustix::io::Result<()> {
     rustix::stdio::dup2_stdin(descriptor)?;
     rustix::stdio::dup2_stdout(descriptor)?;
     rustix::stdio::dup2_stderr(descriptor)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sysctl_names_in_both_notations() {
-        assert_eq!(
-            sysctl_path("net.ipv4.ip_forward").as_deref(),
-            Some("net/ipv4/ip_forward")
-        );
-        assert_eq!(
-            sysctl_path("net.ipv4.conf.eth0/100.forwarding").as_deref(),
-            Some("net/ipv4/conf/eth0.100/forwarding")
-        );
-        assert_eq!(
-            sysctl_path("net/ipv4/conf/eth0.100/forwarding").as_deref(),
-            Some("net/ipv4/conf/eth0.100/forwarding")
-        );
-    }
-
-    #[test]
-    fn sysctl_names_do_not_leave_their_directory() {
-        for name in [
-            "net/../kernel/core_pattern",
-            "net.//.kernel",
-            "/kernel/x",
-            "",
-            "net..x",
-        ] {
-            assert_eq!(sysctl_path(name), None, "{name}");
-        }
-    }
-
-    #[test]
-    fn sysctl_namespaces() {
-        assert_eq!(
-            sysctl_namespace("net/core/somaxconn"),
-            Some(Namespace::Network)
-        );
-        assert_eq!(
-            sysctl_namespace("kernel/shm_rmid_forced"),
-            Some(Namespace::Ipc)
-        );
-        assert_eq!(sysctl_namespace("kernel/sem"), Some(Namespace::Ipc));
-        assert_eq!(sysctl_namespace("kernel/semaphores"), None);
-        assert_eq!(sysctl_namespace("kernel/core_pattern"), None);
-    }
 }

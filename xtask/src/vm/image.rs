@@ -32,8 +32,10 @@ impl Image {
                 .tempdir_in(&parent)?;
             println!("making a machine of Debian {RELEASE}: this is done once");
             make(scratch.path())?;
-            fs::rename(scratch.keep(), &directory)
+            fs::rename(scratch.path(), &directory)
                 .with_context(|| format!("cannot make {}", directory.display()))?;
+            // Only now: what is not finished goes with the directory.
+            let _moved = scratch.keep();
         }
         Ok(Self { directory })
     }

@@ -1,20 +1,13 @@
-//! Kernel parameters that a pod can have for itself (sysctl(8) names, also with slashes).
+//! Which kernel parameters a pod may set: those of namespaces that it has for itself.
 
 use slipway_cri_api::v1::{NamespaceMode, NamespaceOption};
 use slipway_engine::{Error, Result};
-
-/// The namespaces that have parameters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Namespace {
-    Network,
-    Ipc,
-    Uts,
-}
+use slipway_shim::sysctl::{self, Namespace};
 
 /// Refuses a parameter that is the whole node's, or that of a namespace which the pod has not for
 /// itself.
 pub(super) fn check(name: &str, namespaces: &NamespaceOption) -> Result<()> {
-    let path = path(name).ok_or_else(|| {
+    let path = sysctl::path(name).ok_or_else(|| {
         Error::invalid(format!(
             "LinuxPodSandboxConfig.sysctls: {name:?} is not the name of a sysctl"
         ))
@@ -24,7 +17,7 @@ pub(super) fn check(name: &str, namespaces: &NamespaceOption) -> Result<()> {
             "LinuxPodSandboxConfig.sysctls: {name} is what PodSandboxConfig.hostname is for"
         )));
     }
-    let namespace = namespace(&path).ok_or_else(|| {
+    let namespace = sysctl::namespace(&path).ok_or_else(|| {
         Error::invalid(format!(
             "LinuxPodSandboxConfig.sysctls: {name} is not one of a pod's own (net.*, kernel.shm*, \
              kernel.msg*, kernel.sem, fs.mqueue.*, kernel.domainname); set it on the node"
@@ -44,38 +37,6 @@ pub(super) fn check(name: &str, namespaces: &NamespaceOption) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-/// The parameter's path below `/proc/sys`: the first separator tells which notation it is, and the
-/// other character is then part of a name (`net.ipv4.conf.eth0/100.forwarding`).
-fn path(name: &str) -> Option<String> {
-    let separator = name.find(['.', '/']).map(|at| name.as_bytes()[at])?;
-    let swap = |letter| match letter {
-        '.' => '/',
-        '/' => '.',
-        other => other,
-    };
-    let path: String = if separator == b'.' {
-        name.chars().map(swap).collect()
-    } else {
-        name.to_owned()
-    };
-    path.split('/')
-        .all(|part| !matches!(part, "" | "." | ".."))
-        .then_some(path)
-}
-
-fn namespace(path: &str) -> Option<Namespace> {
-    const IPC: [&str; 3] = ["kernel/shm", "kernel/msg", "fs/mqueue/"];
-    if path.starts_with("net/") {
-        Some(Namespace::Network)
-    } else if path == "kernel/sem" || IPC.iter().any(|prefix| path.starts_with(prefix)) {
-        Some(Namespace::Ipc)
-    } else if path == "kernel/domainname" {
-        Some(Namespace::Uts)
-    } else {
-        None
-    }
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ use crate::failure::{Explain, Outcome};
 use crate::packet::send_packet;
 use crate::protocol::{Create, Failure};
 use crate::supervisor::sync_pair;
-use crate::syscall;
+use crate::{syscall, sysctl};
 
 /// What a child tells the shim on the socket between them. That it has been executed shows by the
 /// socket's end.
@@ -400,16 +400,16 @@ fn refuse_unsupported_container(spec: &Spec) -> Outcome<()> {
 fn set_sysctls(spec: &Spec) -> Outcome<()> {
     for (name, value) in &spec.linux.sysctl {
         let own = |path: &String| {
-            let kind = match crate::pod::sysctl_namespace(path) {
-                Some(crate::pod::Namespace::Network) => NamespaceKind::Network,
-                Some(crate::pod::Namespace::Ipc) => NamespaceKind::Ipc,
-                Some(crate::pod::Namespace::Uts) => NamespaceKind::Uts,
+            let kind = match sysctl::namespace(path) {
+                Some(sysctl::Namespace::Network) => NamespaceKind::Network,
+                Some(sysctl::Namespace::Ipc) => NamespaceKind::Ipc,
+                Some(sysctl::Namespace::Uts) => NamespaceKind::Uts,
                 None => return false,
             };
             let namespaces = &spec.linux.namespaces;
             namespaces.iter().any(|namespace| namespace.kind == kind)
         };
-        let path = crate::pod::sysctl_path(name).filter(own).ok_or_else(|| {
+        let path = sysctl::path(name).filter(own).ok_or_else(|| {
             Failure::invalid(format!(
                 "sysctl {name:?} does not belong to a namespace that the container has apart from \
                  the node's"

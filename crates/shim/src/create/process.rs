@@ -76,7 +76,8 @@ pub(crate) fn refuse_unsupported(process: &Process) -> Outcome<()> {
 pub(crate) fn refuse(unsupported: &[(&str, bool)]) -> Outcome<()> {
     match unsupported.iter().find(|(_, present)| *present) {
         Some((name, _)) => Err(Failure::invalid(format!(
-            "{name} is not supported yet; it comes with a later version"
+            "{name} is not carried out by the built-in runtime: leave it out, or give the pod a \
+             runtime_handler whose runtime does"
         ))),
         None => Ok(()),
     }

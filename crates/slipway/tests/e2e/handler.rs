@@ -15,6 +15,7 @@ use slipway_testbed::{Cri, Image, Layer, Node, eventually, pod, read_log};
 use tonic::{Code, Status};
 
 use crate::mount::Mounted;
+use crate::restart::life;
 use crate::{node, refused};
 
 /// Debian's, or wherever else it is.
@@ -407,30 +408,16 @@ async fn volumes_of_runc_spread_to_the_node_unless_its_own_mounts_would() {
     finish(node).await;
 }
 
-/// One pod's life, as far as the daemon lets it come.
-async fn life(node: &Node, number: usize, image: &str) -> Result<(), Status> {
-    let cri = node.cri();
-    let config = node.pod(&format!("life-{number}"));
-    let pod = run_pod(cri, &config, "runc").await?;
-    let container = pod::sleeper("main", image);
-    let id = cri.launch(&pod, &config, &container).await?;
-    cri.exec(&id, &["true"]).await?;
-    cri.stop(&id, 0).await?;
-    cri.remove(&id).await?;
-    cri.stop_pod(&pod).await?;
-    cri.remove_pod(&pod).await
-}
-
 #[tokio::test]
 async fn a_daemon_killed_at_any_moment_of_a_foreign_containers_life_leaks_nothing() {
     const LIVES: u32 = 12;
     let (mut node, image) = node_with(&runc(), "").await;
     let began = Instant::now();
-    life(&node, 0, &image).await.unwrap();
+    life(&node, "runc", 0, &image).await.unwrap();
     let whole = began.elapsed();
     for number in 1..=LIVES {
         let moment = whole * number / LIVES;
-        let life = life(&node, number as usize, &image);
+        let life = life(&node, "runc", number as usize, &image);
         let cut_off = tokio::time::timeout(moment, life).await;
         node.daemon.kill9();
         if let Ok(ended) = cut_off {

@@ -186,17 +186,19 @@ async fn a_pod_can_share_one_pid_namespace_among_its_containers() {
         .unwrap();
     security.namespace_options.as_mut().unwrap().pid = NamespaceMode::Pod.into();
     let id = cri.run_pod(&config).await.unwrap();
-    let shared = |name: &str| {
-        let mut container = pod::sleeper(name, &image);
+    let shared = |name: &str, seconds: &str| {
+        let mut container = pod::container(name, &image, ["sleep", seconds]);
         let linux = container.linux.as_mut().unwrap();
         let security = linux.security_context.as_mut().unwrap();
         security.namespace_options.as_mut().unwrap().pid = NamespaceMode::Pod.into();
         container
     };
-    let one = cri.launch(&id, &config, &shared("one")).await.unwrap();
-    cri.launch(&id, &config, &shared("two")).await.unwrap();
+    let one = shared("one", "2147483646");
+    let one = cri.launch(&id, &config, &one).await.unwrap();
+    let two = shared("two", "2147483645");
+    cri.launch(&id, &config, &two).await.unwrap();
     let seen = cri
-        .exec(&one, &["sh", "-c", "ps | grep -c 'sleep 2147483647$'"])
+        .exec(&one, &["sh", "-c", "ps | grep -c 'sleep 214748364[56]$'"])
         .await
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&seen.stdout).trim(), "2");

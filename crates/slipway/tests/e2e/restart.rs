@@ -6,6 +6,7 @@ use slipway_cri_api::v1::{ContainerState, PodSandboxState, PodSandboxStatusReque
 use slipway_testbed::{Cri, Node, eventually, leaks, pod, read_log};
 use tonic::Code;
 
+use crate::handler::run_pod;
 use crate::{node, refused};
 
 #[tokio::test]
@@ -164,11 +165,16 @@ fn kill(pid: i32) {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
-/// One pod's life, as far as the daemon lets it come.
-async fn life(node: &Node, number: usize, image: &str) -> Result<(), tonic::Status> {
+/// One pod's life with a runtime handler, as far as the daemon lets it come.
+pub(crate) async fn life(
+    node: &Node,
+    handler: &str,
+    number: usize,
+    image: &str,
+) -> Result<(), tonic::Status> {
     let cri = node.cri();
     let config = node.pod(&format!("life-{number}"));
-    let sandbox = cri.run_pod(&config).await?;
+    let sandbox = run_pod(cri, &config, handler).await?;
     let container = pod::sleeper("main", image);
     let id = cri.launch(&sandbox, &config, &container).await?;
     cri.exec(&id, &["true"]).await?;
@@ -183,14 +189,14 @@ async fn a_daemon_killed_at_any_moment_of_a_pods_life_leaks_nothing() {
     const LIVES: usize = 50;
     let (mut node, image) = node().await;
     let began = std::time::Instant::now();
-    life(&node, LIVES, &image).await.unwrap();
+    life(&node, "", LIVES, &image).await.unwrap();
     let whole = began.elapsed();
     for number in 0..LIVES {
         // Evenly over the life and a little past it, with a jitter that no two runs share.
         let jitter = u128::from(began.elapsed().subsec_nanos()) % (whole.as_nanos() / 25).max(1);
         let step = whole.as_nanos() * number as u128 / (LIVES as u128 - 5);
         let moment = Duration::from_nanos(u64::try_from(step + jitter).unwrap());
-        let cut_off = tokio::time::timeout(moment, life(&node, number, &image)).await;
+        let cut_off = tokio::time::timeout(moment, life(&node, "", number, &image)).await;
         node.daemon.kill9();
         if let Ok(ended) = cut_off {
             ended.expect("a life that came to its end did so well");
