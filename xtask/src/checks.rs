@@ -47,6 +47,11 @@ const STEPS: &[Step] = &[
         arguments: &["test", "--workspace", "--no-fail-fast"],
         needed: false,
     },
+    Step {
+        name: "fuzz",
+        arguments: &["xtask", "fuzz"],
+        needed: false,
+    },
 ];
 
 /// How a step ended.

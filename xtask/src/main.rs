@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod cargo;
 mod checks;
+mod fuzz;
 mod prerequisites;
 mod quickstart;
 mod table;
@@ -35,11 +36,20 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
-    /// Run every check: format, lints, unit tests, end-to-end tests, documentation tests
+    /// Run every check: format, lints, unit tests, end-to-end tests, documentation tests, fuzz targets
     Test {
         /// Install missing Debian packages first (as root); continuous integration always does
         #[arg(long, env = "CI", value_parser = clap::builder::FalseyValueParser::new())]
         install: bool,
+    },
+    /// Feed each fuzz target with inputs that nobody thought of
+    Fuzz {
+        /// How long each target runs
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Targets, by the names of fuzz/fuzz_targets; all if none is named
+        #[arg(value_name = "TARGET")]
+        targets: Vec<String>,
     },
     /// See a pod run: build, start a registry and the daemon in a scratch directory, and use them
     Quickstart,
@@ -68,6 +78,7 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Build { release: false } => build::development().map(|_| ExitCode::SUCCESS),
         Task::Test { install } => checks::run(install),
+        Task::Fuzz { seconds, targets } => fuzz::run(&targets, seconds),
         Task::Quickstart => quickstart::run().map(|()| ExitCode::SUCCESS),
         Task::Vm(action) => vm::run(action),
         Task::Bench(benchmark) => bench::run(&benchmark).map(|()| ExitCode::SUCCESS),

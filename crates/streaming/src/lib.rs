@@ -8,6 +8,8 @@
 
 mod config;
 mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 mod idle;
 mod order;
 mod process;

@@ -28,6 +28,7 @@ mod security;
 mod serve;
 mod session;
 mod stats;
+mod streaming_port;
 
 use slipway_testbed::{Image, Node, Pushed};
 use tonic::{Code, Status};
