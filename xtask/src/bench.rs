@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the same CRI calls against Slipway and a peer, in alternating rounds.
 
 mod cycle;
+mod lists;
 mod memory;
 mod pods;
 mod pull;
@@ -22,6 +23,8 @@ use crate::prerequisites::{self, Needs};
 pub(crate) enum Benchmark {
     /// Pods with one container: time of every CRI call, memory a pod, memory of the daemon
     Pods(Pods),
+    /// Many pods at once: time of the calls that list them and what they use
+    Lists(Lists),
     /// An image of eight layers from a registry on this machine: time of PullImage
     Pull(Pull),
 }
@@ -69,6 +72,19 @@ pub(crate) struct Pull {
     size: u16,
 }
 
+/// Options of `bench lists`.
+#[derive(Debug, Args)]
+pub(crate) struct Lists {
+    #[command(flatten)]
+    contest: Contest,
+    /// Pods with one container each, on the node's network
+    #[arg(short, long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    number: u16,
+    /// Calls of each kind
+    #[arg(short, long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]
+    calls: u16,
+}
+
 /// A runtime to compare with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Peer {
@@ -87,7 +103,9 @@ enum Output {
 /// # Errors
 /// When something is missing, does not build or does not start, and when a call fails.
 pub(crate) fn run(benchmark: &Benchmark) -> Result<()> {
-    let (Benchmark::Pods(Pods { contest, .. }) | Benchmark::Pull(Pull { contest, .. })) = benchmark;
+    let (Benchmark::Pods(Pods { contest, .. })
+    | Benchmark::Lists(Lists { contest, .. })
+    | Benchmark::Pull(Pull { contest, .. })) = benchmark;
     let needs = contest
         .against
         .map_or(Needs::Node, |Peer::Containerd| Needs::NodeAndContainerd);
@@ -104,6 +122,10 @@ pub(crate) fn run(benchmark: &Benchmark) -> Result<()> {
         Benchmark::Pods(options) => {
             let report = runtime.block_on(pods::measure(options, slipway))?;
             print(contest.output, &report, report::Report::table)
+        }
+        Benchmark::Lists(options) => {
+            let report = runtime.block_on(lists::measure(options, slipway))?;
+            print(contest.output, &report, lists::Report::table)
         }
         Benchmark::Pull(options) => {
             let report = runtime.block_on(pull::measure(options, slipway))?;

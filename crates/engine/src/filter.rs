@@ -78,7 +78,8 @@ fn matches_labels(selector: &HashMap<String, String>, labels: &HashMap<String, S
 
 #[cfg(test)]
 mod tests {
-    use slipway_cri_api::v1::PodSandboxStateValue;
+    use proptest::prelude::*;
+    use slipway_cri_api::v1::{ContainerStateValue, PodSandboxStateValue};
 
     use super::*;
 
@@ -123,5 +124,77 @@ mod tests {
         )));
         assert!(!matches(&filter("", None, &[("app", "db")])));
         assert!(!matches(&filter("", None, &[("absent", "")])));
+    }
+
+    /// A few labels over a small alphabet, so that some match.
+    fn few_labels() -> impl Strategy<Value = HashMap<String, String>> {
+        proptest::collection::hash_map("[ab]", "[xy]", 0..3)
+    }
+
+    proptest! {
+        #[test]
+        fn a_container_is_found_exactly_where_each_field_that_is_set_finds_it(
+            id in "[01]{4}",
+            pod in "[01]{4}",
+            state in 0..4_i32,
+            carried in few_labels(),
+            wanted_id in "[01]{0,2}",
+            wanted_pod in "[01]{0,2}",
+            wanted_state in proptest::option::of(0..4_i32),
+            selector in few_labels(),
+        ) {
+            let container = ContainerView {
+                id: &id,
+                pod: &pod,
+                state: ContainerState::try_from(state).unwrap(),
+                labels: &carried,
+            };
+            let filter = ContainerFilter {
+                id: wanted_id.clone(),
+                state: wanted_state.map(|state| ContainerStateValue { state }),
+                pod_sandbox_id: wanted_pod.clone(),
+                label_selector: selector.clone(),
+            };
+            let by_labels = selector.iter().all(|(key, value)| carried.get(key) == Some(value));
+            let by_use = id.starts_with(&wanted_id) && pod.starts_with(&wanted_pod) && by_labels;
+            let by_state = wanted_state.is_none_or(|wanted| wanted == state);
+            prop_assert_eq!(matches_container(Some(&filter), container), by_use && by_state);
+            let of_use = ContainerStatsFilter {
+                id: wanted_id,
+                pod_sandbox_id: wanted_pod,
+                label_selector: selector,
+            };
+            prop_assert_eq!(matches_container_stats(Some(&of_use), container), by_use);
+        }
+
+        #[test]
+        fn a_pod_is_found_exactly_where_each_field_that_is_set_finds_it(
+            id in "[01]{4}",
+            state in 0..2_i32,
+            carried in few_labels(),
+            wanted_id in "[01]{0,2}",
+            wanted_state in proptest::option::of(0..2_i32),
+            selector in few_labels(),
+        ) {
+            let pod = PodView {
+                id: &id,
+                state: PodSandboxState::try_from(state).unwrap(),
+                labels: &carried,
+            };
+            let filter = PodSandboxFilter {
+                id: wanted_id.clone(),
+                state: wanted_state.map(|state| PodSandboxStateValue { state }),
+                label_selector: selector.clone(),
+            };
+            let by_labels = selector.iter().all(|(key, value)| carried.get(key) == Some(value));
+            let by_use = id.starts_with(&wanted_id) && by_labels;
+            let by_state = wanted_state.is_none_or(|wanted| wanted == state);
+            prop_assert_eq!(matches_pod(Some(&filter), pod), by_use && by_state);
+            let of_use = PodSandboxStatsFilter {
+                id: wanted_id,
+                label_selector: selector,
+            };
+            prop_assert_eq!(matches_pod_stats(Some(&of_use), pod), by_use);
+        }
     }
 }

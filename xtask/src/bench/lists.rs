@@ -1,0 +1,212 @@
+//! `cargo xtask bench lists`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde::Serialize;
+use slipway_cri_api::v1::{
+    ListContainerStatsRequest, ListPodSandboxStatsRequest, NamespaceMode, PodSandboxConfig,
+};
+use slipway_testbed::{Cni, Cri, Image, Registry, Scratch, pod};
+use tokio::task::JoinSet;
+
+use super::statistics::Statistics;
+use super::subject::{self, Subject};
+use super::{Lists, progress};
+use crate::table::Table;
+
+/// How many pods are made at a time.
+const AT_ONCE: usize = 10;
+
+/// The calls that list.
+#[expect(clippy::enum_variant_names, reason = "they are the names that CRI gives them")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+enum Call {
+    ListPodSandbox,
+    ListContainers,
+    ListContainerStats,
+    ListPodSandboxStats,
+}
+
+impl Call {
+    const ALL: [Self; 4] = [
+        Self::ListPodSandbox,
+        Self::ListContainers,
+        Self::ListContainerStats,
+        Self::ListPodSandboxStats,
+    ];
+
+    /// Makes the call and answers how many things were listed.
+    async fn make(self, cri: &Cri) -> Result<usize> {
+        let mut runtime = cri.runtime();
+        Ok(match self {
+            Self::ListPodSandbox => cri.pods().await?.len(),
+            Self::ListContainers => cri.containers().await?.len(),
+            Self::ListContainerStats => {
+                let request = ListContainerStatsRequest::default();
+                let answer = Box::pin(runtime.list_container_stats(request)).await?;
+                answer.into_inner().stats.len()
+            }
+            Self::ListPodSandboxStats => {
+                let request = ListPodSandboxStatsRequest::default();
+                let answer = Box::pin(runtime.list_pod_sandbox_stats(request)).await?;
+                answer.into_inner().stats.len()
+            }
+        })
+    }
+}
+
+/// The times of the calls that list.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    /// Pods with one container each.
+    pub(crate) pods: usize,
+    pub(crate) runtimes: Vec<Figures>,
+}
+
+/// The figures of one runtime.
+#[derive(Debug, Serialize)]
+pub(crate) struct Figures {
+    name: String,
+    version: String,
+    calls: Vec<Timed>,
+}
+
+/// One call's times.
+#[derive(Debug, Serialize)]
+struct Timed {
+    call: Call,
+    #[serde(flatten)]
+    statistics: Statistics,
+}
+
+/// Makes the pods of one runtime after the other and times the calls.
+///
+/// # Errors
+/// With the first call that fails, and the end of the log of the daemon that it was made to.
+pub(crate) async fn measure(options: &Lists, slipway: Option<PathBuf>) -> Result<Report> {
+    let scratch = Scratch::new()?;
+    let registry = Registry::start(&scratch).await?;
+    let cni = Cni::new(&scratch)?;
+    let image = registry
+        .push("busybox:1", &Image::busybox())
+        .await?
+        .reference;
+    let pods = usize::from(options.number);
+    let mut runtimes = Vec::new();
+    for subject in subject::start(&options.contest, slipway, &cni, &registry).await? {
+        let measured = of_subject(&subject, &image, pods, usize::from(options.calls)).await;
+        runtimes.push(measured.map_err(|error| subject.explain(error))?);
+    }
+    Ok(Report { pods, runtimes })
+}
+
+async fn of_subject(subject: &Subject, image: &str, pods: usize, calls: usize) -> Result<Figures> {
+    let cri = subject.runtime.cri();
+    cri.pull(image).await?;
+    for made in (0..pods).step_by(AT_ONCE) {
+        progress(made + 1, pods);
+        let mut makers = JoinSet::new();
+        for number in made..pods.min(made + AT_ONCE) {
+            makers.spawn(launch(
+                cri.clone(),
+                config(&subject.scratch, number),
+                image.to_owned(),
+            ));
+        }
+        while let Some(maker) = makers.join_next().await {
+            maker??;
+        }
+    }
+    let mut timed = Vec::new();
+    for call in Call::ALL {
+        let mut times: Vec<Duration> = Vec::new();
+        for _ in 0..calls {
+            let begin = Instant::now();
+            let listed = call.make(cri).await?;
+            times.push(begin.elapsed());
+            ensure!(
+                listed == pods,
+                "{call:?} has {listed} entries for {pods} pods"
+            );
+        }
+        timed.extend(Statistics::of(&times).map(|statistics| Timed { call, statistics }));
+    }
+    let version = cri.version().await?.runtime_version;
+    cri.remove_all().await?;
+    Ok(Figures {
+        name: subject.name.to_owned(),
+        version,
+        calls: timed,
+    })
+}
+
+/// On the node's network: what plugins cost is measured by `bench pods`.
+fn config(scratch: &Arc<Scratch>, number: usize) -> PodSandboxConfig {
+    let mut config = pod::config(scratch, &format!("bench{number}"));
+    let security = config
+        .linux
+        .as_mut()
+        .and_then(|linux| linux.security_context.as_mut());
+    if let Some(options) = security.and_then(|security| security.namespace_options.as_mut()) {
+        options.network = NamespaceMode::Node.into();
+    }
+    config
+}
+
+async fn launch(cri: Cri, config: PodSandboxConfig, image: String) -> Result<()> {
+    let pod_id = cri.run_pod(&config).await?;
+    let container = pod::sleeper("main", &image);
+    cri.launch(&pod_id, &config, &container).await?;
+    Ok(())
+}
+
+impl Report {
+    pub(crate) fn table(&self) -> String {
+        let mut heading = vec![format!("{} pods", self.pods)];
+        for runtime in &self.runtimes {
+            heading.extend([format!("{} median", runtime.name), "p95".to_owned()]);
+        }
+        let mut table = Table::new(heading);
+        for (row, call) in Call::ALL.iter().enumerate() {
+            let mut cells = vec![format!("{call:?}")];
+            for runtime in &self.runtimes {
+                let statistics = runtime.calls[row].statistics;
+                cells.extend([
+                    format!("{:.2} ms", statistics.median_ms),
+                    format!("{:.2} ms", statistics.p95_ms),
+                ]);
+            }
+            table.row(cells);
+        }
+        table.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::{Contest, Output};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_list_is_timed() {
+        let options = Lists {
+            contest: Contest {
+                against: None,
+                alone: false,
+                output: Output::Json,
+            },
+            number: 3,
+            calls: 2,
+        };
+        let slipway = slipway_testbed::slipway_binary().unwrap();
+        let report = measure(&options, Some(slipway)).await.unwrap();
+        assert_eq!(report.pods, 3);
+        let calls = &report.runtimes[0].calls;
+        assert_eq!(calls.len(), Call::ALL.len());
+        assert!(calls.iter().all(|timed| timed.statistics.median_ms > 0.0));
+        assert!(report.table().contains("ListContainerStats"));
+    }
+}
