@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -54,7 +55,7 @@ pub(crate) fn run(names: &[String], seconds: u32) -> Result<ExitCode> {
                 })
             })
             .collect();
-        let counts = workers.into_iter().map(|worker| worker.join());
+        let counts = workers.into_iter().map(ScopedJoinHandle::join);
         counts.map(|count| count.unwrap_or(1)).sum::<usize>()
     });
     Ok(if failed == 0 {

@@ -37,6 +37,10 @@ const NODE: &[Package] = &[
         files: &["/usr/bin/docker-registry"],
     },
     Package {
+        name: "g++",
+        files: &["/usr/bin/c++", "/usr/bin/g++"],
+    },
+    Package {
         name: "iproute2",
         files: &["/usr/sbin/ip", "/sbin/ip", "/bin/ip", "/usr/bin/ip"],
     },

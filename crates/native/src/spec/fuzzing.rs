@@ -62,7 +62,7 @@ pub fn config_json(
         cgroups: slipway_cgroup::Version::V2,
         cgroup: &cgroup,
         resources: &resources::of_container(&container, None),
-        target: None,
+        target: Some(1),
     })?;
     serde_json::to_vec(&generated.spec).map_err(|error| Error::internal(error.to_string()))
 }

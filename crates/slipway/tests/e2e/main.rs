@@ -15,6 +15,7 @@ mod events;
 mod exec;
 mod handler;
 mod image;
+mod lists;
 mod log;
 mod metrics;
 mod mount;
