@@ -122,12 +122,12 @@ async fn what_cannot_be_mounted_is_refused() {
 }
 
 #[tokio::test]
-async fn what_comes_later_is_refused() {
+async fn what_is_not_carried_out_is_refused_by_name() {
     let scene = Scene::new().await;
     let mut config = scene.config(&["true"]);
     config["linux"]["personality"] = json!({"domain": "LINUX32"});
     let message = refusal(scene.create("one", &config).await.unwrap_err());
-    assert!(message.contains("later version"), "{message}");
+    assert!(message.contains("linux.personality"), "{message}");
 }
 
 #[tokio::test]
