@@ -1,17 +1,41 @@
 //! Reading and writing control files.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
 
 use crate::Error;
 
+/// What the kernel writes at once, and more than nearly every control file has.
+const PAGE: usize = 4096;
+
 /// The text of a control file.
 pub(crate) fn read(file: &Path) -> Result<String, Error> {
-    fs::read_to_string(file).map_err(|source| Error::Read {
+    read_whole(file).map_err(|source| Error::Read {
         file: file.to_owned(),
         source,
     })
+}
+
+/// As [`fs::read_to_string`], which asks the kernel for a size that it does not know, and then reads
+/// in small steps: statistics are many files.
+fn read_whole(file: &Path) -> io::Result<String> {
+    let mut opened = fs::File::open(file)?;
+    let mut bytes = vec![0; PAGE];
+    let mut length = 0;
+    loop {
+        match opened.read(&mut bytes[length..]) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        }
+        if length == bytes.len() {
+            bytes.resize(2 * length, 0);
+        }
+    }
+    bytes.truncate(length);
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// A control file that holds one number; `None` stands for `max`.

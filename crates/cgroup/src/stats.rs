@@ -14,8 +14,6 @@ pub struct Stats {
     pub cpu: Option<CpuStats>,
     /// Memory and swap.
     pub memory: Option<MemoryStats>,
-    /// Processes and threads.
-    pub pids: Option<PidsStats>,
 }
 
 /// CPU time.
@@ -89,12 +87,16 @@ impl Cgroup {
                 at("memory").map(|directory| memory_v2(&directory)),
             ),
         };
-        let pids = at("pids").map(|directory| pids(&directory));
         Ok(Stats {
             cpu: cpu.transpose()?,
             memory: memory.transpose()?,
-            pids: pids.transpose()?,
         })
+    }
+
+    /// Reads how many threads there are and may be; `None` when the pids controller is missing.
+    pub fn pids(&self) -> Result<Option<PidsStats>, Error> {
+        let directory = self.directory_of("pids");
+        directory.map(|directory| pids(&directory)).transpose()
     }
 }
 

@@ -351,7 +351,7 @@ fn there_are_no_more_processes_than_allowed() {
     // The shell gives up at the first fork that is refused.
     assert!(!child.wait().unwrap().success());
     assert_eq!(cgroup.processes().unwrap().len(), 3);
-    assert_eq!(cgroup.stats().unwrap().pids.unwrap().current, 3);
+    assert_eq!(cgroup.pids().unwrap().unwrap().current, 3);
     cgroup.kill().unwrap();
     cgroup.remove().unwrap();
 }
@@ -376,9 +376,7 @@ fn no_fork_escapes_a_kill() {
         &cgroup,
         "f() { f | f & }; while true; do f; done 2>/dev/null",
     );
-    await_that(&mut storm, || {
-        cgroup.stats().unwrap().pids.unwrap().current > 40
-    });
+    await_that(&mut storm, || cgroup.pids().unwrap().unwrap().current > 40);
     cgroup.kill().unwrap();
     cgroup.remove().unwrap();
     assert!(!cgroup.exists());
@@ -457,11 +455,12 @@ fn use_is_counted() {
         cgroup.stats().unwrap().memory.unwrap().rss > 24 << 20
     });
     let (stats, details) = (cgroup.stats().unwrap(), cgroup.details().unwrap());
+    let pids = cgroup.pids().unwrap().unwrap();
     cgroup.kill().unwrap();
     child.wait().unwrap();
     let memory = stats.memory.unwrap();
     assert!(stats.cpu.unwrap().usage_nanoseconds > 0);
-    assert_eq!(stats.pids.unwrap().current, 1);
+    assert_eq!(pids.current, 1);
     assert_eq!(memory.limit, Some(limit.unsigned_abs()));
     assert!(memory.usage >= memory.working_set && memory.working_set >= 24 << 20);
     assert_eq!(

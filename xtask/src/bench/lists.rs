@@ -146,7 +146,8 @@ async fn of_subject(subject: &Subject, image: &str, pods: usize, calls: usize) -
     })
 }
 
-/// On the node's network: what plugins cost is measured by `bench pods`.
+/// On the node's network, and so without a host name of its own: what plugins cost is measured by
+/// `bench pods`.
 fn config(scratch: &Arc<Scratch>, number: usize) -> PodSandboxConfig {
     let mut config = pod::config(scratch, &format!("bench{number}"));
     let security = config
@@ -156,6 +157,7 @@ fn config(scratch: &Arc<Scratch>, number: usize) -> PodSandboxConfig {
     if let Some(options) = security.and_then(|security| security.namespace_options.as_mut()) {
         options.network = NamespaceMode::Node.into();
     }
+    config.hostname.clear();
     config
 }
 

@@ -1,6 +1,6 @@
 //! One running container.
 
-use slipway_cgroup::{Details, DeviceIo, MemoryStats, Pressure, Stats};
+use slipway_cgroup::{Details, DeviceIo, MemoryStats, PidsStats, Pressure, Stats};
 use slipway_cri_api::v1::{LinuxContainerResources, Metric};
 use slipway_engine::ContainerState;
 
@@ -39,7 +39,8 @@ pub(super) fn metrics(node: &Node, container: &Container) -> Option<Vec<Metric>>
     for device in details.devices.iter().chain(&unused) {
         block_device(&mut series, device);
     }
-    processes(&mut series, &Processes::read(pids), &stats);
+    let threads = cgroup.pids().ok()?;
+    processes(&mut series, &Processes::read(pids), threads.as_ref());
     for (name, limit) in container.pid().map(soft_limits).unwrap_or_default() {
         series.labelled(&families::ULIMITS, &[&name], limit);
     }
@@ -178,11 +179,11 @@ fn device_name(major: u32, minor: u32) -> String {
     }
 }
 
-fn processes(series: &mut Series, processes: &Processes, stats: &Stats) {
+fn processes(series: &mut Series, processes: &Processes, threads: Option<&PidsStats>) {
     series.add(&families::PROCESSES, processes.count);
     series.add(&families::THREADS, processes.threads);
-    if let Some(pids) = &stats.pids {
-        series.add(&families::THREADS_MAX, pids.limit.unwrap_or(0));
+    if let Some(threads) = threads {
+        series.add(&families::THREADS_MAX, threads.limit.unwrap_or(0));
     }
     series.add(&families::FILE_DESCRIPTORS, processes.file_descriptors);
     series.add(&families::SOCKETS, processes.sockets);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use slipway_engine::ContainerState;
 use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
 
 use super::layer::LayerUsage;
 use super::rate::CpuRate;
@@ -65,31 +66,38 @@ pub(crate) fn spawn(node: &Arc<Node>) {
     let (node, sampler) = (Arc::downgrade(node), Arc::clone(&node.sampler));
     tokio::spawn(async move {
         // Looked at by one thread, one after the other: a node at rest stays at rest.
-        while sample(&node).await {
-            let _ = tokio::time::timeout(PERIOD, sampler.0.notified()).await;
+        let mut periods = tokio::time::interval(PERIOD);
+        periods.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let look = tokio::select! {
+                _ = periods.tick() => Look::AtAll,
+                () = sampler.0.notified() => Look::AtLayers,
+            };
+            if !sample(&node, look).await {
+                break;
+            }
         }
     });
 }
 
+/// What is looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    AtAll,
+    /// Whoever has asked has read the CPU time, too.
+    AtLayers,
+}
+
 /// Answers whether the node is still there.
-async fn sample(node: &Weak<Node>) -> bool {
+async fn sample(node: &Weak<Node>, look: Look) -> bool {
     let Some(node) = node.upgrade() else {
         return false;
     };
     let looked = blocking::run(move || {
-        for pod in node.pods.all() {
-            let cgroup = node.hierarchy.open(&pod.cgroup);
-            if let Ok(Some(used)) = cgroup.cpu_time() {
-                pod.observed.cpu_used(now(), used);
-            }
+        if look == Look::AtAll {
+            read_cpu_times(&node);
         }
         for container in node.containers.all() {
-            if container.state().is_running()
-                && let Ok(cgroup) = lifecycle::cgroup(&node, &container)
-                && let Ok(Some(used)) = cgroup.cpu_time()
-            {
-                container.observed.cpu_used(now(), used);
-            }
             read_layer(&node, &container);
         }
         Ok(())
@@ -98,6 +106,23 @@ async fn sample(node: &Weak<Node>) -> bool {
         tracing::error!(%error, "what containers use could not be looked at");
     }
     true
+}
+
+fn read_cpu_times(node: &Node) {
+    for pod in node.pods.all() {
+        let cgroup = node.hierarchy.open(&pod.cgroup);
+        if let Ok(Some(used)) = cgroup.cpu_time() {
+            pod.observed.cpu_used(now(), used);
+        }
+    }
+    for container in node.containers.all() {
+        if container.state().is_running()
+            && let Ok(cgroup) = lifecycle::cgroup(node, &container)
+            && let Ok(Some(used)) = cgroup.cpu_time()
+        {
+            container.observed.cpu_used(now(), used);
+        }
+    }
 }
 
 /// Reads a container's writable layer if it is time to. What has ended does not change.
