@@ -111,6 +111,15 @@ pub struct Image {
     pub config: Arc<ImageConfiguration>,
 }
 
+impl Image {
+    /// The digested reference under which a container is told to run it (CRI `image_ref`): a
+    /// repository's, or the id where it came from none.
+    #[must_use]
+    pub fn reference(&self) -> &str {
+        self.repo_digests.first().unwrap_or(&self.id)
+    }
+}
+
 /// The layers of an image, kept from removal until [`Images::release`] is called with `chain_ids`.
 #[derive(Clone, Debug)]
 pub struct Hold {

@@ -33,7 +33,11 @@ use crate::{blocking, events, failure, resources, target, user};
 const KILL_DEADLINE: Duration = Duration::from_mins(1);
 
 /// Makes a container; on an error nothing of it is left.
-pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig) -> Result<String> {
+pub(crate) async fn create(
+    node: &Arc<Node>,
+    pod: &str,
+    mut config: ContainerConfig,
+) -> Result<String> {
     let pod = node.pods.get(pod)?;
     let _gate = pod.gate.read().await;
     let shim = pod.shim()?;
@@ -56,18 +60,13 @@ pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig)
         .hold(image)
         .map_err(|error| failure::of_image(&error))?;
     let mut layers = HeldLayers::taken(&node.images, held.chain_ids.clone());
-    let volumes = ImageVolumes::hold(&node.images, &config.mounts, &mut layers)?;
+    let volumes = ImageVolumes::hold(&node.images, &mut config.mounts, &mut layers)?;
     let mut record = ContainerRecord {
         id: id.clone(),
         pod: pod.id().to_owned(),
         created_at: now(),
         image_id: held.image.id.clone(),
-        image_ref: held
-            .image
-            .repo_digests
-            .first()
-            .unwrap_or(&held.image.id)
-            .clone(),
+        image_ref: held.image.reference().to_owned(),
         chain_ids: held.chain_ids.clone(),
         volume_chain_ids: volumes.chain_ids.clone(),
         cgroup: node

@@ -20,23 +20,34 @@ pub(crate) struct ImageVolumes {
 }
 
 impl ImageVolumes {
-    /// Finds the images and has their layers kept together with the container's own.
+    /// Finds the images, writes into the mounts which they are (CRI `ImageSpec.image_ref`), and has
+    /// their layers kept together with the container's own.
     ///
     /// # Errors
     ///
     /// [`slipway_engine::Kind::NotFound`] for an image that is not on the node: whoever wants it
     /// has to pull it first.
-    pub(crate) fn hold(images: &Images, mounts: &[Mount], layers: &mut HeldLayers) -> Result<Self> {
+    pub(crate) fn hold(
+        images: &Images,
+        mounts: &mut [Mount],
+        layers: &mut HeldLayers,
+    ) -> Result<Self> {
         let mut volumes = Self::default();
+        let mut references: HashMap<String, String> = HashMap::new();
         for mount in mounts {
-            let Some(image) = &mount.image else { continue };
-            if volumes.layers.contains_key(&image.image) {
+            let Some(image) = &mut mount.image else {
+                continue;
+            };
+            if let Some(reference) = references.get(&image.image) {
+                image.image_ref.clone_from(reference);
                 continue;
             }
             let held = images.hold(&image.image).map_err(|error| {
                 failure::of_image(&error)
                     .context(format!("Mount.image of {:?}", mount.container_path))
             })?;
+            held.image.reference().clone_into(&mut image.image_ref);
+            references.insert(image.image.clone(), image.image_ref.clone());
             layers.and(held.chain_ids.clone());
             volumes.chain_ids.extend(held.chain_ids);
             volumes.layers.insert(image.image.clone(), held.layers);

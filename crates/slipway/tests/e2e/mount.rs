@@ -382,8 +382,9 @@ async fn an_image_volume_outlives_its_image_and_the_daemon() {
     let pushed = node.provide("data:1", &data()).await.unwrap();
     let config = node.pod("keeps");
     let sandbox = node.cri().run_pod(&config).await.unwrap();
-    let volume = image_volume(&pushed.reference, "/volume", "model");
+    let mut volume = image_volume(&pushed.reference, "/volume", "model");
     let container = with(pod::sleeper("main", &image), vec![volume.clone()]);
+    volume.image.as_mut().unwrap().image_ref = pushed.by_digest;
     let id = node
         .cri()
         .launch(&sandbox, &config, &container)

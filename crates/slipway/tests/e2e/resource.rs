@@ -224,7 +224,7 @@ async fn what_cannot_be_changed_is_refused_and_leaves_all_as_it_was() {
     let (node, image) = node().await;
     let config = node.pod("kept");
     let sandbox = node.cri().run_pod(&config).await.unwrap();
-    let eater = "x=$(head -c 40000000 /dev/zero | tr '\\0' x); echo ready; sleep 1000 & wait";
+    let eater = "head -c 40000000 /dev/zero > /dev/shm/x; echo ready; sleep 1000 & wait";
     let mut container = pod::shell("main", &image, eater);
     *resources(&mut container) = LinuxContainerResources {
         memory_limit_in_bytes: 256 * MIB,
