@@ -262,4 +262,6 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 }
 
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::tls;
+use crate::tls::{self, TlsError};
 
 /// The server for the sessions of `kubectl exec`, `attach` and `port-forward`.
 // What its comments say is what an administrator reads in the configuration's reference.
@@ -57,10 +57,10 @@ impl Config {
     /// briefly.
     pub fn check(&self, complain: &mut dyn FnMut(&str, String)) {
         if let Err(error) = tls::acceptor(self) {
-            let key = if self.tls_cert.is_some() {
-                "tls_cert"
-            } else {
-                "tls_key"
+            let key = match &error {
+                TlsError::File { key, .. } => key,
+                _ if self.tls_cert.is_some() => "tls_cert",
+                _ => "tls_key",
             };
             complain(key, error.to_string());
         }

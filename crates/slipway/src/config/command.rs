@@ -36,7 +36,7 @@ Examples:
   slipway config show
   slipway config show --config /tmp/config.toml --root /tmp/root
   slipway config show -o json | jq .runtime.handlers")]
-    Show(ShowArgs),
+    Show(Box<ShowArgs>),
 
     /// Check configuration files without starting anything; each mistake is printed with its place
     #[command(after_help = "\

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use toml::Value;
 
 use super::Loaded;
-use super::keys::{Key, Reload, Shape, dotted};
+use super::keys::{Key, Need, Reload, Shape, dotted};
 
 /// The columns of a comment.
 const WIDTH: usize = 100;
@@ -46,15 +46,17 @@ fn default_table(text: &mut String, keys: &[Key], name: &str, commented: &str) {
                 let mut documentation = key.documentation.clone();
                 if let Shape::Word(words) = &key.shape {
                     for (word, meaning) in words {
-                        let _ = write!(documentation, " {word:?}: {}", lowered(meaning));
+                        let _ = write!(documentation, " {word:?}: {meaning}");
                     }
                 }
                 if key.reload == Reload::TakesRestart {
                     documentation += " Takes a restart.";
                 }
-                if key.default.is_none() {
-                    documentation += " Not set by default; for example:";
-                }
+                documentation += match (&key.default, key.need) {
+                    (Some(_), _) => "",
+                    (None, Need::Optional) => " Not set by default; for example:",
+                    (None, Need::Required) => " Has to be set; for example:",
+                };
                 let value = key.default.as_ref().or(key.example.as_ref());
                 let value = value.map_or_else(String::new, Value::to_string);
                 let _ = write!(
@@ -127,13 +129,4 @@ fn comment(text: &str) -> String {
         let _ = writeln!(lines, "#{line}");
     }
     lines
-}
-
-/// A sentence that goes on after a colon.
-fn lowered(sentence: &str) -> String {
-    let mut letters = sentence.chars();
-    let first = letters
-        .next()
-        .map(|letter| letter.to_lowercase().to_string());
-    first.unwrap_or_default() + letters.as_str()
 }

@@ -17,7 +17,15 @@ pub(crate) struct Key {
     pub(super) default: Option<toml::Value>,
     /// Where there is no default that shows what is meant.
     pub(super) example: Option<toml::Value>,
+    pub(super) need: Need,
     pub(super) reload: Reload,
+}
+
+/// Whether a key has to be there, in a table that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    Optional,
+    Required,
 }
 
 /// Whether a change is in force at once.
@@ -74,14 +82,22 @@ impl Key {
 
     fn of_table(schema: &Map<String, Value>) -> Vec<Self> {
         let properties = schema["properties"].as_object().into_iter().flatten();
+        let required = schema.get("required").and_then(Value::as_array);
+        let need = |name: &String| match required {
+            Some(required) if required.iter().any(|required| required == name) => Need::Required,
+            _ => Need::Optional,
+        };
         let mut keys: Vec<_> = properties
-            .map(|(name, schema)| Self::new(name, schema.as_object().expect("a key has a schema")))
+            .map(|(name, schema)| {
+                let schema = schema.as_object().expect("a key has a schema");
+                Self::new(name, schema, need(name))
+            })
             .collect();
         keys.sort_by_key(Self::is_table);
         keys
     }
 
-    fn new(name: &str, schema: &Map<String, Value>) -> Self {
+    fn new(name: &str, schema: &Map<String, Value>, need: Need) -> Self {
         let toml = |value: &Value| toml::Value::try_from(value).ok();
         let shape =
             shape(schema).unwrap_or_else(|| panic!("{name} is of a kind that is not known"));
@@ -94,6 +110,7 @@ impl Key {
             },
             shape,
             example: schema.get("examples").and_then(|list| toml(list.get(0)?)),
+            need,
             reload: match schema.get("x-restart") {
                 Some(_) => Reload::TakesRestart,
                 None => Reload::OnHangup,

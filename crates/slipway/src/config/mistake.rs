@@ -66,11 +66,14 @@ impl Mistake {
 
     /// With a key's value.
     pub(super) fn of_key(place: Place, key: &str, message: &str) -> Self {
+        if message.starts_with(key) {
+            return Self::new(place, message.to_owned());
+        }
         Self::new(place, format!("{key}: {message}"))
     }
 }
 
-/// All that is wrong, in the order in which it was read; one line for each.
+/// All that is wrong, in the order in which it was read; a line for each if there are several.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Mistakes(Vec<Mistake>);
 
@@ -89,11 +92,16 @@ impl Mistakes {
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, Mistake { place, message }) in self.0.iter().enumerate() {
-            let end = if index + 1 < self.0.len() { "\n" } else { "" };
+        if self.0.len() > 1 {
+            write!(f, "{} mistakes in the configuration", self.0.len())?;
+        }
+        for Mistake { place, message } in &self.0 {
+            if self.0.len() > 1 {
+                f.write_str("\n")?;
+            }
             match place {
-                Place::Default => write!(f, "{message}{end}")?,
-                place => write!(f, "{place}: {message}{end}")?,
+                Place::Default => write!(f, "{message}")?,
+                place => write!(f, "{place}: {message}")?,
             }
         }
         Ok(())
@@ -113,16 +121,13 @@ impl Comparison<'_> {
     pub(super) fn table(&mut self, table: &DeTable<'_>, keys: &[Key], above: &str) {
         for (key, value) in table {
             let name: &str = key.get_ref();
-            match keys.iter().find(|known| known.name == name) {
-                Some(known) => self.value(value, &known.shape, &dotted(above, name)),
-                None => {
-                    let advice = self.advice(name, keys, above);
-                    let name = dotted(above, name);
-                    self.say(
-                        key.span().start,
-                        format!("there is no key {name:?}; {advice}"),
-                    );
-                }
+            if let Some(known) = keys.iter().find(|known| known.name == name) {
+                self.value(value, &known.shape, &dotted(above, name));
+            } else {
+                let advice = self.advice(name, keys, above);
+                let name = dotted(above, name);
+                let message = format!("there is no key {name:?}; {advice}");
+                self.say(key.span().start, message);
             }
         }
     }
@@ -208,13 +213,11 @@ fn find(keys: &[Key], above: &str, name: &str) -> Option<String> {
 }
 
 fn choice<'a>(given: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
-    match nearest(given, known.clone()) {
-        Some(word) => format!("did you mean {word:?}?"),
-        None => {
-            let known: Vec<_> = known.map(|word| format!("{word:?}")).collect();
-            format!("there are {}", known.join(", "))
-        }
+    if let Some(word) = nearest(given, known.clone()) {
+        return format!("did you mean {word:?}?");
     }
+    let known: Vec<_> = known.map(|word| format!("{word:?}")).collect();
+    format!("there are {}", known.join(", "))
 }
 
 /// The word that was meant, if one comes near: with a typing error in every third letter at most.

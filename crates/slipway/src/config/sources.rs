@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
@@ -92,10 +93,9 @@ impl Sources {
         let document = toml::Deserializer::from(Spanned::new(0..0, merged));
         let config = Config::deserialize(document).map_err(|error| {
             let at = start_of(&error, 0);
-            let around = positions.iter().filter(|(_, key)| key.contains(&at));
-            let key = around
-                .max_by_key(|(_, key)| key.start)
-                .map(|(name, _)| name);
+            let around = positions.iter().filter(|(_, key)| key.all.contains(&at));
+            let key = around.max_by_key(|(name, key)| (key.all.start, name.len()));
+            let key = key.map(|(name, _)| name);
             Mistakes::none_of(vec![match key {
                 Some(key) => Mistake::of_key(self.place(at), key, error.message()),
                 None => Mistake::new(self.place(at), error.message().to_owned()),
@@ -104,7 +104,7 @@ impl Sources {
         })?;
         let places = positions
             .into_iter()
-            .map(|(name, position)| (name, self.place(position.start)));
+            .map(|(name, position)| (name, self.place(position.name)));
         Ok((config, places.collect()))
     }
 
@@ -170,17 +170,56 @@ fn merge<'t>(below: &mut DeTable<'t>, over: DeTable<'t>) {
     }
 }
 
-/// Where each key and its value are.
-fn collect_positions(
-    table: &DeTable<'_>,
-    above: &str,
-    positions: &mut BTreeMap<String, std::ops::Range<usize>>,
-) {
+/// Where a key is.
+struct Position {
+    /// Where its name begins.
+    name: usize,
+    /// The name, the value and the header of a table.
+    all: Range<usize>,
+}
+
+fn collect_positions(table: &DeTable<'_>, above: &str, positions: &mut BTreeMap<String, Position>) {
     for (key, value) in table {
         let name = dotted(above, key.get_ref());
         if let DeValue::Table(table) = value.get_ref() {
             collect_positions(table, &name, positions);
         }
-        positions.insert(name, key.span().start..value.span().end.max(key.span().end));
+        let (key, value) = (key.span(), value.span());
+        let position = Position {
+            name: key.start,
+            all: key.start.min(value.start)..key.end.max(value.end),
+        };
+        positions.insert(name, position);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_is_written_is_taken_or_refused_at_a_place_in_its_file(
+            texts in proptest::collection::vec("([a-z_]{1,9}( = |\\.|\\[|\\]|'|\"|#|\n|ü|[0-9]|true|\\{|\\}|, ){0,3}){0,6}", 1..4),
+        ) {
+            let mut start = 0;
+            let sources = texts.into_iter().enumerate().map(|(index, text)| {
+                let source = Source { path: PathBuf::from(index.to_string()), start, text };
+                start += source.text.len() + 1;
+                source
+            });
+            let sources = Sources(sources.collect());
+            if let Err(mistakes) = sources.parse() {
+                for line in mistakes.to_string().lines().filter(|line| !line.contains(" mistakes in ")) {
+                    let mut parts = line.splitn(4, ':');
+                    let mut number = || parts.next().unwrap().parse::<usize>().unwrap();
+                    let (file, line, column) = (number(), number(), number());
+                    let line = sources.0[file].text.split('\n').nth(line - 1).unwrap();
+                    prop_assert!(column <= line.chars().count() + 1);
+                }
+            }
+        }
     }
 }
