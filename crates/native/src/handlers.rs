@@ -401,11 +401,11 @@ mod tests {
     #[test]
     fn a_handler_that_cannot_work_is_refused_by_its_key() {
         let complaint = |name: &str, config: &Config| {
-            let mut said = String::new();
+            let mut said = Vec::new();
             check(name, config, &mut |key, reason| {
-                said += &format!("{key}: {reason}\n");
+                said.push(format!("{key}: {reason}"));
             });
-            said
+            said.join("\n")
         };
         for (name, config, words) in [
             (

@@ -121,6 +121,36 @@ fn the_default_file_can_be_used() {
     assert!(output.status.success(), "{output:?}");
 }
 
+/// A node whose containers may have 50 processes, and one that runs.
+struct Running {
+    node: Node,
+    image: String,
+    settings: PodSandboxConfig,
+    pod: String,
+    sleeper: String,
+}
+
+impl Running {
+    async fn new() -> Self {
+        let limited = "[runtime]\npids_limit = 50\n";
+        let node = Node::start_with(|daemon| daemon.config(limited)).await;
+        let node = node.unwrap();
+        let image = node.provide("busybox:1", &Image::busybox()).await.unwrap();
+        let image = image.reference;
+        let settings = node.pod("running");
+        let pod = node.cri().run_pod(&settings).await.unwrap();
+        let sleeper = pod::sleeper("sleeper", &image);
+        let sleeper = node.cri().launch(&pod, &settings, &sleeper).await.unwrap();
+        Self {
+            node,
+            image,
+            settings,
+            pod,
+            sleeper,
+        }
+    }
+}
+
 /// Writes the node's configuration anew, and waits until the daemon has said `word` about it.
 async fn reload(node: &Node, config: &str, word: &str) -> String {
     std::fs::write(node.scratch.join("config.toml"), config).unwrap();
@@ -153,16 +183,14 @@ const KEPT: &str = "the configuration is not reloaded";
 
 #[tokio::test]
 async fn a_hangup_puts_a_good_configuration_into_force_under_running_pods() {
-    let node = Node::start_with(|daemon| daemon.config("[runtime]\npids_limit = 50\n"))
-        .await
-        .unwrap();
+    let Running {
+        node,
+        image,
+        settings,
+        pod,
+        sleeper,
+    } = Running::new().await;
     let cri = node.cri();
-    let image = node.provide("busybox:1", &Image::busybox()).await.unwrap();
-    let image = image.reference;
-    let settings = node.pod("reloaded");
-    let pod = cri.run_pod(&settings).await.unwrap();
-    let sleeper = pod::sleeper("sleeper", &image);
-    let sleeper = cri.launch(&pod, &settings, &sleeper).await.unwrap();
     assert_eq!(pids_limit(cri, &pod, &settings, &image).await, "50");
     let foreign = node.pod("foreign");
     let answer = run_pod(cri, &foreign, "runc").await;
@@ -206,16 +234,14 @@ async fn a_hangup_puts_a_good_configuration_into_force_under_running_pods() {
 
 #[tokio::test]
 async fn a_hangup_with_a_bad_configuration_changes_nothing_and_says_why() {
-    let node = Node::start_with(|daemon| daemon.config("[runtime]\npids_limit = 50\n"))
-        .await
-        .unwrap();
+    let Running {
+        node,
+        image,
+        settings,
+        pod,
+        sleeper,
+    } = Running::new().await;
     let cri = node.cri();
-    let image = node.provide("busybox:1", &Image::busybox()).await.unwrap();
-    let image = image.reference;
-    let settings = node.pod("kept");
-    let pod = cri.run_pod(&settings).await.unwrap();
-    let sleeper = pod::sleeper("sleeper", &image);
-    let sleeper = cri.launch(&pod, &settings, &sleeper).await.unwrap();
     let file = node.scratch.join("config.toml");
     for (wrong, place, words) in [
         (
