@@ -101,10 +101,11 @@ mod tests {
     fn every_command_has_an_example() {
         let mut cli = Cli::command();
         cli.build();
-        for command in cli
-            .get_subcommands()
-            .filter(|command| command.get_name() != "help")
-        {
+        let own = |command: &&clap::Command| command.get_name() != "help";
+        let commands = cli.get_subcommands().filter(own);
+        for command in commands.flat_map(|command| {
+            std::iter::once(command).chain(command.get_subcommands().filter(own))
+        }) {
             let help = command
                 .get_after_help()
                 .map(ToString::to_string)

@@ -115,7 +115,7 @@ impl CheckArgs {
                         write_stdout(format!("{}: can be used\n", file.display()).as_bytes())?;
                     }
                 }
-                Err(error) => wrong.push(error.to_string()),
+                Err(error) => wrong.push(format!("{error:#}")),
             }
         }
         if wrong.is_empty() {
