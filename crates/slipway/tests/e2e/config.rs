@@ -201,6 +201,8 @@ async fn a_hangup_puts_a_good_configuration_into_force_under_running_pods() {
     let new = format!(
         "log_format = \"json\"\nlog_level = \"debug\"\n[runtime]\npids_limit = 60\n{handler}"
     );
+    let answered = "DEBUG slipway_cri::metrics";
+    assert!(!node.daemon.log().contains(answered));
     let said = reload(&node, &new, "log_format").await;
     assert!(said.contains(RELOADED), "{said}");
     assert!(said.contains("restart"), "{said}");
@@ -208,6 +210,7 @@ async fn a_hangup_puts_a_good_configuration_into_force_under_running_pods() {
         assert!(said.contains(key), "{key} is not in {said}");
     }
     assert_eq!(pids_limit(cri, &pod, &settings, &image).await, "60");
+    assert!(node.daemon.log().contains(answered));
     let foreign_pod = run_pod(cri, &foreign, "runc").await.unwrap();
     let of_runc = pod::sleeper("foreign", &image);
     let of_runc = cri.launch(&foreign_pod, &foreign, &of_runc).await.unwrap();
