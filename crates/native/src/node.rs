@@ -1,10 +1,12 @@
 //! What the engine holds: its directories, its parts, and what it knows of pods and containers.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
 use slipway_cgroup::Hierarchy;
 use slipway_engine::{ContainerName, Error, Index, PodName, Result};
 use slipway_image::Images;
@@ -88,7 +90,10 @@ pub(crate) fn private_directory(path: &Path) -> Result<()> {
         .map_err(|error| Error::precondition(format!("{} cannot be made: {error}", path.display())))
 }
 
-/// Takes the lock of a directory, which is made where it is not there. Blocking, briefly.
+/// Takes the lock of a directory, which is made where it is not there. It ends with this process
+/// (fcntl(2), "Advisory record locking"): one of flock(2) would last a little longer, in children
+/// that have not executed their program yet, and keep the next daemon from starting. Blocking,
+/// briefly.
 pub(crate) fn lock(directory: &Path) -> Result<File> {
     private_directory(directory)?;
     let path = directory.join("lock");
@@ -102,14 +107,14 @@ pub(crate) fn lock(directory: &Path) -> Result<File> {
     let file = open().map_err(|error| {
         Error::precondition(format!("{} cannot be opened: {error}", path.display()))
     })?;
-    match file.try_lock() {
+    match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::precondition(format!(
+        Err(Errno::AGAIN | Errno::ACCESS) => Err(Error::precondition(format!(
             "another slipway works on {}: stop it, or give this one directories of its own with \
              --root and --state",
             directory.display()
         ))),
-        Err(TryLockError::Error(error)) => Err(Error::internal(format!(
+        Err(error) => Err(Error::internal(format!(
             "{} cannot be locked: {error}",
             path.display()
         ))),

@@ -187,12 +187,26 @@ async fn large_messages_are_accepted_up_to_16_mib() {
 async fn a_client_that_hangs_up_changes_nothing_about_what_the_call_leaves() {
     let node = Node::start().await.unwrap();
     let config = node.pod("abandoned");
-    for millis in [1, 5, 20] {
+    let pods = node.daemon.state().join("pods");
+    for millis in [0, 5, 20] {
         let cri = slipway_testbed::Cri::new(node.cri().socket());
-        // Connected already, so that the call is with the daemon before the client leaves.
-        cri.version().await.unwrap();
-        let call = cri.run_pod(&config);
-        let _ = tokio::time::timeout(std::time::Duration::from_millis(millis), call).await;
+        let begun = async {
+            slipway_testbed::eventually(
+                "the call",
+                std::time::Duration::from_secs(20),
+                async || {
+                    let entries = std::fs::read_dir(&pods);
+                    Ok(entries.is_ok_and(|mut entries| entries.next().is_some()))
+                },
+            )
+            .await
+            .unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(millis)).await;
+        };
+        tokio::select! {
+            _ = cri.run_pod(&config) => {}
+            () = begun => {}
+        }
         drop(cri);
         // The call that was left is the one that makes the pod, whoever asks meanwhile.
         slipway_testbed::eventually("the pod", std::time::Duration::from_secs(20), async || {
