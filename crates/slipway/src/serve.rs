@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
+use futures_util::TryFutureExt as _;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use slipway_cri::CallMetrics;
@@ -16,10 +17,12 @@ use slipway_native::{Native, Settings};
 use slipway_streaming::Streaming;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
 use crate::metrics;
+use crate::service_manager::{ServiceManager, State};
 
 /// What `slipway serve` is told on its command line. Each flag is also a key of the configuration
 /// file, and wins over it.
@@ -78,10 +81,11 @@ pub(crate) enum LogFormat {
 
 /// Runs the daemon until it is told to stop by SIGTERM or SIGINT: calls that are under way are
 /// finished, pods go on. A second signal ends it at once.
-pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(args: ServeArgs, manager: ServiceManager) -> anyhow::Result<()> {
     let config = Config::load(&args)?;
     start_log(config.log_format);
     let socket = config.socket()?.to_owned();
+    manager.tell(State::Status("Looking for pods that were running"));
     let mut registry = Registry::default();
     let calls = CallMetrics::new(&mut registry);
     let engine: Arc<dyn Engine> = Arc::new(
@@ -108,15 +112,27 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         "slipway answers"
     );
     let stop = stop_signal()?;
-    slipway_cri::serve(
+    let (stopping, stopped) = oneshot::channel::<()>();
+    let stop = async {
+        stop.await;
+        manager.tell(State::Stopping);
+        drop(stopping);
+    };
+    let server = slipway_cri::serve(
         listener,
         engine,
         streaming,
         env!("CARGO_PKG_VERSION"),
         calls,
         stop,
-    )
-    .await?;
+    );
+    let attended = async {
+        tokio::select! {
+            failed = manager.attend(&socket) => failed,
+            _ = stopped => Ok(()),
+        }
+    };
+    tokio::try_join!(server.map_err(anyhow::Error::from), attended)?;
     // Another daemon may have bound it anew only after this one's lock is gone.
     let _ = std::fs::remove_file(&socket);
     tracing::info!("slipway has stopped; pods go on");

@@ -21,7 +21,10 @@ use crate::table::Table;
 const AT_ONCE: usize = 10;
 
 /// The calls that list.
-#[expect(clippy::enum_variant_names, reason = "they are the names that CRI gives them")]
+#[expect(
+    clippy::enum_variant_names,
+    reason = "they are the names that CRI gives them"
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 enum Call {
     ListPodSandbox,
