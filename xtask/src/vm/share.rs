@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 
 use super::image;
+use crate::directory;
 
 /// A disk in the making.
 #[derive(Debug)]
@@ -88,7 +89,7 @@ impl Share {
     pub(super) fn into_disk(self) -> Result<Disk> {
         let path = self.directory.path().join("share.img");
         let contents = self.contents("");
-        let size = size_of(&contents)?;
+        let size = directory::size(&contents)?;
         // Half as much again, for what the file system itself takes.
         let size = (size + size / 2 + (16 << 20)).next_multiple_of(1 << 20);
         image::file_system(&contents, &path, "share", size)?;
@@ -108,20 +109,6 @@ fn strip(from: &Path, to: &Path) -> Result<()> {
         .context("cannot start strip")?;
     ensure!(status.success(), "{} cannot be stripped", from.display());
     Ok(())
-}
-
-fn size_of(directory: &Path) -> Result<u64> {
-    let mut sum = 0;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        sum += if metadata.is_dir() {
-            size_of(&entry.path())?
-        } else {
-            metadata.len()
-        };
-    }
-    Ok(sum)
 }
 
 /// One word of sh(1).
