@@ -64,6 +64,9 @@ enum Task {
     /// Work in a virtual machine with systemd, cgroup v2 and AppArmor
     #[command(subcommand)]
     Vm(vm::Action),
+    /// What `vm package` does in its machine
+    #[command(hide = true)]
+    Inside,
 }
 
 fn main() -> ExitCode {
@@ -86,6 +89,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Fuzz { seconds, targets } => fuzz::run(&targets, seconds),
         Task::Quickstart => quickstart::run().map(|()| ExitCode::SUCCESS),
         Task::Dist(arguments) => dist::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Task::Inside => vm::inside().map(|()| ExitCode::SUCCESS),
         Task::Vm(action) => vm::run(action),
         Task::Bench(benchmark) => bench::run(&benchmark).map(|()| ExitCode::SUCCESS),
     }

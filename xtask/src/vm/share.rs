@@ -44,12 +44,17 @@ impl Share {
     /// Puts `slipway` and the shim beside it into `/share/bin`, without their symbols: they make
     /// up most of their size.
     pub(super) fn programs(&mut self, slipway: &Path) -> Result<()> {
-        fs::create_dir(self.contents("bin"))?;
-        strip(slipway, &self.contents("bin/slipway"))?;
-        strip(
-            &slipway.with_file_name("slipway-shim"),
-            &self.contents("bin/slipway-shim"),
-        )
+        self.program(slipway)?;
+        self.program(&slipway.with_file_name("slipway-shim"))
+    }
+
+    /// Puts a program into `/share/bin`, without its symbols.
+    pub(super) fn program(&mut self, program: &Path) -> Result<()> {
+        let name = program
+            .file_name()
+            .with_context(|| format!("{} has no name", program.display()))?;
+        fs::create_dir_all(self.contents("bin"))?;
+        strip(program, &self.contents("bin").join(name))
     }
 
     /// Puts a test program into `/share/tests`.
@@ -100,7 +105,8 @@ impl Share {
     }
 }
 
-fn strip(from: &Path, to: &Path) -> Result<()> {
+/// Copies a program without its symbols.
+pub(super) fn strip(from: &Path, to: &Path) -> Result<()> {
     let status = Command::new("strip")
         .arg("-o")
         .arg(to)
