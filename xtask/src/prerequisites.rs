@@ -63,7 +63,13 @@ const CONTAINERD: &[Package] = &[Package {
     files: &["/usr/bin/containerd"],
 }];
 
+const DPKG: Package = Package {
+    name: "dpkg",
+    files: &["/usr/bin/dpkg-deb"],
+};
+
 const VIRTUAL_MACHINE: &[Package] = &[
+    DPKG,
     Package {
         name: "binutils",
         files: &["/usr/bin/strip"],
@@ -83,10 +89,7 @@ const VIRTUAL_MACHINE: &[Package] = &[
 ];
 
 const PACKAGES: &[Package] = &[
-    Package {
-        name: "dpkg",
-        files: &["/usr/bin/dpkg-deb"],
-    },
+    DPKG,
     Package {
         name: "musl-tools",
         files: &["/usr/bin/musl-gcc", "/usr/local/bin/musl-gcc"],

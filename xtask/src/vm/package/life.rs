@@ -3,7 +3,7 @@
 use std::fs;
 use std::future::Future;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -18,9 +18,14 @@ use super::{VERSIONS, package};
 /// What has to be known after the reboot.
 const NOTE: &str = "/var/lib/package-test.json";
 
+/// systemd gives whatever does not end by itself 90 seconds.
+const ENDING: Duration = Duration::from_secs(80);
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Note {
     boot: String,
+    /// When the reboot was asked for.
+    asked: SystemTime,
     image: String,
     counting: Counting,
 }
@@ -74,6 +79,7 @@ async fn before_reboot() -> Result<()> {
     .await?;
     let note = Note {
         boot: boot()?,
+        asked: SystemTime::now(),
         image: image.reference,
         counting,
     };
@@ -86,6 +92,10 @@ async fn before_reboot() -> Result<()> {
 
 async fn after_reboot(note: Note) -> Result<()> {
     ensure!(boot()? != note.boot, "the machine was not rebooted");
+    let ended = SystemTime::now() - uptime()?;
+    let ending = ended.duration_since(note.asked).unwrap_or_default();
+    println!("  the machine was down after {} s", ending.as_secs());
+    ensure!(ending < ENDING, "something has held the reboot up");
     let second = package(VERSIONS[1]);
     step("after the reboot", rebooted(&note.counting)).await?;
     let scratch = Scratch::new()?;
@@ -98,6 +108,13 @@ async fn after_reboot(note: Note) -> Result<()> {
 
 fn boot() -> Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?)
+}
+
+/// How long ago the machine was booted.
+fn uptime() -> Result<Duration> {
+    let text = fs::read_to_string("/proc/uptime")?;
+    let seconds = text.split(' ').next().unwrap_or_default();
+    Ok(Duration::from_secs_f64(seconds.parse()?))
 }
 
 /// Whether dpkg knows nothing of the package, and nothing of it is there.

@@ -17,8 +17,9 @@ use crate::program;
 /// Longer than anything takes in an emulated machine.
 const LONG: Duration = Duration::from_mins(3);
 
-/// How often the counting container counts.
-const COUNTING: &str = "n=0; while :; do n=$((n + 1)); echo $n; sleep 0.2; done";
+/// What counts, until it is told to end.
+const COUNTING: &str =
+    "trap 'exit 0' TERM; n=0; while :; do n=$((n + 1)); echo $n; sleep 0.2; done";
 
 /// Runs a command of the shell and gives what it printed.
 pub(super) fn shell(script: &str) -> Result<String> {
