@@ -64,8 +64,9 @@ impl LayerFetch {
             return Ok(());
         }
         let (temporary, unpacked) = {
+            let downloads = Arc::clone(&self.inner.reloaded().downloads);
             let permit = tokio::select! {
-                permit = self.inner.downloads.acquire() => permit,
+                permit = downloads.acquire() => permit,
                 () = cancel.cancelled() => return Err(self.abandoned()),
             };
             let _permit = permit.map_err(|_| self.abandoned())?;

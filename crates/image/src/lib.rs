@@ -36,6 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use oci_spec::image::ImageConfiguration;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
 
@@ -52,18 +53,20 @@ use registries::RegistriesFile;
 use registry::Clients;
 use store::Store;
 
-/// The part of the daemon's configuration that this crate reads.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+/// Images.
+// What its comments say is what an administrator reads in the configuration's reference.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// containers-registries.conf(5), with drop-ins in the directory of the same name + `.d`. It
     /// may be missing. Changes count from the next pull on.
     pub registries_conf: PathBuf,
-    /// Layers that are fetched and unpacked at the same time, over all pulls.
+    /// Layers that are fetched and unpacked at the same time, over all pulls; 1 to 1024. Layers
+    /// that wait already when it is changed do so by the old number.
     pub max_parallel_downloads: usize,
-    /// How long a pull waits without receiving a byte before it is given up; whole seconds in a
-    /// file.
+    /// How long a pull waits without receiving a byte before it is given up, in seconds.
     #[serde(rename = "stall_timeout_seconds", with = "seconds")]
+    #[schemars(with = "u64")]
     pub stall_timeout: Duration,
 }
 
@@ -73,6 +76,44 @@ impl Default for Config {
             registries_conf: "/etc/containers/registries.conf".into(),
             max_parallel_downloads: 6,
             stall_timeout: Duration::from_mins(1),
+        }
+    }
+}
+
+impl Config {
+    /// Looks for values that cannot be used. Each is told to `complain`, by its key in this table
+    /// and in a sentence.
+    pub fn check(&self, complain: &mut dyn FnMut(&str, String)) {
+        if !self.registries_conf.is_absolute() {
+            let path = self.registries_conf.display().to_string();
+            complain(
+                "registries_conf",
+                format!("{path:?} is not an absolute path"),
+            );
+        }
+        if !(1..=1024).contains(&self.max_parallel_downloads) {
+            let given = self.max_parallel_downloads;
+            complain(
+                "max_parallel_downloads",
+                format!("{given} is not between 1 and 1024"),
+            );
+        }
+    }
+}
+
+/// What a new configuration replaces. A pull has the same one to its end.
+struct Reloaded {
+    config: Config,
+    registries: RegistriesFile,
+    downloads: Arc<Semaphore>,
+}
+
+impl Reloaded {
+    fn new(config: Config) -> Self {
+        Self {
+            registries: RegistriesFile::new(config.registries_conf.clone()),
+            downloads: Arc::new(Semaphore::new(config.max_parallel_downloads.clamp(1, 1024))),
+            config,
         }
     }
 }
@@ -145,13 +186,11 @@ pub struct Images(Arc<Inner>);
 
 struct Inner {
     root: PathBuf,
-    config: Config,
+    reloaded: watch::Sender<Arc<Reloaded>>,
     catalogue: Catalogue,
     store: Store,
-    registries: RegistriesFile,
     /// The HTTP clients, for as long as a pull uses them.
     clients: Mutex<Weak<Clients>>,
-    downloads: Semaphore,
     layers: Flights<String, Step, Result<(), Error>>,
     pulls: Flights<(String, Option<Credentials>), (), Result<String, Error>>,
     board: Board,
@@ -189,19 +228,28 @@ impl Images {
             root: root.to_owned(),
             catalogue,
             store,
-            registries: RegistriesFile::new(config.registries_conf.clone()),
             clients: Mutex::default(),
-            downloads: Semaphore::new(config.max_parallel_downloads.max(1)),
             layers: Flights::new(Abandoned::IsCancelled),
             pulls: Flights::new(Abandoned::GoesOn),
             board: Board::default(),
             boot,
             collecting: tokio::sync::Mutex::default(),
             settling: AtomicBool::new(false),
-            config,
+            reloaded: watch::Sender::new(Arc::new(Reloaded::new(config))),
         }));
         images.0.recover()?;
         Ok(images)
+    }
+
+    /// Puts another configuration into force for pulls that begin from now on.
+    pub fn reload(&self, config: Config) {
+        self.0.reloaded.send_modify(|reloaded| {
+            let mut new = Reloaded::new(config);
+            if new.config.max_parallel_downloads == reloaded.config.max_parallel_downloads {
+                new.downloads = Arc::clone(&reloaded.downloads);
+            }
+            *reloaded = Arc::new(new);
+        });
     }
 
     /// Pulls an image and returns its id. One download serves all who ask for the same reference
@@ -348,6 +396,10 @@ impl Images {
 }
 
 impl Inner {
+    fn reloaded(&self) -> Arc<Reloaded> {
+        Arc::clone(&self.reloaded.borrow())
+    }
+
     fn find(&self, name_or_id: &str) -> Result<Option<String>, Error> {
         let index = self.catalogue.index();
         let named = name_or_id.parse::<Reference>();

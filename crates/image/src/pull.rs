@@ -80,14 +80,14 @@ async fn resolve(
     reference: &Reference,
     credentials: Option<&Credentials>,
 ) -> Result<(Source, Resolved), Error> {
-    let registries = Arc::clone(inner);
-    let registries = blocking(move || registries.registries.current()).await?;
+    let reloaded = inner.reloaded();
+    let patience = reloaded.config.stall_timeout;
+    let registries = blocking(move || reloaded.registries.current()).await?;
     let mut source = Source {
         sessions: Vec::new(),
         first: 0,
     };
     let clients = inner.clients();
-    let patience = inner.config.stall_timeout;
     for endpoint in registries.endpoints(reference)? {
         let failed = failed_at(&endpoint.host, &endpoint.repository);
         let session =

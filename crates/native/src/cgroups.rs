@@ -6,6 +6,7 @@
 //! container's limits hold before its first process exists, as with the other driver, and whatever
 //! makes that process finds a cgroup to put it into.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use slipway_cgroup::systemd::{device_properties, properties, scope_name, slice_path, unit_of};
 use slipway_cgroup::{Cgroup, CgroupPath, DeviceRule, Hierarchy, PathError, Resources, Version};
@@ -19,7 +20,7 @@ use crate::failure;
 use crate::systemd::{self, Systemd};
 
 /// Who makes cgroups: `[runtime] cgroup_driver`. It has to be the kubelet's `cgroupDriver`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CgroupDriver {
     /// Slipway, as directories.
@@ -45,7 +46,7 @@ enum Driver {
 }
 
 #[derive(Debug)]
-struct Parent {
+pub(crate) struct Parent {
     path: CgroupPath,
     /// As it was configured: below a slice, a slice's name begins with its parent's.
     name: String,
@@ -58,30 +59,18 @@ impl Cgroups {
     ///
     /// [`slipway_engine::Kind::InvalidArgument`] when the parent is of the other driver's form.
     pub(crate) fn new(hierarchy: Hierarchy, config: &Config) -> Result<Self> {
-        let driver = config.cgroup_driver.unwrap_or_else(|| {
-            if systemd::is_init() {
-                CgroupDriver::Systemd
-            } else {
-                CgroupDriver::Cgroupfs
-            }
-        });
-        let usual = match driver {
-            CgroupDriver::Cgroupfs => "/slipway",
-            CgroupDriver::Systemd => "slipway.slice",
-        };
-        let name = config.cgroup_parent.as_deref().unwrap_or(usual).to_owned();
-        let path = parse(driver, &name).map_err(|error| {
+        let parent = parent(config).map_err(|error| {
             Error::invalid(format!(
-                "the configuration's runtime.cgroup_parent {name:?}: {error}"
+                "the configuration's runtime.cgroup_parent: {error}"
             ))
         })?;
         Ok(Self {
             hierarchy,
-            driver: match driver {
+            driver: match driver(config) {
                 CgroupDriver::Cgroupfs => Driver::Cgroupfs,
                 CgroupDriver::Systemd => Driver::Systemd(Systemd::default()),
             },
-            parent: Parent { path, name },
+            parent,
         })
     }
 
@@ -264,6 +253,31 @@ impl From<slipway_cgroup::Error> for CreateError {
 impl From<Error> for CreateError {
     fn from(error: Error) -> Self {
         Self::Other(error)
+    }
+}
+
+/// The driver that is configured, or the node's own.
+fn driver(config: &Config) -> CgroupDriver {
+    config.cgroup_driver.unwrap_or_else(|| {
+        if systemd::is_init() {
+            CgroupDriver::Systemd
+        } else {
+            CgroupDriver::Cgroupfs
+        }
+    })
+}
+
+/// The parent that is configured, or the usual one; an error in words when it is of the other
+/// driver's form.
+pub(crate) fn parent(config: &Config) -> std::result::Result<Parent, String> {
+    let (driver, usual) = match driver(config) {
+        driver @ CgroupDriver::Cgroupfs => (driver, "/slipway"),
+        driver @ CgroupDriver::Systemd => (driver, "slipway.slice"),
+    };
+    let name = config.cgroup_parent.as_deref().unwrap_or(usual).to_owned();
+    match parse(driver, &name) {
+        Ok(path) => Ok(Parent { path, name }),
+        Err(error) => Err(format!("{name:?}: {error}")),
     }
 }
 

@@ -16,7 +16,7 @@ use slipway_shim::protocol::{Runtime, SubCgroup};
 use tokio::process::Command;
 
 use crate::blocking;
-use crate::config::Handler as Config;
+use crate::config::{Handler as Config, not_absolute};
 use crate::kernel;
 use crate::program;
 use crate::sandbox::remove_directory;
@@ -45,29 +45,32 @@ pub(crate) struct Handlers {
     external: BTreeMap<String, External>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct External {
     runtime: Runtime,
     features: Features,
     /// Whether what its root directory holds is this daemon's alone.
     own_root: bool,
+    offer: Offer,
+}
+
+/// To whom a handler is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offer {
+    /// To every pod.
+    All,
+    /// To the pods that were made with it before it was taken out of the configuration.
+    Known,
 }
 
 impl Handlers {
-    /// Checks what is configured, and asks each runtime what it can do. `state` is the daemon's
-    /// state directory, below which each keeps its own by default.
-    ///
-    /// # Errors
-    ///
-    /// [`slipway_engine::Kind::InvalidArgument`] with the name of the key that cannot be used.
+    /// Asks each runtime that is configured, and has been checked, what it can do. `state` is the
+    /// daemon's state directory, below which each keeps its own by default.
     pub(crate) async fn open(
         configured: &BTreeMap<String, Config>,
         state: &Path,
         features: Features,
-    ) -> Result<Self> {
-        for (name, config) in configured {
-            check(name, config)?;
-        }
+    ) -> Self {
         let open = async |(name, config): (&String, &Config)| {
             let root = state.join("runtimes").join(name);
             let mut runtime = Runtime {
@@ -84,23 +87,43 @@ impl Handlers {
                 runtime,
                 features,
                 own_root,
+                offer: Offer::All,
             };
             (name.clone(), external)
         };
         let external = join_all(configured.iter().map(open)).await;
-        Ok(Self {
+        Self {
             features,
             external: external.into_iter().collect(),
-        })
+        }
+    }
+
+    /// Those of a new configuration, in the place of these: what is not in it any more stays for
+    /// the pods that have it.
+    pub(crate) async fn replaced(
+        &self,
+        configured: &BTreeMap<String, Config>,
+        state: &Path,
+    ) -> Self {
+        let mut new = Self::open(configured, state, self.features).await;
+        for (name, external) in &self.external {
+            let kept = || External {
+                offer: Offer::Known,
+                ..external.clone()
+            };
+            new.external.entry(name.clone()).or_insert_with(kept);
+        }
+        new
     }
 
     /// Every name that a pod can ask for, and what it gets.
     pub(crate) fn list(&self) -> impl Iterator<Item = (&str, Features)> {
         let built_in = ["", BUILT_IN].map(|name| (name, self.features));
         let external = self.external.iter();
+        let offered = external.filter(|(_, external)| external.offer == Offer::All);
         built_in
             .into_iter()
-            .chain(external.map(|(name, external)| (name.as_str(), external.features)))
+            .chain(offered.map(|(name, external)| (name.as_str(), external.features)))
     }
 
     /// What the handler of a pod that is to be made can do.
@@ -204,8 +227,9 @@ impl Handlers {
     }
 }
 
-fn check(name: &str, config: &Config) -> Result<()> {
-    let key = format!("the configuration's runtime.handlers.{name}");
+/// Looks for what cannot work, and tells it with its key below `[runtime]`.
+pub(crate) fn check(name: &str, config: &Config, complain: &mut dyn FnMut(&str, String)) {
+    let key = format!("handlers.{name}");
     let label = |name: &str| {
         let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
         let bytes = name.as_bytes();
@@ -217,37 +241,38 @@ fn check(name: &str, config: &Config) -> Result<()> {
                 .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
     };
     if name == BUILT_IN {
-        return Err(Error::invalid(format!(
-            "{key}: that is the name of the built-in handler; choose another"
-        )));
+        let reason = "that is the name of the built-in handler; choose another";
+        complain(&key, reason.to_owned());
     }
     if !label(name) {
-        return Err(Error::invalid(format!(
-            "{key}: a RuntimeClass can name only handlers of at most 63 lower-case letters, \
-             digits and hyphens"
-        )));
+        let reason = "a RuntimeClass can name only handlers of at most 63 lower-case letters, \
+                      digits and hyphens";
+        complain(&key, reason.to_owned());
     }
-    for (field, path) in [("path", Some(&config.path)), ("root", config.root.as_ref())] {
-        if let Some(path) = path.filter(|path| !path.is_absolute()) {
-            return Err(Error::invalid(format!(
-                "{key}.{field} {:?} is not an absolute path",
-                path.display().to_string()
-            )));
-        }
+    if let Some(root) = config.root.as_ref().filter(|root| !root.is_absolute()) {
+        complain(&format!("{key}.root"), not_absolute(root));
     }
     if !(1..=Config::MAX_TIMEOUT).contains(&config.timeout_seconds) {
-        return Err(Error::invalid(format!(
-            "{key}.timeout_seconds is {}; it must be 1 to {}",
-            config.timeout_seconds,
-            Config::MAX_TIMEOUT
-        )));
+        complain(
+            &format!("{key}.timeout_seconds"),
+            format!(
+                "{} is not between 1 and {}",
+                config.timeout_seconds,
+                Config::MAX_TIMEOUT
+            ),
+        );
     }
-    executable(&config.path).map_err(|reason| {
-        Error::invalid(format!(
-            "{key}.path: {} {reason}; install the runtime, or correct the path",
-            config.path.display()
-        ))
-    })
+    if !config.path.is_absolute() {
+        complain(&format!("{key}.path"), not_absolute(&config.path));
+    } else if let Err(reason) = executable(&config.path) {
+        complain(
+            &format!("{key}.path"),
+            format!(
+                "{} {reason}; install the runtime, or correct the path",
+                config.path.display()
+            ),
+        );
+    }
 }
 
 /// Why a file cannot be executed.
@@ -361,16 +386,27 @@ mod tests {
         }
     }
 
-    async fn handlers(configured: &[(&str, Config)]) -> Result<Handlers> {
-        let configured = configured.iter().cloned();
-        let configured = configured
+    fn configured(handlers: &[(&str, Config)]) -> BTreeMap<String, Config> {
+        let handlers = handlers.iter().cloned();
+        handlers
             .map(|(name, config)| (name.to_owned(), config))
-            .collect();
+            .collect()
+    }
+
+    async fn handlers(handlers: &[(&str, Config)]) -> Handlers {
+        let configured = configured(handlers);
         Handlers::open(&configured, Path::new("/state"), Features::default()).await
     }
 
-    #[tokio::test]
-    async fn a_handler_that_cannot_work_is_refused_by_its_key() {
+    #[test]
+    fn a_handler_that_cannot_work_is_refused_by_its_key() {
+        let complaint = |name: &str, config: &Config| {
+            let mut said = Vec::new();
+            check(name, config, &mut |key, reason| {
+                said.push(format!("{key}: {reason}"));
+            });
+            said.join("\n")
+        };
         for (name, config, words) in [
             (
                 "runc",
@@ -380,7 +416,7 @@ mod tests {
             (
                 "runc",
                 config("runc"),
-                "runc.path \"runc\" is not an absolute path",
+                "runc.path: \"runc\" is not an absolute path",
             ),
             ("runc", config("/etc"), "is not a file"),
             ("runc", config("/etc/passwd"), "is not executable"),
@@ -388,20 +424,21 @@ mod tests {
             ("Run_C", config("/bin/true"), "RuntimeClass"),
             ("-", config("/bin/true"), "RuntimeClass"),
         ] {
-            let error = handlers(&[(name, config)]).await.unwrap_err();
-            assert!(error.to_string().contains(words), "{error}");
+            let said = complaint(name, &config);
+            assert!(said.contains(words), "{said}");
         }
         let hasty = Config {
             timeout_seconds: 0,
             ..config("/bin/true")
         };
-        let error = handlers(&[("x", hasty)]).await.unwrap_err();
-        assert!(error.to_string().contains("timeout_seconds"), "{error}");
+        let said = complaint("x", &hasty);
+        assert!(said.contains("handlers.x.timeout_seconds: 0"), "{said}");
+        assert_eq!(complaint("runc", &config("/bin/true")), "");
     }
 
     #[tokio::test]
     async fn a_pod_can_ask_for_what_is_configured_and_is_told_what_that_is() {
-        let handlers = handlers(&[("quiet", config("/bin/true"))]).await.unwrap();
+        let handlers = handlers(&[("quiet", config("/bin/true"))]).await;
         let names: Vec<_> = handlers.list().map(|(name, _)| name).collect();
         assert_eq!(names, ["", "slipway", "quiet"]);
         assert!(handlers.check("quiet").is_ok());
@@ -428,6 +465,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_taken_out_stays_for_those_who_have_it() {
+        let old = handlers(&[("a", config("/bin/true")), ("b", config("/bin/true"))]).await;
+        let now = configured(&[("b", config("/bin/false")), ("c", config("/bin/true"))]);
+        let new = old.replaced(&now, Path::new("/state")).await;
+        let names: Vec<_> = new.list().map(|(name, _)| name).collect();
+        assert_eq!(names, ["", "slipway", "b", "c"]);
+        assert!(new.check("a").is_err(), "no new pod gets it");
+        let path = |name| new.runtime(name).unwrap().unwrap().path.clone();
+        assert_eq!(path("a"), Path::new("/bin/true"));
+        assert_eq!(path("b"), Path::new("/bin/false"));
+        let back = configured(&[("a", config("/bin/true"))]);
+        let again = new.replaced(&back, Path::new("/state")).await;
+        assert!(again.check("a").is_ok());
+    }
+
+    #[tokio::test]
     async fn features_are_what_the_runtime_says() {
         let directory = tempfile::tempdir().unwrap();
         let script = |name: &str, text: &str| {
@@ -446,8 +499,7 @@ mod tests {
             ("old", old),
             ("told", told),
         ])
-        .await
-        .unwrap();
+        .await;
         let able = |name| handlers.check(name).unwrap().recursive_read_only_mounts;
         assert_eq!(
             [able("able"), able("plain"), able("old")],

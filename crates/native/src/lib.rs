@@ -68,12 +68,13 @@ use slipway_engine::{
 use slipway_image::Images;
 use slipway_network::Network;
 use slipway_shim::Launcher;
+use tokio::sync::watch;
 
 pub use cgroups::CgroupDriver;
 use cgroups::Cgroups;
 pub use config::{Config, Handler, Rlimit};
 use handlers::{Features, Handlers};
-use node::Node;
+use node::{Node, Reloaded};
 #[doc(hidden)]
 pub use spec::fuzzing;
 use store::Store;
@@ -114,12 +115,44 @@ impl Native {
             // Where the node has them: that is found out with the shim.
             user_namespaces: true,
         };
+        settings.runtime.usable()?;
         let configured = &settings.runtime.handlers;
-        let handlers = Handlers::open(configured, &settings.state, features).await?;
+        let handlers = Handlers::open(configured, &settings.state, features).await;
         let node = blocking::run(move || assemble(settings, handlers)).await?;
         recovery::recover(&node).await?;
         stats::spawn_sampler(&node);
         Ok(Self { node })
+    }
+
+    /// Puts another configuration into force, as a whole: for operations that begin from now on.
+    /// The keys that its reference says take a restart, and the directories, are as they were.
+    ///
+    /// # Errors
+    ///
+    /// [`slipway_engine::Kind::InvalidArgument`] when it cannot be used; the old one stays in force.
+    pub async fn reload(
+        &self,
+        runtime: Config,
+        image: slipway_image::Config,
+        network: slipway_network::Config,
+    ) -> Result<()> {
+        runtime.usable()?;
+        let before = self.node.reloaded();
+        let handlers = before
+            .handlers
+            .replaced(&runtime.handlers, &self.node.state)
+            .await;
+        let config = Config {
+            shim: before.config.shim.clone(),
+            cgroup_driver: before.config.cgroup_driver,
+            cgroup_parent: before.config.cgroup_parent.clone(),
+            ..runtime
+        };
+        let reloaded = Arc::new(Reloaded { config, handlers });
+        self.node.reloaded.send_replace(reloaded);
+        self.node.images.reload(image);
+        self.node.network.reload(network);
+        Ok(())
     }
 }
 
@@ -133,7 +166,6 @@ fn assemble(settings: Settings, handlers: Handlers) -> Result<Arc<Node>> {
     } = settings;
     kernel::check()?;
     let locks = [node::lock(&root)?, node::lock(&state)?];
-    runtime.check()?;
     let hierarchy = Hierarchy::detect().map_err(|error| failure::of_cgroup(&error))?;
     let cgroups = Arc::new(Cgroups::new(hierarchy.clone(), &runtime)?);
     let shim = shim(&runtime)?;
@@ -160,13 +192,15 @@ fn assemble(settings: Settings, handlers: Handlers) -> Result<Arc<Node>> {
         hierarchy,
         cgroups,
         sampler: Arc::default(),
-        handlers,
         user_namespaces,
         events: events::Events::default(),
         pods: Arc::new(Index::new("pod")),
         containers: Arc::new(Index::new("container")),
         boot: node::boot()?,
-        config: runtime,
+        reloaded: watch::Sender::new(Arc::new(Reloaded {
+            config: runtime,
+            handlers,
+        })),
         root,
         state,
         _locks: locks,

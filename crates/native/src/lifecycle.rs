@@ -176,7 +176,7 @@ impl Make {
                 &spec::security(&config),
                 &layers,
             )?;
-            let cdi = spec::resolve_cdi(&node.config, &config)?;
+            let cdi = spec::resolve_cdi(&node.reloaded().config, &config)?;
             for group in cdi.additional_gids() {
                 if !user.groups.contains(group) {
                     user.groups.push(*group);
@@ -210,7 +210,8 @@ impl Make {
             volumes,
             target,
         } = self;
-        let runtime = node.handlers.runtime(&pod.record.handler)?.cloned();
+        let reloaded = node.reloaded();
+        let runtime = reloaded.handlers.runtime(&pod.record.handler)?.cloned();
         let mut runtime = runtime.map(Box::new);
         let bundle = node.bundle(pod.id(), &record.id);
         let rootfs = bundle.join("rootfs");
@@ -225,9 +226,9 @@ impl Make {
                 .map_err(|error| io_failure(&upper, &error))?;
         }
         let cgroup = cgroup_path(&record)?;
-        let limits = resources::of_container(&record.config, node.config.pids_limit);
+        let limits = resources::of_container(&record.config, reloaded.config.pids_limit);
         let mut generated = spec::generate(&Plan {
-            config: &node.config,
+            config: &reloaded.config,
             pod: &pod.record.config,
             pod_directory: &pod.directory,
             hostname: &hostname_of(&pod.record),
@@ -528,7 +529,11 @@ async fn clean(
         .await?;
     }
     let handler = &pod.record.handler;
-    node.handlers.forget(&node.state, handler, &record.id).await;
+    let reloaded = node.reloaded();
+    reloaded
+        .handlers
+        .forget(&node.state, handler, &record.id)
+        .await;
     let beside = node.hierarchy.beside(cgroup.path());
     let cgroups = Arc::clone(&node.cgroups);
     let bundle = node.bundle(&record.pod, &record.id);

@@ -10,6 +10,7 @@ use slipway_engine::{ContainerName, Error, Index, PodName, Result};
 use slipway_image::Images;
 use slipway_network::Network;
 use slipway_shim::Launcher;
+use tokio::sync::watch;
 
 use crate::cgroups::Cgroups;
 use crate::config::Config;
@@ -21,9 +22,16 @@ use crate::pod::Pod;
 use crate::stats::Sampler;
 use crate::store::Store;
 
+/// What a new configuration replaces while pods run.
+#[derive(Debug)]
+pub(crate) struct Reloaded {
+    pub(crate) config: Config,
+    pub(crate) handlers: Handlers,
+}
+
 /// Everything that the operations work on. Nothing in it cannot be rebuilt from disk.
 pub(crate) struct Node {
-    pub(crate) config: Config,
+    pub(crate) reloaded: watch::Sender<Arc<Reloaded>>,
     pub(crate) root: PathBuf,
     pub(crate) state: PathBuf,
     pub(crate) store: Store,
@@ -33,7 +41,6 @@ pub(crate) struct Node {
     pub(crate) hierarchy: Hierarchy,
     pub(crate) cgroups: Arc<Cgroups>,
     pub(crate) sampler: Arc<Sampler>,
-    pub(crate) handlers: Handlers,
     pub(crate) user_namespaces: UserNamespaces,
     pub(crate) events: Events,
     pub(crate) pods: Arc<Index<PodName, Pod>>,
@@ -45,6 +52,12 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// The configuration that is in force now. An operation asks once, and has the same one to its
+    /// end.
+    pub(crate) fn reloaded(&self) -> Arc<Reloaded> {
+        Arc::clone(&self.reloaded.borrow())
+    }
+
     /// Where a pod's sockets, pins and containers' bundles are.
     pub(crate) fn pod_directory(&self, pod: &str) -> PathBuf {
         self.state.join("pods").join(pod)

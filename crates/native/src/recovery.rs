@@ -255,9 +255,10 @@ async fn sweep(node: &Arc<Node>, known: &Known) {
     let swept = Arc::clone(node);
     let swept = blocking::run(move || checkpoint::sweep(&swept)).await;
     logged("a checkpoint that was being written", swept);
-    for (handler, container) in node.handlers.held() {
+    let handlers = &node.reloaded().handlers;
+    for (handler, container) in handlers.held() {
         if !known.containers.contains(&container) {
-            node.handlers.forget(&node.state, handler, &container).await;
+            handlers.forget(&node.state, handler, &container).await;
         }
     }
     for pod in node.network.cached().unwrap_or_default() {

@@ -37,7 +37,7 @@ pub(crate) async fn run(
     handler: String,
 ) -> Result<String> {
     let name = PodName::of(&config)?;
-    node.handlers.check_pod(&handler, &config)?;
+    node.reloaded().handlers.check_pod(&handler, &config)?;
     check_pod(&config)?;
     resources::check_pod(&node.hierarchy, &config)?;
     let cgroup = cgroup_of(node, &config)?;

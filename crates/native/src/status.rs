@@ -30,18 +30,22 @@ pub(crate) fn status(node: &Node, verbosity: Verbosity) -> StatusResponse {
                 "root": node.root,
                 "state": node.state,
                 "cgroups": cgroups,
-                "runtime": node.config,
+                "runtime": node.reloaded().config,
             });
             HashMap::from([("config".to_owned(), config.to_string())])
         }
     };
-    let handlers = node.handlers.list().map(|(name, features)| RuntimeHandler {
-        name: name.to_owned(),
-        features: Some(RuntimeHandlerFeatures {
-            recursive_read_only_mounts: features.recursive_read_only_mounts,
-            user_namespaces: features.user_namespaces && node.user_namespaces.available(),
-        }),
-    });
+    let reloaded = node.reloaded();
+    let handlers = reloaded
+        .handlers
+        .list()
+        .map(|(name, features)| RuntimeHandler {
+            name: name.to_owned(),
+            features: Some(RuntimeHandlerFeatures {
+                recursive_read_only_mounts: features.recursive_read_only_mounts,
+                user_namespaces: features.user_namespaces && node.user_namespaces.available(),
+            }),
+        });
     StatusResponse {
         status: Some(RuntimeStatus {
             // Whoever can answer this can run a pod without a network.

@@ -44,6 +44,12 @@ struct Fingerprint {
     version: Option<(u64, u64, i64, i64)>,
 }
 
+/// Whether a file of this name is read as a configuration.
+pub(crate) fn is_configuration(file: &Path) -> bool {
+    let extension = file.extension().and_then(|extension| extension.to_str());
+    matches!(extension, Some("conflist" | "conf" | "json"))
+}
+
 impl Catalog {
     pub(crate) fn new(directory: PathBuf) -> Self {
         Self {
@@ -94,10 +100,7 @@ fn fingerprints(directory: &Path) -> io::Result<Vec<Fingerprint>> {
     let mut fingerprints = Vec::new();
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
-        let extension = Path::new(&name)
-            .extension()
-            .and_then(|extension| extension.to_str());
-        if !matches!(extension, Some("conflist" | "conf" | "json")) {
+        if !is_configuration(Path::new(&name)) {
             continue;
         }
         let metadata = fs::metadata(directory.join(&name)).ok();

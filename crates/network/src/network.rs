@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 use crate::attachment::Attachment;
@@ -30,10 +31,22 @@ pub struct Network {
 }
 
 struct Inner {
-    config: Config,
-    catalog: Catalog,
+    reloaded: watch::Sender<Arc<Reloaded>>,
     cache: Cache,
     writing: Mutex<()>,
+}
+
+/// What a new configuration replaces. An operation has the same one to its end.
+struct Reloaded {
+    config: Config,
+    catalog: Catalog,
+}
+
+impl Reloaded {
+    fn new(config: Config) -> Self {
+        let catalog = Catalog::new(config.conf_dir.clone());
+        Self { config, catalog }
+    }
 }
 
 /// What a pod got.
@@ -51,23 +64,30 @@ impl Network {
     /// A network that keeps its record of attachments in the directory `cache`, which is made when
     /// it is needed. It has to survive a reboot, as the addresses do that plugins hand out.
     pub fn new(config: Config, cache: PathBuf) -> Self {
-        let catalog = Catalog::new(config.conf_dir.clone());
         Self {
             inner: Arc::new(Inner {
-                config,
-                catalog,
+                reloaded: watch::Sender::new(Arc::new(Reloaded::new(config))),
                 cache: Cache::new(cache),
                 writing: Mutex::new(()),
             }),
         }
     }
 
+    /// Puts another configuration into force for operations that begin from now on; DEL keeps to
+    /// the network that the pod was attached to.
+    pub fn reload(&self, config: Config) {
+        self.inner
+            .reloaded
+            .send_replace(Arc::new(Reloaded::new(config)));
+    }
+
     /// Whether pods can be attached: there is a valid configuration, and all its plugins are
     /// installed. The error is a reason to show (CRI's condition `NetworkReady`). Cheap: a look at
     /// the directories; files are read again only after a change.
     pub fn ready(&self) -> Result<(), Error> {
-        let selected = self.inner.catalog.selected()?;
-        Chain::find(&self.inner.config, &selected.list, &selected.file).map(drop)
+        let Reloaded { config, catalog } = &*self.inner.reloaded();
+        let selected = catalog.selected()?;
+        Chain::find(config, &selected.list, &selected.file).map(drop)
     }
 
     /// Attaches a pod, by calling ADD of every plugin in order. If that fails, DEL of all of them
@@ -98,7 +118,8 @@ impl Network {
         self.run(move |inner| {
             // One at a time: both would write the same file.
             let _turn = inner.writing.lock().unwrap_or_else(PoisonError::into_inner);
-            pod_cidr::apply(&inner.config, &inner.catalog, &cidrs)
+            let Reloaded { config, catalog } = &*inner.reloaded();
+            pod_cidr::apply(config, catalog, &cidrs)
         })
         .await
     }
@@ -123,17 +144,22 @@ impl Network {
 }
 
 impl Inner {
+    fn reloaded(&self) -> Arc<Reloaded> {
+        Arc::clone(&self.reloaded.borrow())
+    }
+
     fn add(&self, attachment: Attachment) -> Result<Attached, Error> {
         attachment.validate()?;
-        let selected = self.catalog.selected()?;
+        let Reloaded { config, catalog } = &*self.reloaded();
+        let selected = catalog.selected()?;
         let Selected { file, list } = &*selected;
-        let chain = Chain::find(&self.config, list, file)?;
+        let chain = Chain::find(config, list, file)?;
         find_namespace(&attachment.netns).map_err(|found| Error::NotANamespace {
             pod_id: attachment.pod_id.clone(),
             path: attachment.netns.clone(),
             found,
         })?;
-        let entry = self.cache.create(&attachment.pod_id, self.patience())?;
+        let entry = self.cache.create(&attachment.pod_id, patience(config))?;
         if !matches!(entry.record()?, Recorded::Nothing) {
             return Err(Error::AlreadyAttached {
                 pod_id: attachment.pod_id,
@@ -155,15 +181,16 @@ impl Inner {
 
     fn delete(&self, pod: &Attachment) -> Result<(), Error> {
         pod.validate()?;
-        let Some(entry) = self.cache.open(&pod.pod_id, self.patience())? else {
+        let Reloaded { config, catalog } = &*self.reloaded();
+        let Some(entry) = self.cache.open(&pod.pod_id, patience(config))? else {
             return Ok(());
         };
         let record = match entry.record()? {
             Recorded::Nothing => return entry.remove(),
             Recorded::Attachment(record) => *record,
-            Recorded::Damaged(reason) => self.substitute(pod, &reason)?,
+            Recorded::Damaged(reason) => substitute(catalog, pod, &reason)?,
         };
-        let chain = Chain::find(&self.config, &record.list, &record.file)?;
+        let chain = Chain::find(config, &record.list, &record.file)?;
         let netns = match &pod.netns {
             none if none.as_os_str().is_empty() => &record.attachment.netns,
             given => given,
@@ -171,27 +198,27 @@ impl Inner {
         detach(&chain, &entry, &record.attachment, netns)?;
         entry.remove()
     }
+}
 
-    /// What a pod was most likely attached with, when the record of it is lost.
-    fn substitute(&self, pod: &Attachment, reason: &str) -> Result<Record, Error> {
-        let selected = self.catalog.selected()?;
-        tracing::warn!(
-            pod = pod.pod_id,
-            network = selected.list.name,
-            reason,
-            "the record of the pod's network is damaged; detaching it with today's configuration"
-        );
-        let Selected { file, list } = Arc::unwrap_or_clone(selected);
-        Ok(Record {
-            attachment: pod.clone(),
-            file,
-            list,
-        })
-    }
+/// What a pod was most likely attached with, when the record of it is lost.
+fn substitute(catalog: &Catalog, pod: &Attachment, reason: &str) -> Result<Record, Error> {
+    let selected = catalog.selected()?;
+    tracing::warn!(
+        pod = pod.pod_id,
+        network = selected.list.name,
+        reason,
+        "the record of the pod's network is damaged; detaching it with today's configuration"
+    );
+    let Selected { file, list } = Arc::unwrap_or_clone(selected);
+    Ok(Record {
+        attachment: pod.clone(),
+        file,
+        list,
+    })
+}
 
-    fn patience(&self) -> Duration {
-        self.config.timeout().saturating_mul(PLUGINS_WAITED_FOR)
-    }
+fn patience(config: &Config) -> Duration {
+    config.timeout().saturating_mul(PLUGINS_WAITED_FOR)
 }
 
 fn attach(chain: &Chain<'_>, entry: &Entry, record: &Record) -> Result<Attached, Error> {

@@ -1,30 +1,58 @@
 //! The configuration file: each floor's own piece of it in one TOML document, with drop-ins beside
 //! it and the command line over it.
 
-use std::io;
+mod command;
+mod document;
+mod keys;
+mod mistake;
+mod sources;
+
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::serve::{LogFormat, ServeArgs};
+use crate::serve::{LogFormat, LogLevel, ServeArgs};
+
+pub(crate) use command::ConfigArgs;
+pub(crate) use keys::{Key, changes};
+use mistake::{Mistake, Mistakes, Place};
+use sources::Sources;
 
 const DEFAULT_FILE: &str = "/etc/slipway/config.toml";
 
-/// All that the daemon can be told; every key has a default.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The longest path that a socket's address holds (unix(7)), in bytes.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// The daemon.
+// What its comments say is what an administrator reads in the configuration's reference.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
     /// The socket, as `unix://` and an absolute path.
+    #[schemars(extend("x-restart" = true))]
     pub(crate) listen: String,
     /// What survives a reboot: images, layers, records.
+    #[schemars(extend("x-restart" = true))]
     pub(crate) root: PathBuf,
     /// What a reboot ends: pods, sockets, namespaces.
+    #[schemars(extend("x-restart" = true))]
     pub(crate) state: PathBuf,
     /// How the log is written.
+    #[schemars(extend("x-restart" = true))]
     pub(crate) log_format: LogFormat,
+    /// How much is logged, of what Slipway itself has to say. `SLIPWAY_LOG` in the daemon's
+    /// environment wins over it.
+    pub(crate) log_level: LogLevel,
     /// Where Prometheus metrics are offered; nowhere when it is not set.
+    #[schemars(
+        extend("x-restart" = true),
+        with = "Option<String>",
+        example = "127.0.0.1:9428"
+    )]
     pub(crate) metrics_listen: Option<SocketAddr>,
     pub(crate) runtime: slipway_native::Config,
     pub(crate) image: slipway_image::Config,
@@ -39,6 +67,7 @@ impl Default for Config {
             root: PathBuf::from("/var/lib/slipway"),
             state: PathBuf::from("/run/slipway"),
             log_format: LogFormat::Text,
+            log_level: LogLevel::Info,
             metrics_listen: None,
             runtime: slipway_native::Config::default(),
             image: slipway_image::Config::default(),
@@ -48,65 +77,158 @@ impl Default for Config {
     }
 }
 
-impl Config {
+/// A configuration that can be used, and where it comes from.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) config: Config,
+    /// What was read, in the order in which the later wins; none where there is nothing.
+    pub(crate) files: Vec<PathBuf>,
+    /// Of each key that is set, by its dotted name.
+    places: BTreeMap<String, Place>,
+}
+
+impl Loaded {
     /// The file that the command line names, or the usual one where it is there; the drop-ins in
     /// `conf.d` beside it in the order of their names; the command line.
-    pub(crate) fn load(args: &ServeArgs) -> anyhow::Result<Self> {
-        let file = args
-            .config
-            .clone()
-            .unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
-        let mut table = match read(&file) {
-            Ok(table) => table,
-            Err(Unreadable::NotThere) if args.config.is_none() => toml::Table::new(),
-            Err(Unreadable::NotThere) => bail!("the configuration {} is not there", file.display()),
-            Err(Unreadable::Bad(error)) => return Err(error),
-        };
-        for drop_in in drop_ins(&file)? {
-            match read(&drop_in) {
-                Ok(more) => merge(&mut table, more),
-                Err(Unreadable::NotThere) => {}
-                Err(Unreadable::Bad(error)) => return Err(error),
-            }
+    ///
+    /// # Errors
+    ///
+    /// [`Mistakes`], or that a file that was named is not there. Blocking, briefly.
+    pub(crate) fn new(args: &ServeArgs) -> anyhow::Result<Self> {
+        let file = args.config.as_deref();
+        let sources = Sources::read(file.unwrap_or(Path::new(DEFAULT_FILE)))?;
+        if let Some(file) = file.filter(|file| !sources.has(file)) {
+            bail!("the configuration {} is not there", file.display());
         }
-        let mut config: Self = toml::Value::Table(table)
-            .try_into()
-            .with_context(|| format!("configuration {} and its conf.d", file.display()))?;
-        config.override_with(args);
-        config.check()?;
-        Ok(config)
+        let (mut config, mut places) = sources.parse()?;
+        config.override_with(args, &mut |key, flag| {
+            places.insert(key.to_owned(), Place::Flag(flag));
+        })?;
+        let mut mistakes = Vec::new();
+        config.check(&mut |key, reason| {
+            mistakes.push(Mistake::of_key(mistake::place(&places, key), key, &reason));
+        });
+        Mistakes::none_of(mistakes)?;
+        Ok(Self {
+            config,
+            files: sources.files(),
+            places,
+        })
     }
+}
 
-    fn override_with(&mut self, args: &ServeArgs) {
-        fn set<T: Clone>(key: &mut T, flag: Option<&T>) {
-            if let Some(value) = flag {
-                key.clone_from(value);
-            }
-        }
-        set(&mut self.listen, args.listen.as_ref());
-        set(&mut self.root, args.root.as_ref());
-        set(&mut self.state, args.state.as_ref());
-        set(&mut self.log_format, args.log_format.as_ref());
-        set(&mut self.network.conf_dir, args.cni_conf_dir.as_ref());
+impl Config {
+    /// Puts what the command line says over what the files say, and tells which key each flag is.
+    fn override_with(
+        &mut self,
+        args: &ServeArgs,
+        overridden: &mut dyn FnMut(&str, &'static str),
+    ) -> anyhow::Result<()> {
+        let mut set =
+            |key: &str, flag: &'static str, path: &mut PathBuf, given: &Option<PathBuf>| {
+                if let Some(given) = given {
+                    *path = std::path::absolute(given)?;
+                    overridden(key, flag);
+                }
+                anyhow::Ok(())
+            };
+        set("root", "--root", &mut self.root, &args.root)?;
+        set("state", "--state", &mut self.state, &args.state)?;
+        let network = &mut self.network;
         set(
-            &mut self.image.registries_conf,
-            args.registries_conf.as_ref(),
-        );
-        if !args.cni_bin_dir.is_empty() {
-            self.network.bin_dirs.clone_from(&args.cni_bin_dir);
+            "network.conf_dir",
+            "--cni-conf-dir",
+            &mut network.conf_dir,
+            &args.cni_conf_dir,
+        )?;
+        let image = &mut self.image;
+        set(
+            "image.registries_conf",
+            "--registries-conf",
+            &mut image.registries_conf,
+            &args.registries_conf,
+        )?;
+        if args.shim.is_some() {
+            let shim = self.runtime.shim.get_or_insert_default();
+            set("runtime.shim", "--shim", shim, &args.shim)?;
         }
-        self.metrics_listen = args.metrics_listen.or(self.metrics_listen);
-        self.runtime.shim = args.shim.clone().or(self.runtime.shim.take());
-    }
-
-    fn check(&self) -> anyhow::Result<()> {
-        self.socket()?;
-        for (key, path) in [("root", &self.root), ("state", &self.state)] {
-            if !path.is_absolute() {
-                bail!("{key} {} is not an absolute path", path.display());
-            }
+        if !args.cni_bin_dir.is_empty() {
+            let directories = args.cni_bin_dir.iter().map(std::path::absolute);
+            self.network.bin_dirs = directories.collect::<Result<_, _>>()?;
+            overridden("network.bin_dirs", "--cni-bin-dir");
+        }
+        if let Some(listen) = &args.listen {
+            self.listen.clone_from(listen);
+            overridden("listen", "--listen");
+        }
+        if let Some(format) = args.log_format {
+            self.log_format = format;
+            overridden("log_format", "--log-format");
+        }
+        if let Some(address) = args.metrics_listen {
+            self.metrics_listen = Some(address);
+            overridden("metrics_listen", "--metrics-listen");
         }
         Ok(())
+    }
+
+    /// Looks for values that cannot be used on this node, and for such as contradict each other.
+    /// Each is told by its dotted key and in a sentence.
+    fn check(&self, complain: &mut dyn FnMut(&str, String)) {
+        match self.socket() {
+            Err(error) => complain("listen", error.to_string()),
+            Ok(path) if path.as_os_str().len() > MAX_SOCKET_PATH => complain(
+                "listen",
+                format!(
+                    "the path {} has {} bytes, and a socket's has at most {MAX_SOCKET_PATH}",
+                    path.display(),
+                    path.as_os_str().len()
+                ),
+            ),
+            Ok(_) => {}
+        }
+        for (key, path) in [("root", &self.root), ("state", &self.state)] {
+            if !path.is_absolute() {
+                let path = path.display().to_string();
+                complain(key, format!("{path:?} is not an absolute path"));
+            }
+        }
+        if self.root == self.state {
+            let reason = "is the same directory as root; what survives a reboot and what does not \
+                          need one each";
+            complain("state", reason.to_owned());
+        }
+        if let Some(metrics) = self.metrics_listen
+            && overlap(metrics, self.streaming.listen)
+        {
+            complain(
+                "metrics_listen",
+                format!(
+                    "{metrics} is taken by streaming.listen {}; choose another port for one of them",
+                    self.streaming.listen
+                ),
+            );
+        }
+        for (name, handler) in &self.runtime.handlers {
+            let own = ["pods", "runtimes"].map(|directory| self.state.join(directory));
+            if let Some(root) = &handler.root
+                && own.iter().any(|own| root.starts_with(own))
+            {
+                complain(
+                    &format!("runtime.handlers.{name}.root"),
+                    format!(
+                        "{} is in a directory that Slipway cleans up; leave it out, or choose one \
+                         outside of {}",
+                        root.display(),
+                        self.state.display()
+                    ),
+                );
+            }
+        }
+        self.runtime.check(&mut below("runtime", complain));
+        self.image.check(&mut below("image", complain));
+        self.network.check(&mut below("network", complain));
+        self.streaming.check(&mut below("streaming", complain));
     }
 
     /// The path of the socket.
@@ -114,121 +236,32 @@ impl Config {
         let path = Path::new(self.listen.strip_prefix("unix://").unwrap_or(&self.listen));
         if !path.is_absolute() {
             bail!(
-                "listen {:?} is not unix:// and an absolute path, such as {:?}",
+                "{:?} is not unix:// and an absolute path, such as {:?}",
                 self.listen,
                 Self::default().listen
             );
         }
         Ok(path)
     }
-}
 
-enum Unreadable {
-    NotThere,
-    Bad(anyhow::Error),
-}
-
-fn read(file: &Path) -> Result<toml::Table, Unreadable> {
-    let text = std::fs::read_to_string(file).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Unreadable::NotThere,
-        _ => Unreadable::Bad(anyhow::anyhow!(
-            "{} cannot be read: {error}",
-            file.display()
-        )),
-    })?;
-    // Checked for itself, so that a mistake is reported with its own file, line and column.
-    toml::from_str::<Config>(&text)
-        .and_then(|_| toml::from_str(&text))
-        .map_err(|error| Unreadable::Bad(anyhow::anyhow!("{}: {error}", file.display())))
-}
-
-fn drop_ins(file: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let directory = file.with_file_name("conf.d");
-    let listed = match std::fs::read_dir(&directory) {
-        Ok(listed) => listed,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => bail!("{} cannot be read: {error}", directory.display()),
-    };
-    let mut files: Vec<PathBuf> = listed
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "toml")
-        })
-        .collect();
-    files.sort();
-    Ok(files)
-}
-
-/// Puts a document over another: tables are merged, everything else is replaced.
-fn merge(below: &mut toml::Table, over: toml::Table) {
-    for (key, value) in over {
-        match (below.get_mut(&key), value) {
-            (Some(toml::Value::Table(below)), toml::Value::Table(over)) => merge(below, over),
-            (_, value) => {
-                below.insert(key, value);
-            }
-        }
+    /// The same in TOML's own types, without what is not set.
+    pub(crate) fn table(&self) -> toml::Table {
+        toml::Table::try_from(self).expect("a configuration has nothing that TOML does not")
     }
+}
+
+/// Tells a floor's complaints with the name of its table.
+fn below(table: &str, complain: &mut dyn FnMut(&str, String)) -> impl FnMut(&str, String) {
+    move |key, reason| complain(&format!("{table}.{key}"), reason)
+}
+
+/// Whether two listeners cannot be there at the same time.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let all = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() != 0 && one.port() == other.port() && (all || one.ip() == other.ip())
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Cli {
-        #[command(flatten)]
-        serve: ServeArgs,
-    }
-
-    fn load(directory: &Path, flags: &[&str]) -> anyhow::Result<Config> {
-        let file = directory.join("config.toml");
-        let named = ["serve", "--config", file.to_str().unwrap()];
-        Config::load(&Cli::parse_from(named.iter().chain(flags)).serve)
-    }
-
-    #[test]
-    fn flags_win_over_drop_ins_and_those_over_the_file() {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::create_dir(directory.path().join("conf.d")).unwrap();
-        std::fs::write(
-            directory.path().join("config.toml"),
-            "root = \"/a\"\nstate = \"/b\"\n[runtime]\npids_limit = 5\ncgroup_parent = \"/x\"\n",
-        )
-        .unwrap();
-        std::fs::write(
-            directory.path().join("conf.d/10-more.toml"),
-            "state = \"/c\"\n[runtime]\npids_limit = 6\n",
-        )
-        .unwrap();
-        let config = load(directory.path(), &["--root", "/d"]).unwrap();
-        assert_eq!(config.root, Path::new("/d"));
-        assert_eq!(config.state, Path::new("/c"));
-        assert_eq!(config.runtime.pids_limit, Some(6));
-        assert_eq!(config.runtime.cgroup_parent.as_deref(), Some("/x"));
-    }
-
-    #[test]
-    fn a_mistake_is_named_with_its_file() {
-        let directory = tempfile::tempdir().unwrap();
-        assert!(
-            load(directory.path(), &[]).is_err(),
-            "a file that was named must be there"
-        );
-        let file = directory.path().join("config.toml");
-        for (text, word) in [
-            ("rooot = \"/a\"\n", "rooot"),
-            ("[runtime]\nshims = 1\n", "shims"),
-            ("root = 7\n", "line 1"),
-            ("listen = \"tcp://1.2.3.4:5\"\n", "unix://"),
-            ("root = \"relative\"\n", "absolute"),
-        ] {
-            std::fs::write(&file, text).unwrap();
-            let error = format!("{:#}", load(directory.path(), &[]).unwrap_err());
-            assert!(error.contains(word), "{text}: {error}");
-        }
-    }
-}
+mod reference;
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ mod completions;
 mod config;
 mod man;
 mod metrics;
+mod reload;
 mod serve;
 mod service_manager;
 
@@ -53,6 +54,9 @@ Examples:
     #[command(flatten)]
     Client(client::Command),
 
+    /// Print, show or check the daemon's configuration
+    Config(config::ConfigArgs),
+
     /// Print the completions of a shell
     Completions(completions::CompletionsArgs),
 
@@ -62,13 +66,13 @@ Examples:
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Command::Serve(_) = cli.command
+    if let Command::Serve(_) | Command::Config(_) = cli.command
         && cli.connection.is_given()
     {
         Cli::command()
             .error(
                 ErrorKind::ArgumentConflict,
-                "--endpoint and --timeout are for clients; `slipway serve` takes --listen",
+                "--endpoint and --timeout are for clients; the daemon takes --listen",
             )
             .exit();
     }
@@ -77,6 +81,7 @@ fn main() -> ExitCode {
             serve(args).map_or_else(|error| client::fail(&error, 1), |()| ExitCode::SUCCESS)
         }
         Command::Client(command) => client::run(command, &cli.connection),
+        Command::Config(args) => client::finish(args.run()),
         Command::Completions(args) => client::finish(args.run(Cli::command())),
         Command::Man(args) => client::finish(args.run(Cli::command())),
     }
@@ -103,10 +108,11 @@ mod tests {
     fn every_command_has_an_example() {
         let mut cli = Cli::command();
         cli.build();
-        for command in cli
-            .get_subcommands()
-            .filter(|command| command.get_name() != "help")
-        {
+        let own = |command: &&clap::Command| command.get_name() != "help";
+        let commands = cli.get_subcommands().filter(own);
+        for command in commands.flat_map(|command| {
+            std::iter::once(command).chain(command.get_subcommands().filter(own))
+        }) {
             let help = command
                 .get_after_help()
                 .map(ToString::to_string)

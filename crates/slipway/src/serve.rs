@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use futures_util::TryFutureExt as _;
 use prometheus_client::registry::Registry;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use slipway_cri::CallMetrics;
 use slipway_engine::Engine;
@@ -18,15 +19,18 @@ use slipway_streaming::Streaming;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, fmt, reload};
 
-use crate::config::Config;
+use crate::config::Loaded;
 use crate::metrics;
+use crate::reload::Reload;
 use crate::service_manager::{ServiceManager, State};
 
 /// What `slipway serve` is told on its command line. Each flag is also a key of the configuration
 /// file, and wins over it.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ServeArgs {
     /// Configuration file [default: /etc/slipway/config.toml, if it is there]
     #[arg(long, value_name = "FILE")]
@@ -69,8 +73,18 @@ pub(crate) struct ServeArgs {
     pub(crate) shim: Option<PathBuf>,
 }
 
+impl ServeArgs {
+    /// No flags but `--config`.
+    pub(crate) fn of_file(config: Option<PathBuf>) -> Self {
+        Self {
+            config,
+            ..Self::default()
+        }
+    }
+}
+
 /// How the daemon's log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogFormat {
     /// Lines for people.
@@ -79,16 +93,35 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// What is worth a line in the daemon's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogLevel {
+    /// What failed and is not made up for.
+    Error,
+    /// What somebody should look after.
+    Warn,
+    /// What happens to pods and containers.
+    Info,
+    /// Each step.
+    Debug,
+    /// All there is.
+    Trace,
+}
+
 /// Runs the daemon until it is told to stop by SIGTERM or SIGINT: calls that are under way are
 /// finished, pods go on. A second signal ends it at once.
 pub(crate) async fn run(args: ServeArgs, manager: ServiceManager) -> anyhow::Result<()> {
-    let config = Config::load(&args)?;
-    start_log(config.log_format);
+    let config = Loaded::new(&args)?.config;
+    let log = start_log(config.log_format, config.log_level);
+    // From here on it does not end the process.
+    let hangups = signal(SignalKind::hangup())?;
     let socket = config.socket()?.to_owned();
+    let manager = Arc::new(manager);
     manager.tell(State::Status("Looking for pods that were running"));
     let mut registry = Registry::default();
     let calls = CallMetrics::new(&mut registry);
-    let engine: Arc<dyn Engine> = Arc::new(
+    let native = Arc::new(
         Native::open(Settings {
             root: config.root.clone(),
             state: config.state.clone(),
@@ -98,6 +131,7 @@ pub(crate) async fn run(args: ServeArgs, manager: ServiceManager) -> anyhow::Res
         })
         .await?,
     );
+    let engine: Arc<dyn Engine> = Arc::clone(&native) as _;
     let streaming = Streaming::start(&config.streaming, Arc::clone(&engine)).await?;
     if let Some(address) = config.metrics_listen {
         metrics::serve(address, registry).await?;
@@ -111,6 +145,15 @@ pub(crate) async fn run(args: ServeArgs, manager: ServiceManager) -> anyhow::Res
         streaming = streaming.base(),
         "slipway answers"
     );
+    let reload = Reload {
+        args,
+        started: config.clone(),
+        engine: native,
+        streaming: streaming.reloader(),
+        log,
+        manager: Arc::clone(&manager),
+    };
+    tokio::spawn(reload.follow(hangups));
     let stop = stop_signal()?;
     let (stopping, stopped) = oneshot::channel::<()>();
     let stop = async {
@@ -139,15 +182,41 @@ pub(crate) async fn run(args: ServeArgs, manager: ServiceManager) -> anyhow::Res
     Ok(())
 }
 
-fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("SLIPWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
+/// Sets the level of the log from now on.
+pub(crate) type SetLogLevel = Box<dyn Fn(LogLevel) + Send + Sync>;
+
+/// Starts the log. What the daemon's environment says of it wins, and lasts.
+fn start_log(format: LogFormat, level: LogLevel) -> SetLogLevel {
+    let told = EnvFilter::try_from_env("SLIPWAY_LOG").ok();
+    let fixed = told.is_some();
+    let (filtered, handle) = reload::Layer::new(told.unwrap_or_else(|| filter(level)));
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(filtered)
+        .with(lines)
+        .init();
+    Box::new(move |level| {
+        if !fixed {
+            // It fails only when the log is gone.
+            let _ = handle.reload(filter(level));
+        }
+    })
+}
+
+/// Slipway's own lines of a level; of libraries no more than what is of interest.
+fn filter(level: LogLevel) -> EnvFilter {
+    let (own, libraries) = match level {
+        LogLevel::Error => ("error", "error"),
+        LogLevel::Warn => ("warn", "warn"),
+        LogLevel::Info => ("info", "info"),
+        LogLevel::Debug => ("debug", "info"),
+        LogLevel::Trace => ("trace", "info"),
+    };
+    EnvFilter::new(format!("{libraries},slipway={own}"))
 }
 
 /// Binds the socket, for root alone. One that a killed daemon left is replaced; whoever holds the

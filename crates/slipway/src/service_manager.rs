@@ -29,6 +29,8 @@ pub(crate) enum State<'a> {
     Status(&'a str),
     /// CRI is answered.
     Ready,
+    /// The configuration is being read again; `Ready` ends this.
+    Reloading,
     /// CRI is still answered.
     Alive,
     /// The daemon is ending, and is not watched any more.
@@ -40,6 +42,11 @@ impl State<'_> {
         match self {
             Self::Status(text) => format!("STATUS={}", text.replace('\n', " ")),
             Self::Ready => "READY=1".to_owned(),
+            Self::Reloading => {
+                let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+                let microseconds = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
+                format!("RELOADING=1\nMONOTONIC_USEC={microseconds}")
+            }
             Self::Alive => "WATCHDOG=1".to_owned(),
             // The calls that are under way may take longer than a watchdog waits; how long the end
             // may take is the unit's TimeoutStopSec.

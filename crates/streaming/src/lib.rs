@@ -24,5 +24,5 @@ mod upgrade;
 pub mod websocket;
 
 pub use config::Config;
-pub use server::{StartError, Streaming};
+pub use server::{Reloader, StartError, Streaming};
 pub use tls::TlsError;

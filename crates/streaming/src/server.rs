@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt;
 use slipway_engine::{Engine, Error, Streams};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
@@ -59,7 +59,6 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Streaming {
     shared: Arc<Shared>,
-    base: String,
     accepting: JoinHandle<()>,
 }
 
@@ -76,30 +75,30 @@ impl Streaming {
     /// # Errors
     /// When the address or the certificate cannot be used.
     pub async fn start(config: &Config, engine: Arc<dyn Engine>) -> Result<Self, StartError> {
-        let tls = tls::acceptor(config)?;
+        let reloaded = Reloaded::new(config)?;
         let cannot_listen = |error| StartError::Listen(config.listen, error);
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(cannot_listen)?;
         let address = reachable(listener.local_addr().map_err(cannot_listen)?);
-        let scheme = if tls.is_some() { "https" } else { "http" };
         let shared = Arc::new(Shared {
             engine,
+            address,
             tokens: Tokens::new(config.token_lifetime),
-            sessions: Arc::new(Semaphore::new(config.max_sessions)),
-            config: config.clone(),
+            reloaded: watch::Sender::new(Arc::new(reloaded)),
         });
-        let accepting = tokio::spawn(accept(listener, tls, Arc::clone(&shared)));
-        Ok(Self {
-            shared,
-            base: format!("{scheme}://{address}"),
-            accepting,
-        })
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
+        Ok(Self { shared, accepting })
     }
 
-    /// The scheme and address that all URLs begin with.
-    pub fn base(&self) -> &str {
-        &self.base
+    /// The scheme and address that URLs begin with now.
+    pub fn base(&self) -> String {
+        self.shared.base()
+    }
+
+    /// What replaces the configuration while the server works.
+    pub fn reloader(&self) -> Reloader {
+        Reloader(Arc::clone(&self.shared))
     }
 
     /// A URL under which a command can be run in a container, once (CRI `Exec`).
@@ -148,7 +147,31 @@ impl Streaming {
             NotIssued::TooMany => Error::exhausted(error.to_string()),
             NotIssued::NoRandomness(_) => Error::internal(error.to_string()),
         })?;
-        Ok(format!("{}/{kind}/{token}", self.base))
+        Ok(format!("{}/{kind}/{token}", self.shared.base()))
+    }
+}
+
+/// Replaces the configuration of a [`Streaming`] server.
+#[derive(Debug, Clone)]
+pub struct Reloader(Arc<Shared>);
+
+impl Reloader {
+    /// Puts another configuration into force for sessions that begin from now on, and reads the
+    /// certificate again. The address and the lifetime of URLs are as they were.
+    ///
+    /// # Errors
+    /// When the certificate cannot be used; the old configuration stays in force.
+    pub fn reload(&self, config: &Config) -> Result<(), TlsError> {
+        let mut new = Reloaded::new(config)?;
+        self.0.reloaded.send_modify(|reloaded| {
+            if new.config.max_sessions == reloaded.config.max_sessions {
+                new.sessions = Arc::clone(&reloaded.sessions);
+            }
+            new.config.listen = reloaded.config.listen;
+            new.config.token_lifetime = reloaded.config.token_lifetime;
+            *reloaded = Arc::new(new);
+        });
+        Ok(())
     }
 }
 
@@ -165,9 +188,41 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 
 struct Shared {
     engine: Arc<dyn Engine>,
+    /// Where clients connect.
+    address: SocketAddr,
     tokens: Tokens<Order>,
-    sessions: Arc<Semaphore>,
+    reloaded: watch::Sender<Arc<Reloaded>>,
+}
+
+/// What a new configuration replaces. A session has the same one to its end.
+struct Reloaded {
     config: Config,
+    tls: Option<TlsAcceptor>,
+    sessions: Arc<Semaphore>,
+}
+
+impl Reloaded {
+    fn new(config: &Config) -> Result<Self, TlsError> {
+        Ok(Self {
+            tls: tls::acceptor(config)?,
+            sessions: Arc::new(Semaphore::new(config.max_sessions)),
+            config: config.clone(),
+        })
+    }
+}
+
+impl Shared {
+    fn reloaded(&self) -> Arc<Reloaded> {
+        Arc::clone(&self.reloaded.borrow())
+    }
+
+    fn base(&self) -> String {
+        let scheme = match self.reloaded.borrow().tls {
+            Some(_) => "https",
+            None => "http",
+        };
+        format!("{scheme}://{}", self.address)
+    }
 }
 
 impl std::fmt::Debug for Shared {
@@ -177,7 +232,7 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
     let mut connections = JoinSet::new();
     loop {
@@ -190,8 +245,7 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Sha
         };
         match accepted {
             Ok((stream, _)) => {
-                let (tls, shared) = (tls.clone(), Arc::clone(&shared));
-                connections.spawn(connection(stream, tls, shared, stranger));
+                connections.spawn(connection(stream, Arc::clone(&shared), stranger));
             }
             Err(error) => {
                 tracing::warn!(%error, "the streaming server cannot accept a connection");
@@ -201,17 +255,13 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Sha
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    tls: Option<TlsAcceptor>,
-    shared: Arc<Shared>,
-    stranger: OwnedSemaphorePermit,
-) {
+async fn connection(stream: TcpStream, shared: Arc<Shared>, stranger: OwnedSemaphorePermit) {
     prepare(&stream);
+    let reloaded = shared.reloaded();
     let introduced = tokio::time::timeout(PATIENCE, async {
-        match tls {
-            None => introduce(stream, &shared).await,
-            Some(tls) => introduce(tls.accept(stream).await.ok()?, &shared).await,
+        match &reloaded.tls {
+            None => introduce(stream, &shared, &reloaded).await,
+            Some(tls) => introduce(tls.accept(stream).await.ok()?, &shared, &reloaded).await,
         }
     })
     .await;
@@ -230,7 +280,7 @@ async fn connection(
         ended = session => if let Err(error) = ended {
             tracing::debug!(error, "a streaming session was broken off");
         },
-        () = last.silent_for(shared.config.idle_timeout) => {
+        () = last.silent_for(reloaded.config.idle_timeout) => {
             tracing::debug!("a streaming session has been idle for too long");
         }
     }
@@ -256,10 +306,14 @@ struct Granted {
 }
 
 /// Answers a connection's one request; none when that was its end.
-async fn introduce(stream: impl Io + 'static, shared: &Shared) -> Option<(Granted, Upgraded)> {
+async fn introduce(
+    stream: impl Io + 'static,
+    shared: &Shared,
+    reloaded: &Reloaded,
+) -> Option<(Granted, Upgraded)> {
     let granted = Mutex::new(None);
     let service = service_fn(|mut request: Request<Incoming>| {
-        let answer = match grant(&request, shared) {
+        let answer = match grant(&request, shared, reloaded) {
             Ok((this, headers)) => {
                 let upgrade = hyper::upgrade::on(&mut request);
                 *granted.lock().unwrap_or_else(PoisonError::into_inner) = Some((this, upgrade));
@@ -289,13 +343,17 @@ async fn introduce(stream: impl Io + 'static, shared: &Shared) -> Option<(Grante
 }
 
 /// Takes a request's token, whatever else is wrong with it.
-fn grant(request: &Request<Incoming>, shared: &Shared) -> Result<(Granted, HeaderMap), Refusal> {
+fn grant(
+    request: &Request<Incoming>,
+    shared: &Shared,
+    reloaded: &Reloaded,
+) -> Result<(Granted, HeaderMap), Refusal> {
     if ![Method::GET, Method::POST].contains(request.method()) {
         let message = "only GET and POST begin a session\n";
         return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, message));
     }
     let order = redeem(request.uri().path(), shared).ok_or_else(|| {
-        let seconds = shared.config.token_lifetime.as_secs();
+        let seconds = reloaded.config.token_lifetime.as_secs();
         Refusal::new(
             StatusCode::NOT_FOUND,
             format!("nothing is here: a URL is good once, within {seconds} seconds of its issue\n"),
@@ -320,9 +378,9 @@ fn grant(request: &Request<Incoming>, shared: &Shared) -> Result<(Granted, Heade
             ),
         ));
     }
-    let place = Arc::clone(&shared.sessions).try_acquire_owned();
+    let place = Arc::clone(&reloaded.sessions).try_acquire_owned();
     let place = place.map_err(|_| {
-        let limit = shared.config.max_sessions;
+        let limit = reloaded.config.max_sessions;
         Refusal::new(
             StatusCode::SERVICE_UNAVAILABLE,
             format!("there are {limit} sessions already (streaming.max_sessions)\n"),

@@ -84,12 +84,13 @@ pub(crate) fn debian(slipway: &Path, version: &str, directory: &Path) -> Result<
 }
 
 fn stage(slipway: &Path, layout: Layout) -> Result<Tree> {
-    Tree::new(layout, slipway, configuration(), &sbom::text()?)
+    Tree::new(layout, slipway, &configuration(slipway)?, &sbom::text()?)
 }
 
-/// The text of `/etc/slipway/config.toml`.
-fn configuration() -> &'static str {
-    "# Slipway's configuration. Every key has a default; `slipway serve --help` names them.\n"
+/// The text of `/etc/slipway/config.toml`: every key, commented out.
+fn configuration(slipway: &Path) -> Result<String> {
+    let printed = program::run(Command::new(slipway).args(["config", "default"]))?;
+    Ok(String::from_utf8(printed)?)
 }
 
 /// When the sources were last changed, in seconds since 1970, as the variable `SOURCE_DATE_EPOCH`

@@ -539,3 +539,24 @@ async fn mirrors_come_first_and_never_see_credentials() {
     assert_eq!(error.kind(), Kind::Blocked);
     assert!(error.to_string().contains("registries.conf"), "{error}");
 }
+
+#[tokio::test]
+async fn a_reload_names_another_registries_file() {
+    let node = Node::new();
+    let blocked = |host: &str| format!("[[registry]]\nprefix = \"{host}\"\nblocked = true\n");
+    node.registries_conf(&blocked("one.test"));
+    let other = node.directory.path().join("other.conf");
+    std::fs::write(&other, blocked("two.test")).unwrap();
+    let pull = async |host: &str| {
+        let pulled = node.images.pull(&format!("{host}/app:1"), None).await;
+        pulled.unwrap_err().to_string()
+    };
+    let error = pull("one.test").await;
+    assert!(error.contains("registries.conf"), "{error}");
+    node.images.reload(slipway_image::Config {
+        registries_conf: other.clone(),
+        ..crate::node::config(node.directory.path())
+    });
+    let error = pull("two.test").await;
+    assert!(error.contains(other.to_str().unwrap()), "{error}");
+}

@@ -65,7 +65,8 @@ async fn write(
     let bundle = node.bundle(container.pod.id(), container.id());
     let config = bundle.join("config.json");
     let config: Value = blocking::run(move || read_config(&config)).await?;
-    let criu = criu::find(&node.config, &criu::search_path())?;
+    let reloaded = node.reloaded();
+    let criu = criu::find(&reloaded.config, &criu::search_path())?;
     let dump = criu::Dump {
         criu: &criu,
         pid,
@@ -73,7 +74,7 @@ async fn write(
         work: &work.directory,
         limit,
     };
-    match node.handlers.runtime(handler)? {
+    match reloaded.handlers.runtime(handler)? {
         None => dump.run(&config).await?,
         Some(runtime) => dump.run_by(runtime).await?,
     }

@@ -161,7 +161,7 @@ fn rlimits(plan: &Plan<'_>) -> Result<Vec<PosixRlimit>> {
         .iter()
         .map(|(name, limit)| {
             PosixRlimitBuilder::default()
-                .typ(rlimit_type(name)?)
+                .typ(rlimit_type(name).map_err(Error::invalid)?)
                 .soft(limit.soft)
                 .hard(limit.hard)
                 .build()

@@ -9,6 +9,7 @@ mod authority;
 mod cdi;
 mod checkpoint;
 mod client;
+mod config;
 mod container;
 mod device;
 mod events;

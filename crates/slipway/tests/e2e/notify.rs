@@ -84,6 +84,24 @@ async fn ready_is_said_once_the_socket_answers_and_stopping_at_the_end() {
 }
 
 #[tokio::test]
+async fn a_reload_is_said_with_its_end_whether_or_not_it_succeeds() {
+    let (node, manager) = managed(None).await;
+    manager.until("READY=1");
+    let daemon = Pid::from_raw(node.daemon.pid()).unwrap();
+    for text in ["log_level = \"debug\"\n", "log_level = \"loud\"\n"] {
+        std::fs::write(node.scratch.join("config.toml"), text).unwrap();
+        kill_process(daemon, Signal::HUP).unwrap();
+        let said = manager.until("READY=1");
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(
+            said[0].starts_with("RELOADING=1\nMONOTONIC_USEC="),
+            "{said:?}"
+        );
+    }
+    node.finish().await.unwrap();
+}
+
+#[tokio::test]
 async fn nothing_is_ready_while_pods_are_still_looked_for() {
     let (mut node, manager) = managed(None).await;
     manager.until("READY=1");

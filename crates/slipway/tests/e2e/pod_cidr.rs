@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 
 use crate::refused;
 
-async fn update(cri: &Cri, pod_cidr: &str) -> Result<(), Status> {
+pub(crate) async fn update(cri: &Cri, pod_cidr: &str) -> Result<(), Status> {
     let network_config = Some(NetworkConfig {
         pod_cidr: pod_cidr.to_owned(),
     });

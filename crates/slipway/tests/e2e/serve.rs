@@ -123,7 +123,7 @@ fn a_configuration_that_is_wrong_is_named() {
     std::fs::write(&file, "rooot = \"/x\"\n").unwrap();
     refuses_to_start(
         &serve(&["--config", path], |_| {}),
-        &[path, "rooot", "line 1"],
+        &[path, ":1:1: ", "rooot", "did you mean \"root\"?"],
     );
     for (text, word) in [
         ("[runtime]\ncgroup_parent = \"a/../b\"\n", "cgroup_parent"),

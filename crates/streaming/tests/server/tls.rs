@@ -106,3 +106,25 @@ async fn a_certificate_that_cannot_be_used_is_named() {
     .await;
     assert!(error.to_string().contains("streaming.tls_key"), "{error}");
 }
+
+#[tokio::test]
+async fn a_reload_takes_a_certificate_that_can_be_used_and_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let (good, _) = certificate(&directory);
+    let server = Streaming::start(&Config::default(), Arc::new(Tasks::default()))
+        .await
+        .unwrap();
+    let base = server.base();
+    assert!(base.starts_with("http://"), "{base}");
+    let reloader = server.reloader();
+    let half = Config {
+        tls_key: None,
+        ..good.clone()
+    };
+    assert!(matches!(reloader.reload(&half), Err(TlsError::OneOfTwo)));
+    assert_eq!(server.base(), base);
+    reloader.reload(&good).unwrap();
+    assert_eq!(server.base(), base.replace("http:", "https:"));
+    reloader.reload(&Config::default()).unwrap();
+    assert_eq!(server.base(), base);
+}

@@ -73,6 +73,11 @@ async fn before_reboot() -> Result<()> {
     step("a daemon that hangs", hung(&mut counting)).await?;
     step("upgrade", upgrade(&second, &mut counting)).await?;
     step(
+        "upgrade with a wrong configuration",
+        mistaken(&second, &mut counting),
+    )
+    .await?;
+    step(
         "upgrade of a service that is disabled",
         disabled(&second, &mut counting),
     )
@@ -238,6 +243,7 @@ async fn upgrade(second: &str, counting: &mut Counting) -> Result<()> {
     cri().version().await?;
     counting.goes_on().await?;
     let config = fs::read_to_string("/etc/slipway/config.toml")?;
+    ensure!(config.contains("\n#pids_limit = "), "keys are missing");
     ensure!(
         config.contains("administrator"),
         "the configuration is lost"
@@ -245,6 +251,22 @@ async fn upgrade(second: &str, counting: &mut Counting) -> Result<()> {
     let version = shell("dpkg-query -W -f '${Version}' slipway")?;
     ensure!(version == VERSIONS[1], "the version is {version}");
     Ok(())
+}
+
+/// The daemon that runs is not given up for one that could not start.
+async fn mistaken(second: &str, counting: &mut Counting) -> Result<()> {
+    let drop_in = "/etc/slipway/conf.d/mistake.toml";
+    fs::write(drop_in, "rooot = \"/var/lib/slipway\"\n")?;
+    let before = daemon()?;
+    let said = shell(&format!("dpkg -i {second} 2>&1"))?;
+    for word in ["mistake.toml", "rooot", "systemctl restart"] {
+        ensure!(said.contains(word), "it does not say {word}:\n{said}");
+    }
+    ensure!(daemon()? == before, "the daemon was restarted");
+    fs::remove_file(drop_in)?;
+    shell("systemctl reload slipway.service")?;
+    ensure!(daemon()? == before, "the daemon was restarted");
+    counting.goes_on().await
 }
 
 async fn disabled(second: &str, counting: &mut Counting) -> Result<()> {
