@@ -21,6 +21,7 @@ pub(super) fn write(tree: &Tree, version: &str, to: &Path) -> Result<PathBuf> {
     let library = c_library(&fs::read(tree.program("slipway"))?)
         .context("slipway names no version of the C library")?;
     fs::create_dir(&control)?;
+    fs::set_permissions(&control, fs::Permissions::from_mode(0o755))?;
     fs::write(
         control.join("control"),
         description(version, size, &library),
@@ -96,6 +97,39 @@ fn checksums(root: &Path) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dist::debian;
+    use crate::dist::tree::pretended;
+
+    #[test]
+    fn a_package_keeps_what_the_administrator_changes_and_everybody_may_read_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let package = debian(&pretended(directory.path()), "1.2.3", directory.path()).unwrap();
+        let ask = |option: &str, rest: &[&str]| {
+            let mut command = Command::new("dpkg-deb");
+            let printed = program::run(command.arg(option).arg(&package).args(rest)).unwrap();
+            String::from_utf8(printed).unwrap()
+        };
+        assert_eq!(ask("--info", &["conffiles"]), "/etc/slipway/config.toml\n");
+        assert_eq!(
+            ask("--field", &["Version", "Depends"]),
+            "Version: 1.2.3\nDepends: libc6 (>= 2.34)\n"
+        );
+        let listed = ask("--contents", &[]);
+        for line in listed.lines() {
+            let mode = &line[..10];
+            assert!(
+                ["drwxr-xr-x", "-rw-r--r--", "-rwxr-xr-x"].contains(&mode),
+                "{line}"
+            );
+            assert!(line.contains(" root/root "), "{line}");
+        }
+        for file in [
+            "./usr/bin/slipway-shim",
+            "./usr/lib/systemd/system/slipway.service",
+        ] {
+            assert!(listed.contains(file), "no {file} in\n{listed}");
+        }
+    }
 
     #[test]
     fn the_newest_version_of_the_c_library_counts() {

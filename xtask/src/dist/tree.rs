@@ -54,14 +54,18 @@ impl Tree {
             directory: TempDir::new()?,
             layout,
         };
-        fs::set_permissions(tree.path(), fs::Permissions::from_mode(0o755))?;
         tree.programs(slipway)?;
         tree.node()?;
         tree.shells(slipway)?;
         tree.manual(slipway)?;
         tree.documents(sbom)?;
-        fs::create_dir_all(tree.path().join("etc/slipway/conf.d"))?;
-        tree.write("etc/slipway/config.toml", configuration)?;
+        tree.configuration(configuration)?;
+        // Whatever the umask is: an archive that is unpacked at / gives its modes to /usr as well.
+        program::run(
+            Command::new("chmod")
+                .args(["--recursive", "u+w,go-w,a+rX"])
+                .arg(tree.path()),
+        )?;
         Ok(tree)
     }
 
@@ -79,16 +83,11 @@ impl Tree {
         self.path().join(self.layout.prefix()).join(path)
     }
 
-    /// Writes a file that everybody may read, whatever the umask is.
     fn write(&self, path: impl AsRef<Path>, contents: impl AsRef<[u8]>) -> Result<()> {
         let path = self.path().join(path);
         let parent = path.parent().context("a file has a directory")?;
         fs::create_dir_all(parent)?;
-        fs::write(&path, contents).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(fs::set_permissions(
-            &path,
-            fs::Permissions::from_mode(0o644),
-        )?)
+        fs::write(&path, contents).with_context(|| format!("cannot write {}", path.display()))
     }
 
     fn programs(&self, slipway: &Path) -> Result<()> {
@@ -99,6 +98,20 @@ impl Tree {
             fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?;
         }
         Ok(())
+    }
+
+    /// dpkg keeps what the administrator has changed; an archive would not, so there it is an example.
+    fn configuration(&self, text: &str) -> Result<()> {
+        match self.layout {
+            Layout::Debian => {
+                fs::create_dir_all(self.path().join("etc/slipway/conf.d"))?;
+                self.write("etc/slipway/config.toml", text)
+            }
+            Layout::Local => {
+                let examples = self.below("share/doc/slipway/examples");
+                self.write(examples.join("config.toml"), text)
+            }
+        }
     }
 
     /// What systemd, the kernel and crictl are told.
@@ -160,7 +173,21 @@ fn source(path: &str) -> Result<String> {
 }
 
 fn compress(file: &Path) -> Result<()> {
-    fs::set_permissions(file, fs::Permissions::from_mode(0o644))?;
     program::run(Command::new("gzip").arg("-9n").arg(file))?;
     Ok(())
+}
+
+/// Programs for tests: scripts that print something where completions, and make a directory where
+/// manual pages, are asked of them.
+#[cfg(test)]
+pub(super) fn pretended(directory: &Path) -> PathBuf {
+    let script = "#!/bin/sh\n# GLIBC_2.34\n[ $1 != man ] || mkdir -p $2\necho $*\n";
+    let file = directory.join("script");
+    fs::write(&file, script).unwrap();
+    // By another process: what this one has open for writing cannot be executed.
+    for name in ["slipway", "slipway-shim"] {
+        let mut install = Command::new("install");
+        program::run(install.arg(&file).arg(directory.join(name))).unwrap();
+    }
+    directory.join("slipway")
 }
