@@ -5,8 +5,11 @@ mod bench;
 mod build;
 mod cargo;
 mod checks;
+mod directory;
+mod dist;
 mod fuzz;
 mod prerequisites;
+mod program;
 mod quickstart;
 mod table;
 mod vm;
@@ -56,9 +59,14 @@ enum Task {
     /// Measure
     #[command(subcommand)]
     Bench(bench::Benchmark),
+    /// Make packages of an optimized build, in target/dist
+    Dist(dist::Arguments),
     /// Work in a virtual machine with systemd, cgroup v2 and AppArmor
     #[command(subcommand)]
     Vm(vm::Action),
+    /// What `vm package` does in its machine
+    #[command(hide = true)]
+    Inside,
 }
 
 fn main() -> ExitCode {
@@ -80,6 +88,8 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test { install } => checks::run(install),
         Task::Fuzz { seconds, targets } => fuzz::run(&targets, seconds),
         Task::Quickstart => quickstart::run().map(|()| ExitCode::SUCCESS),
+        Task::Dist(arguments) => dist::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Task::Inside => vm::inside().map(|()| ExitCode::SUCCESS),
         Task::Vm(action) => vm::run(action),
         Task::Bench(benchmark) => bench::run(&benchmark).map(|()| ExitCode::SUCCESS),
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cargo;
+use crate::{cargo, program};
 
 /// A Debian package and a file by which it is recognised, so that other systems can have the same
 /// programs from elsewhere.
@@ -63,7 +63,13 @@ const CONTAINERD: &[Package] = &[Package {
     files: &["/usr/bin/containerd"],
 }];
 
+const DPKG: Package = Package {
+    name: "dpkg",
+    files: &["/usr/bin/dpkg-deb"],
+};
+
 const VIRTUAL_MACHINE: &[Package] = &[
+    DPKG,
     Package {
         name: "binutils",
         files: &["/usr/bin/strip"],
@@ -82,6 +88,14 @@ const VIRTUAL_MACHINE: &[Package] = &[
     },
 ];
 
+const PACKAGES: &[Package] = &[
+    DPKG,
+    Package {
+        name: "musl-tools",
+        files: &["/usr/bin/musl-gcc", "/usr/local/bin/musl-gcc"],
+    },
+];
+
 /// Which packages a command needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Needs {
@@ -91,6 +105,8 @@ pub(crate) enum Needs {
     NodeAndContainerd,
     /// Those that make and run a virtual machine.
     VirtualMachine,
+    /// Those that make packages.
+    Packages,
 }
 
 /// Sees to it that everything is there.
@@ -118,6 +134,32 @@ pub(crate) fn provide(needs: Needs, install: bool) -> Result<()> {
         lacking.is_empty(),
         "this kernel lacks:\n  {}",
         lacking.join("\n  ")
+    );
+    Ok(())
+}
+
+/// Sees to it that there is what packages are made with, which takes neither root nor a particular
+/// kernel.
+///
+/// # Errors
+/// When something is missing; the message says how to get it.
+pub(crate) fn packaging(platform: &str) -> Result<()> {
+    let missing = missing(Needs::Packages);
+    ensure!(
+        missing.is_empty(),
+        "missing Debian packages; install them with\n  apt-get install {}",
+        missing.join(" ")
+    );
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let libraries = program::run(
+        Command::new(rustc)
+            .args(["--print", "target-libdir", "--target", platform])
+            .current_dir(cargo::workspace()),
+    )?;
+    let libraries = String::from_utf8(libraries)?;
+    ensure!(
+        Path::new(libraries.trim_end()).is_dir(),
+        "the toolchain has no standard library for {platform}: run `rustup target add {platform}`"
     );
     Ok(())
 }
@@ -150,6 +192,7 @@ fn packages(needs: Needs) -> impl Iterator<Item = &'static Package> {
         Needs::Node => (NODE, &[]),
         Needs::NodeAndContainerd => (NODE, CONTAINERD),
         Needs::VirtualMachine => (VIRTUAL_MACHINE, &[]),
+        Needs::Packages => (PACKAGES, &[]),
     };
     first.iter().chain(second)
 }

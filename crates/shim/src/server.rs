@@ -87,6 +87,9 @@ fn read_pod() -> Outcome<Pod> {
     serde_json::from_slice(&text).invalid(|| "the pod on standard input")
 }
 
+/// The signals that are waited for.
+const SIGNALS: [i32; 2] = [libc::SIGCHLD, libc::SIGTERM];
+
 #[derive(Debug)]
 struct Server {
     poller: Poller,
@@ -149,10 +152,9 @@ impl Server {
         // Fails where the launcher has done it already.
         let _ = rustix::process::setsid();
         rustix::process::umask(Mode::from_raw_mode(0o027));
-        syscall::ignore_signals(&[libc::SIGPIPE, libc::SIGHUP, libc::SIGINT, libc::SIGTERM]);
-        syscall::block_signals(&[libc::SIGCHLD]);
-        let signals =
-            syscall::signal_descriptor(&[libc::SIGCHLD]).system(|| "make a signal descriptor")?;
+        syscall::ignore_signals(&[libc::SIGPIPE, libc::SIGHUP, libc::SIGINT]);
+        syscall::block_signals(&SIGNALS);
+        let signals = syscall::signal_descriptor(&SIGNALS).system(|| "make a signal descriptor")?;
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .system(|| "become child subreaper")?;
         let oom_score = lower_oom_score();
@@ -179,13 +181,17 @@ impl Server {
 
     fn run(mut self) -> ExitCode {
         syscall::trim_heap();
+        let mut dismissed = false;
         loop {
             let Ok(events) = self.poller.wait() else {
                 return ExitCode::FAILURE;
             };
             for event in events {
                 match event.token {
-                    Token::Signal => self.reap(),
+                    Token::Signal => {
+                        dismissed |= self.is_dismissed();
+                        self.reap();
+                    }
                     Token::Listener => self.accept(),
                     Token::Connection(number) => {
                         if event.writable {
@@ -217,13 +223,29 @@ impl Server {
                 self.surroundings.end_init();
                 return ExitCode::SUCCESS;
             }
+            if dismissed && self.supervisor.is_idle() {
+                self.surroundings.end_init();
+                return ExitCode::SUCCESS;
+            }
         }
     }
 
+    /// Takes the signals that have come; whether SIGTERM is among them: a node that is shut down
+    /// sends it to all processes, and waits for those that stay.
+    fn is_dismissed(&self) -> bool {
+        const SIZE: usize = size_of::<libc::signalfd_siginfo>();
+        let mut dismissed = false;
+        let mut information = [0; 8 * SIZE];
+        while let Ok(length @ 1..) = rustix::io::read(&self.signals, &mut information) {
+            // Each begins with the signal's number.
+            let mut numbers = information[..length].chunks(SIZE);
+            dismissed |= numbers.any(|one| one.starts_with(&libc::SIGTERM.to_ne_bytes()));
+        }
+        dismissed
+    }
+
     fn reap(&mut self) {
-        // One signal may stand for many children; so the signals themselves say nothing.
-        let mut discarded = [0; 1024];
-        while rustix::io::read(&self.signals, &mut discarded).is_ok_and(|length| length > 0) {}
+        // One signal may stand for many children; so the signals themselves say nothing of them.
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             if self.surroundings.init == Some(pid) {
                 self.surroundings.init = None;

@@ -99,11 +99,15 @@ impl Supervisor {
 
     /// Who waits for the end, once everything has come to it.
     pub(crate) fn is_over(&self) -> Option<Waiter> {
+        self.ending.filter(|_| self.is_idle())
+    }
+
+    /// Whether every container has ended, with all that belongs to its end.
+    pub(crate) fn is_idle(&self) -> bool {
         let over = |container: &Container| {
             matches!(container.stage, Stage::Exited(_)) && container.hooks.running.is_none()
         };
-        self.ending
-            .filter(|_| self.containers.values().all(over) && self.operations.is_empty())
+        self.containers.values().all(over) && self.operations.is_empty()
     }
 
     /// Whether the pod is being shut down.

@@ -29,8 +29,8 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use tokio::runtime;
 
-pub(crate) use connection::ConnectionArgs;
 use connection::{Client, Timeout};
+pub(crate) use connection::{ConnectionArgs, open};
 pub(crate) use failure::{fail, finish};
 
 /// How `run` ends where the runtime, not the command in the container, failed.

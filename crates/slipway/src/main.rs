@@ -3,7 +3,7 @@
 //!
 //! The daemon (`serve`) runs on all processors; a client command runs on one thread, so that it is
 //! there and gone within milliseconds.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod client;
 mod completions;
@@ -12,11 +12,13 @@ mod man;
 mod metrics;
 mod reload;
 mod serve;
+mod service_manager;
 
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
+use service_manager::ServiceManager;
 use tokio::runtime;
 
 const EXIT_CODES: &str = "\
@@ -75,17 +77,22 @@ fn main() -> ExitCode {
             .exit();
     }
     match cli.command {
-        Command::Serve(args) => runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .map_err(anyhow::Error::from)
-            .and_then(|runtime| runtime.block_on(serve::run(args)))
-            .map_or_else(|error| client::fail(&error, 1), |()| ExitCode::SUCCESS),
+        Command::Serve(args) => {
+            serve(args).map_or_else(|error| client::fail(&error, 1), |()| ExitCode::SUCCESS)
+        }
         Command::Client(command) => client::run(command, &cli.connection),
         Command::Config(args) => client::finish(args.run()),
         Command::Completions(args) => client::finish(args.run(Cli::command())),
         Command::Man(args) => client::finish(args.run(Cli::command())),
     }
+}
+
+fn serve(args: serve::ServeArgs) -> anyhow::Result<()> {
+    #[expect(unsafe_code, reason = "it changes the environment")]
+    // SAFETY: the runtime, which starts the first threads, is not there yet.
+    let manager = unsafe { ServiceManager::from_environment() }?;
+    let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve::run(args, manager))
 }
 
 #[cfg(test)]

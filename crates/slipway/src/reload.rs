@@ -8,6 +8,7 @@ use tokio::signal::unix::Signal;
 
 use crate::config::{Config, Loaded, changes};
 use crate::serve::{ServeArgs, SetLogLevel};
+use crate::service_manager::{ServiceManager, State};
 
 /// What a reload works on.
 pub(crate) struct Reload {
@@ -17,6 +18,7 @@ pub(crate) struct Reload {
     pub(crate) engine: Arc<Native>,
     pub(crate) streaming: Reloader,
     pub(crate) log: SetLogLevel,
+    pub(crate) manager: Arc<ServiceManager>,
 }
 
 impl Reload {
@@ -24,6 +26,7 @@ impl Reload {
     pub(crate) async fn follow(self, mut hangups: Signal) {
         let mut current = self.started.clone();
         while hangups.recv().await.is_some() {
+            self.manager.tell(State::Reloading);
             match self.once(&current).await {
                 Ok(new) => current = new,
                 Err(error) => tracing::error!(
@@ -31,6 +34,7 @@ impl Reload {
                     "the configuration is not reloaded, and stays what it was"
                 ),
             }
+            self.manager.tell(State::Ready);
         }
     }
 

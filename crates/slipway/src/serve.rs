@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
+use futures_util::TryFutureExt as _;
 use prometheus_client::registry::Registry;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,7 @@ use slipway_native::{Native, Settings};
 use slipway_streaming::Streaming;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, fmt, reload};
@@ -24,6 +26,7 @@ use tracing_subscriber::{EnvFilter, fmt, reload};
 use crate::config::Loaded;
 use crate::metrics;
 use crate::reload::Reload;
+use crate::service_manager::{ServiceManager, State};
 
 /// What `slipway serve` is told on its command line. Each flag is also a key of the configuration
 /// file, and wins over it.
@@ -108,12 +111,14 @@ pub(crate) enum LogLevel {
 
 /// Runs the daemon until it is told to stop by SIGTERM or SIGINT: calls that are under way are
 /// finished, pods go on. A second signal ends it at once.
-pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(args: ServeArgs, manager: ServiceManager) -> anyhow::Result<()> {
     let config = Loaded::new(&args)?.config;
     let log = start_log(config.log_format, config.log_level);
     // From here on it does not end the process.
     let hangups = signal(SignalKind::hangup())?;
     let socket = config.socket()?.to_owned();
+    let manager = Arc::new(manager);
+    manager.tell(State::Status("Looking for pods that were running"));
     let mut registry = Registry::default();
     let calls = CallMetrics::new(&mut registry);
     let native = Arc::new(
@@ -146,18 +151,31 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         engine: native,
         streaming: streaming.reloader(),
         log,
+        manager: Arc::clone(&manager),
     };
     tokio::spawn(reload.follow(hangups));
     let stop = stop_signal()?;
-    slipway_cri::serve(
+    let (stopping, stopped) = oneshot::channel::<()>();
+    let stop = async {
+        stop.await;
+        manager.tell(State::Stopping);
+        drop(stopping);
+    };
+    let server = slipway_cri::serve(
         listener,
         engine,
         streaming,
         env!("CARGO_PKG_VERSION"),
         calls,
         stop,
-    )
-    .await?;
+    );
+    let attended = async {
+        tokio::select! {
+            failed = manager.attend(&socket) => failed,
+            _ = stopped => Ok(()),
+        }
+    };
+    tokio::try_join!(server.map_err(anyhow::Error::from), attended)?;
     // Another daemon may have bound it anew only after this one's lock is gone.
     let _ = std::fs::remove_file(&socket);
     tracing::info!("slipway has stopped; pods go on");

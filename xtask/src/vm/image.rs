@@ -5,11 +5,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 
 use super::guest::{FILES, PACKAGES, RELEASE};
-use crate::cargo;
+use crate::{cargo, program};
 
 /// The size of the machine's disk in bytes, most of which are a hole.
 const DISK: u64 = 8 << 30;
@@ -67,7 +67,7 @@ fn key() -> String {
 
 fn make(directory: &Path) -> Result<()> {
     let root = directory.join("root");
-    execute(
+    program::run(
         Command::new("debootstrap")
             .arg("--variant=minbase")
             .arg(format!("--include={}", PACKAGES.join(",")))
@@ -83,7 +83,7 @@ fn make(directory: &Path) -> Result<()> {
         fs::write(&path, text)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(*mode))?;
     }
-    execute(
+    program::run(
         Command::new("chroot")
             .arg(&root)
             .args(["update-initramfs", "-u"]),
@@ -109,7 +109,7 @@ fn make(directory: &Path) -> Result<()> {
 /// Makes an ext4 file system with the contents of a directory.
 pub(super) fn file_system(contents: &Path, disk: &Path, label: &str, size: u64) -> Result<()> {
     fs::File::create(disk)?.set_len(size)?;
-    execute(
+    program::run(
         Command::new("mkfs.ext4")
             .args([
                 "-q",
@@ -124,21 +124,6 @@ pub(super) fn file_system(contents: &Path, disk: &Path, label: &str, size: u64) 
             ])
             .arg(contents)
             .arg(disk),
-    )
-}
-
-/// Runs a command and shows what it said if it fails.
-fn execute(command: &mut Command) -> Result<()> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .output()
-        .with_context(|| format!("cannot start {program}"))?;
-    ensure!(
-        output.status.success(),
-        "{program} ended with {}:\n{}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    )?;
     Ok(())
 }

@@ -221,7 +221,15 @@ fn follow(
         );
         Ok(())
     })?;
-    let line = expect_line(&mut lines, limit, "end its command")?;
+    let deadline = Instant::now() + limit;
+    let line = loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let line = expect_line(&mut lines, left, "end its command")?;
+        // A command may reboot the machine, and is then run once more.
+        if line != "up" {
+            break line;
+        }
+    };
     let code = line
         .strip_prefix("exit ")
         .and_then(|code| code.parse().ok());

@@ -4,6 +4,7 @@
 mod guest;
 mod image;
 mod machine;
+mod package;
 mod share;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use crate::prerequisites::{self, Needs};
 use crate::{build, cargo};
 use image::Image;
 use machine::Machine;
+pub(crate) use package::inside;
 use share::Share;
 
 /// What can be done with a virtual machine.
@@ -35,6 +37,9 @@ pub(crate) enum Action {
     Shell(MachineArguments),
     /// Run end-to-end tests in a machine
     Test(TestArguments),
+    /// Install, upgrade, remove and purge the Debian package in a machine that is also rebooted,
+    /// with pods running
+    Package(PackageArguments),
 }
 
 /// How a machine is made.
@@ -87,6 +92,17 @@ pub(crate) struct TestArguments {
     tests: Vec<String>,
 }
 
+/// How the package is tested.
+#[derive(Debug, Args)]
+pub(crate) struct PackageArguments {
+    #[command(flatten)]
+    machine: MachineArguments,
+
+    /// After how many seconds the machine is taken for hung
+    #[arg(long, default_value_t = 1200, value_name = "SECONDS")]
+    timeout: u64,
+}
+
 /// Carries out a command of `cargo xtask vm`.
 ///
 /// # Errors
@@ -114,6 +130,11 @@ pub(crate) fn run(action: Action) -> Result<ExitCode> {
             let mut share = Share::new()?;
             share.programs(&build::development()?)?;
             describe(Machine::new(&image), &arguments).shell(&share.into_disk()?)
+        }
+        Action::Package(arguments) => {
+            let mut share = Share::new()?;
+            package::prepare(&mut share, &build::development()?)?;
+            boot(&image, &arguments.machine, share, arguments.timeout)
         }
         Action::Test(arguments) => {
             let mut share = Share::new()?;

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 
 use super::image;
+use crate::directory;
 
 /// A disk in the making.
 #[derive(Debug)]
@@ -43,12 +44,17 @@ impl Share {
     /// Puts `slipway` and the shim beside it into `/share/bin`, without their symbols: they make
     /// up most of their size.
     pub(super) fn programs(&mut self, slipway: &Path) -> Result<()> {
-        fs::create_dir(self.contents("bin"))?;
-        strip(slipway, &self.contents("bin/slipway"))?;
-        strip(
-            &slipway.with_file_name("slipway-shim"),
-            &self.contents("bin/slipway-shim"),
-        )
+        self.program(slipway)?;
+        self.program(&slipway.with_file_name("slipway-shim"))
+    }
+
+    /// Puts a program into `/share/bin`, without its symbols.
+    pub(super) fn program(&mut self, program: &Path) -> Result<()> {
+        let name = program
+            .file_name()
+            .with_context(|| format!("{} has no name", program.display()))?;
+        fs::create_dir_all(self.contents("bin"))?;
+        strip(program, &self.contents("bin").join(name))
     }
 
     /// Puts a test program into `/share/tests`.
@@ -88,7 +94,7 @@ impl Share {
     pub(super) fn into_disk(self) -> Result<Disk> {
         let path = self.directory.path().join("share.img");
         let contents = self.contents("");
-        let size = size_of(&contents)?;
+        let size = directory::size(&contents)?;
         // Half as much again, for what the file system itself takes.
         let size = (size + size / 2 + (16 << 20)).next_multiple_of(1 << 20);
         image::file_system(&contents, &path, "share", size)?;
@@ -99,7 +105,8 @@ impl Share {
     }
 }
 
-fn strip(from: &Path, to: &Path) -> Result<()> {
+/// Copies a program without its symbols.
+pub(super) fn strip(from: &Path, to: &Path) -> Result<()> {
     let status = Command::new("strip")
         .arg("-o")
         .arg(to)
@@ -108,20 +115,6 @@ fn strip(from: &Path, to: &Path) -> Result<()> {
         .context("cannot start strip")?;
     ensure!(status.success(), "{} cannot be stripped", from.display());
     Ok(())
-}
-
-fn size_of(directory: &Path) -> Result<u64> {
-    let mut sum = 0;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        sum += if metadata.is_dir() {
-            size_of(&entry.path())?
-        } else {
-            metadata.len()
-        };
-    }
-    Ok(sum)
 }
 
 /// One word of sh(1).

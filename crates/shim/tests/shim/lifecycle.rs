@@ -306,6 +306,27 @@ async fn a_shim_that_shuts_down_kills_and_records() {
 }
 
 #[tokio::test]
+async fn a_shim_that_is_dismissed_ends_with_its_last_container() {
+    let mut scene = Scene::new().await;
+    scene.start("one", &["sleep", "1000"]).await;
+    let pid = rustix::process::Pid::from_raw(scene.shim.pid()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    // Whoever asks after the signal is still answered: the container runs.
+    assert_eq!(scene.shim.list().await.unwrap().len(), 1);
+    scene.shim.kill("one", libc::SIGKILL, false).await.unwrap();
+    assert!(matches!(scene.event().await, Event::Exited(_)));
+    assert_eq!(scene.events.recv().await, None);
+    assert!(!scene.path("shim.sock").exists());
+    let phase = scene.state("one").unwrap().phase;
+    assert!(matches!(phase, Phase::Exited { .. }), "{phase:?}");
+
+    let mut idle = Scene::new().await;
+    let pid = rustix::process::Pid::from_raw(idle.shim.pid()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(idle.events.recv().await, None);
+}
+
+#[tokio::test]
 async fn a_daemon_that_comes_back_finds_everything() {
     let mut scene = Scene::new().await;
     scene.start("one", &["sleep", "1000"]).await;

@@ -115,15 +115,7 @@ impl Client {
     /// Connects to the runtime. The error says why it cannot be reached and what to do.
     pub(super) async fn connect(args: &ConnectionArgs, limits: Timeout) -> anyhow::Result<Self> {
         let Endpoint(path) = args.endpoint()?;
-        let socket = path.clone();
-        // The URI becomes the requests' :authority and has no other use: the connector knows the
-        // socket.
-        let channel = transport::Endpoint::from_static("http://localhost")
-            .connect_timeout(CONNECT_TIMEOUT)
-            .connect_with_connector(service_fn(move |_| {
-                let socket = socket.clone();
-                async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-            }))
+        let channel = open(&path)
             .await
             .map_err(|error| unreachable_socket(&path, &error))?;
         Ok(Self {
@@ -158,6 +150,20 @@ impl Client {
         }
         request
     }
+}
+
+/// Connects to a socket.
+pub(crate) async fn open(socket: &Path) -> Result<Channel, transport::Error> {
+    let socket = socket.to_owned();
+    // The URI becomes the requests' :authority and has no other use: the connector knows the
+    // socket.
+    transport::Endpoint::from_static("http://localhost")
+        .connect_timeout(CONNECT_TIMEOUT)
+        .connect_with_connector(service_fn(move |_| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        }))
+        .await
 }
 
 fn unreachable_socket(path: &Path, error: &transport::Error) -> anyhow::Error {

@@ -21,6 +21,7 @@ mod log;
 mod metrics;
 mod mount;
 mod namespace;
+mod notify;
 mod pod;
 mod pod_cidr;
 mod resource;

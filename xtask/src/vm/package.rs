@@ -1,0 +1,40 @@
+//! The Debian package's life on a node, in a machine: installed, upgraded, rebooted, removed and
+//! purged, with pods running.
+
+mod life;
+mod node;
+
+use std::path::Path;
+
+use anyhow::Result;
+use tempfile::TempDir;
+
+use super::share::{self, Share};
+use crate::dist;
+
+pub(crate) use life::inside;
+
+/// The versions that are installed, the second one over the first.
+const VERSIONS: [&str; 2] = ["0.0.1", "0.0.2"];
+
+/// Puts packages of these programs into the share, and this program, which goes on in the machine.
+pub(super) fn prepare(share: &mut Share, slipway: &Path) -> Result<()> {
+    // Without symbols, as they are published.
+    let programs = TempDir::new()?;
+    for name in ["slipway", "slipway-shim"] {
+        share::strip(&slipway.with_file_name(name), &programs.path().join(name))?;
+    }
+    let packages = TempDir::new()?;
+    for version in VERSIONS {
+        let slipway = programs.path().join("slipway");
+        share.add(&dist::debian(&slipway, version, packages.path())?)?;
+    }
+    // Not this very file: the build may have replaced it.
+    share.program(&slipway.with_file_name("xtask"))?;
+    share.command(&["/share/bin/xtask", "inside"].map(str::to_owned))
+}
+
+/// Where such a package is in the machine.
+fn package(version: &str) -> String {
+    format!("/share/slipway_{version}_amd64.deb")
+}
