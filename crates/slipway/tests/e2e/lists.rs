@@ -10,7 +10,9 @@ use slipway_cri_api::v1::{
     ContainerFilter, ContainerState, ContainerStateValue, ContainerStatsFilter,
     ListContainerStatsRequest, ListContainersRequest, ListImagesRequest, ListPodSandboxRequest,
     ListPodSandboxStatsRequest, NamespaceMode, PodSandboxConfig, PodSandboxFilter, PodSandboxState,
-    PodSandboxStateValue, StatusRequest,
+    PodSandboxStateValue, PodSandboxStats, StatusRequest, StreamContainerStatsRequest,
+    StreamContainersRequest, StreamImagesRequest, StreamPodSandboxMetricsRequest,
+    StreamPodSandboxStatsRequest, StreamPodSandboxesRequest,
 };
 use slipway_testbed::{Cri, Node, eventually, pod};
 
@@ -359,5 +361,109 @@ async fn labels_and_annotations_are_kept_to_the_byte() {
         });
         assert_eq!(found.await.unwrap().into_inner().items.len(), 1);
     }
+    node.finish().await.unwrap();
+}
+
+/// The messages of a stream, each as how `items` reads it.
+async fn messages<M, T>(
+    answer: Result<tonic::Response<tonic::Streaming<M>>, tonic::Status>,
+    items: fn(M) -> Vec<T>,
+) -> Vec<Vec<T>> {
+    let mut stream = answer.unwrap().into_inner();
+    let mut messages = Vec::new();
+    while let Some(message) = stream.message().await.unwrap() {
+        messages.push(items(message));
+    }
+    messages
+}
+
+#[tokio::test]
+async fn lists_come_in_several_messages_with_the_same_filters() {
+    let (node, image) = node().await;
+    let cri = node.cri();
+    let (mut runtime, mut images) = (cri.runtime(), cri.images());
+    assert!(
+        messages(
+            runtime
+                .stream_containers(StreamContainersRequest::default())
+                .await,
+            |message| message.containers
+        )
+        .await
+        .is_empty()
+    );
+    let mut ids = Vec::new();
+    for name in ["one", "two", "three"] {
+        let mut config = on_the_nodes_network(node.pod(name));
+        config.labels = labels(&[("name", name)]);
+        // Two of them are more than one message holds.
+        let large = labels(&[("large", &"x".repeat(600 << 10))]);
+        config.annotations.clone_from(&large);
+        let pod_id = cri.run_pod(&config).await.unwrap();
+        let mut container = pod::sleeper("main", &image);
+        container.labels.clone_from(&config.labels);
+        container.annotations = large;
+        let id = cri.launch(&pod_id, &config, &container).await.unwrap();
+        ids.push((pod_id, id));
+    }
+
+    let pods = runtime.stream_pod_sandboxes(StreamPodSandboxesRequest::default());
+    let pods = messages(pods.await, |message| message.pod_sandboxes).await;
+    assert_eq!(pods.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!(pods.concat(), cri.pods().await.unwrap());
+    let filter = PodSandboxFilter {
+        label_selector: labels(&[("name", "two")]),
+        ..Default::default()
+    };
+    let filter = Some(filter);
+    let pods = runtime.stream_pod_sandboxes(StreamPodSandboxesRequest { filter });
+    let pods = messages(pods.await, |message| message.pod_sandboxes).await;
+    assert_eq!(pods.concat().len(), 1);
+    assert_eq!(pods[0][0].id, ids[1].0);
+
+    let containers = runtime.stream_containers(StreamContainersRequest::default());
+    let containers = messages(containers.await, |message| message.containers).await;
+    assert_eq!(containers.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!(containers.concat(), cri.containers().await.unwrap());
+
+    let of_two = ContainerStatsFilter {
+        pod_sandbox_id: ids[1].0.clone(),
+        ..Default::default()
+    };
+    let filter = Some(of_two);
+    let stats = runtime.stream_container_stats(StreamContainerStatsRequest { filter });
+    let stats = messages(stats.await, |message| message.container_stats).await;
+    let [stats] = &stats.concat()[..] else {
+        panic!("{stats:?}")
+    };
+    assert_eq!(stats.attributes.as_ref().unwrap().id, ids[1].1);
+    assert!(stats.memory.is_some(), "{stats:?}");
+
+    let stats = runtime.stream_pod_sandbox_stats(StreamPodSandboxStatsRequest::default());
+    let stats = messages(stats.await, |message| message.pod_sandbox_stats).await;
+    let of = |stats: &PodSandboxStats| stats.attributes.clone().unwrap().id;
+    let told: Vec<_> = stats.concat().iter().map(of).collect();
+    let listed: Vec<_> = cri
+        .pods()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|pod| pod.id)
+        .collect();
+    assert_eq!(told, listed);
+
+    let metrics = runtime.stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest::default());
+    let metrics = messages(metrics.await, |message| message.pod_sandbox_metrics).await;
+    let told: Vec<_> = metrics
+        .concat()
+        .into_iter()
+        .map(|pod| pod.pod_sandbox_id)
+        .collect();
+    assert_eq!(told, listed);
+
+    let streamed = images.stream_images(StreamImagesRequest::default()).await;
+    let streamed = messages(streamed, |message| message.images).await;
+    let listed = images.list_images(ListImagesRequest::default()).await;
+    assert_eq!(streamed.concat(), listed.unwrap().into_inner().images);
     node.finish().await.unwrap();
 }
