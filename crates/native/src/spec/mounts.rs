@@ -25,15 +25,11 @@ pub(super) fn check(mounts: &[Request]) -> Result<()> {
                 mount.propagation
             )));
         };
+        // Without an image its sub path says nothing: a kubelet sets it on every mount of a sub path in
+        // a pod that has an image volume, and has resolved that in the host path already.
         if let Some(image) = &mount.image {
             check_image_volume(mount, image, propagation)?;
             continue;
-        }
-        if !mount.image_sub_path.is_empty() {
-            return Err(Error::invalid(format!(
-                "Mount.image_sub_path {:?} of {target:?} belongs to Mount.image, which is not set",
-                mount.image_sub_path
-            )));
         }
         if !Path::new(&mount.host_path).is_absolute() {
             return Err(Error::invalid(format!(
