@@ -311,43 +311,6 @@ pub(crate) fn merged(
     }
 }
 
-/// What a pod's own cgroup is limited to: what its containers may use together, and the overhead.
-/// Where nothing limits the containers, nothing limits the pod.
-pub(crate) fn of_pod(
-    resources: Option<&LinuxContainerResources>,
-    overhead: Option<&LinuxContainerResources>,
-) -> Resources {
-    let Some(resources) = resources else {
-        return Resources::default();
-    };
-    let overhead = overhead.cloned().unwrap_or_default();
-    let sum = |own: i64, more: i64| {
-        if own > 0 {
-            own.saturating_add(more.max(0))
-        } else {
-            own
-        }
-    };
-    let mut both = resources.clone();
-    both.cpu_shares = sum(resources.cpu_shares, overhead.cpu_shares).min(*SHARES.end());
-    both.memory_limit_in_bytes = sum(
-        resources.memory_limit_in_bytes,
-        overhead.memory_limit_in_bytes,
-    );
-    both.memory_swap_limit_in_bytes = sum(
-        resources.memory_swap_limit_in_bytes,
-        overhead.memory_limit_in_bytes,
-    );
-    // Quotas are of a period, and the two may have different ones.
-    let period = |period: i64| if period > 0 { period } else { 100_000 };
-    let more = overhead
-        .cpu_quota
-        .saturating_mul(period(resources.cpu_period))
-        / period(overhead.cpu_period);
-    both.cpu_quota = sum(resources.cpu_quota, more);
-    limits(&both)
-}
-
 /// The kernel's refusal of a limit, by the field that asked for it.
 pub(crate) fn refused(at: &str, error: CreateError) -> Error {
     let error = match error {
@@ -566,34 +529,6 @@ mod tests {
                 (memory, both)
             );
         }
-    }
-
-    #[test]
-    fn a_pod_may_use_what_its_containers_may_and_its_overhead() {
-        let resources = LinuxContainerResources {
-            cpu_shares: 1024,
-            cpu_quota: 50_000,
-            cpu_period: 100_000,
-            memory_limit_in_bytes: 100,
-            memory_swap_limit_in_bytes: 100,
-            ..Default::default()
-        };
-        let overhead = LinuxContainerResources {
-            cpu_shares: 10,
-            cpu_quota: 1000,
-            cpu_period: 50_000,
-            memory_limit_in_bytes: 28,
-            ..Default::default()
-        };
-        let limits = of_pod(Some(&resources), Some(&overhead));
-        assert_eq!(limits.cpu_shares, Some(1034));
-        assert_eq!(limits.cpu_quota, Some(52_000));
-        assert_eq!(limits.memory_limit, Some(128));
-        assert_eq!(limits.memory_swap_limit, Some(128));
-        assert_eq!(of_pod(None, Some(&overhead)), Resources::default());
-        let unlimited = LinuxContainerResources::default();
-        let limits = of_pod(Some(&unlimited), Some(&overhead));
-        assert_eq!((limits.memory_limit, limits.cpu_quota), (None, None));
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
-use slipway_cgroup::{CgroupPath, Resources};
+use slipway_cgroup::CgroupPath;
 use slipway_cri_api::v1::{self, ContainerEventType, DnsConfig, NamespaceMode, PodSandboxConfig};
 use slipway_engine::{ContainerExit, ContainerState, Error, PodName, Result, new_id};
 use slipway_network::{Attachment, Dns, PortMapping, Protocol};
@@ -116,20 +116,12 @@ async fn build(node: &Arc<Node>, record: &mut PodRecord, cgroup: &CgroupPath) ->
         user.as_ref().and_then(UserMappings::root),
     );
     let (cgroups, parent) = (Arc::clone(&node.cgroups), cgroup.clone());
-    let cgroup = node.hierarchy.open(cgroup);
-    let limits = update::pod_limits(&record.config);
     blocking::run(move || {
         let (directory, hostname, dns, owner) = files;
         write_files(&directory, &hostname, dns.as_ref(), owner).map_err(|error| {
             Error::internal(format!("{} cannot be made: {error}", directory.display()))
         })?;
-        cgroups.create_parent(&parent)?;
-        match limits {
-            Some(limits) => cgroups
-                .update(&cgroup, &Resources::default(), &limits)
-                .map_err(|error| resources::refused("LinuxPodSandboxConfig.resources", error)),
-            None => Ok(()),
-        }
+        cgroups.create_parent(&parent)
     })
     .await?;
 

@@ -19,7 +19,6 @@ use slipway_engine::{ContainerState, Error, Result};
 
 use crate::cgroups::Cgroups;
 use crate::node::Node;
-use crate::pod::Pod;
 use crate::store::{ContainerUpdate, PodRecord, PodUpdate};
 use crate::{blocking, failure, lifecycle, resources};
 
@@ -220,9 +219,9 @@ fn set_score_of_execs(path: &Path, score: i64) -> io::Result<()> {
     fs::rename(&temporary, path)
 }
 
-/// Records what a pod and its containers may use, and sets the limits of its cgroup where that is
-/// Slipway's own: a cgroup that was named in `cgroup_parent` belongs to the kubelet, which limits it
-/// itself.
+/// Records what a pod and its containers may use. It limits nothing: a kubelet limits its own
+/// cgroups itself, and what it says here is the sum of those containers that have limits, which is
+/// no limit of the others.
 pub(crate) async fn pod(node: &Arc<Node>, request: UpdatePodSandboxResourcesRequest) -> Result<()> {
     let UpdatePodSandboxResourcesRequest {
         pod_sandbox_id,
@@ -246,9 +245,6 @@ pub(crate) async fn pod(node: &Arc<Node>, request: UpdatePodSandboxResourcesRequ
         overhead: overhead.or(now.overhead.clone()),
         resources: resources.or(now.resources.clone()),
     };
-    if !names_parent(&pod.record.config) {
-        limit(node, &pod, &now, &changed).await?;
-    }
     let record = PodRecord {
         update: Some(changed.clone()),
         ..pod.record.clone()
@@ -256,34 +252,6 @@ pub(crate) async fn pod(node: &Arc<Node>, request: UpdatePodSandboxResourcesRequ
     node.store.put_pod(record).await?;
     pod.set_resources(changed);
     Ok(())
-}
-
-async fn limit(node: &Node, pod: &Pod, now: &PodUpdate, changed: &PodUpdate) -> Result<()> {
-    let limits_of =
-        |update: &PodUpdate| resources::of_pod(update.resources.as_ref(), update.overhead.as_ref());
-    let now = limits_of(now);
-    let limits = lifted(&now, limits_of(changed));
-    let cgroup = node.hierarchy.open(&pod.cgroup);
-    let cgroups = Arc::clone(&node.cgroups);
-    blocking::run(move || {
-        cgroups.update(&cgroup, &now, &limits).map_err(|error| {
-            resources::refused("UpdatePodSandboxResourcesRequest.resources", error)
-        })
-    })
-    .await
-}
-
-/// The new limits, with those that are not asked for any more taken away.
-fn lifted(now: &Resources, mut new: Resources) -> Resources {
-    let unlimited = |now: Option<i64>, new: &mut Option<i64>| {
-        if now.is_some() && new.is_none() {
-            *new = Some(-1);
-        }
-    };
-    unlimited(now.cpu_quota, &mut new.cpu_quota);
-    unlimited(now.memory_limit, &mut new.memory_limit);
-    unlimited(now.memory_swap_limit, &mut new.memory_swap_limit);
-    new
 }
 
 /// Whether somebody else has named the pod's cgroup, who then limits and removes it.
@@ -294,48 +262,9 @@ pub(crate) fn names_parent(config: &PodSandboxConfig) -> bool {
         .is_some_and(|linux| !linux.cgroup_parent.is_empty())
 }
 
-/// The limits of a pod's cgroup; none where it is not Slipway's to limit.
-pub(crate) fn pod_limits(config: &PodSandboxConfig) -> Option<Resources> {
-    if names_parent(config) {
-        return None;
-    }
-    let linux = config.linux.as_ref()?;
-    Some(resources::of_pod(
-        linux.resources.as_ref(),
-        linux.overhead.as_ref(),
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_limit_that_is_not_asked_for_any_more_is_taken_away() {
-        let now = Resources {
-            cpu_quota: Some(1000),
-            memory_limit: Some(100),
-            memory_swap_limit: Some(100),
-            ..Resources::default()
-        };
-        let new = Resources {
-            memory_limit: Some(50),
-            ..Resources::default()
-        };
-        let limits = lifted(&now, new);
-        assert_eq!(
-            (
-                limits.cpu_quota,
-                limits.memory_limit,
-                limits.memory_swap_limit
-            ),
-            (Some(-1), Some(50), Some(-1))
-        );
-        assert_eq!(
-            lifted(&Resources::default(), Resources::default()),
-            Resources::default()
-        );
-    }
 
     #[test]
     fn execs_get_the_new_score_and_all_else_stays() {
