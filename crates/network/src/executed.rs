@@ -27,10 +27,12 @@ const KEPT: usize = 1 << 20;
 /// For plugins that run others (iptables) when the daemon itself was started without a `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Held while `portmap` adds. It looks whether its chains are there and makes them if not, so that
-/// of two that do so at once on a new node one fails with "File exists"; and all of them wait for
-/// the packet filter's one lock anyway.
-static PORTMAP: Mutex<()> = Mutex::new(());
+/// The plugins that look whether their chains are there and make them if not, so that of two that
+/// do so at once on a new node one fails with "File exists".
+const MAKERS_OF_CHAINS: [&str; 2] = ["firewall", "portmap"];
+
+/// Held while one of them adds; they wait for the packet filter's one lock anyway.
+static CHAINS: Mutex<()> = Mutex::new(());
 
 pub(crate) struct Executed {
     path: PathBuf,
@@ -56,8 +58,9 @@ impl Executed {
     }
 
     pub(crate) fn call(&self, call: &Call<'_>) -> Result<Value, PluginFailure> {
-        let alone = call.command == Command::Add && self.path.ends_with("portmap");
-        let _alone = alone.then(|| PORTMAP.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut makers = MAKERS_OF_CHAINS.iter();
+        let alone = call.command == Command::Add && makers.any(|maker| self.path.ends_with(maker));
+        let _alone = alone.then(|| CHAINS.lock().unwrap_or_else(PoisonError::into_inner));
         let outcome = self.run(call).map_err(|source| PluginFailure::NotRun {
             path: self.path.clone(),
             source,
