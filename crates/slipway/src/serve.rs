@@ -233,7 +233,7 @@ fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
             )
         }
         Ok(_) if std::os::unix::net::UnixStream::connect(socket).is_ok() => bail!(
-            "somebody answers on {} already; stop him or choose another --listen",
+            "another process answers on {} already; stop it or choose another --listen",
             socket.display()
         ),
         Ok(_) => std::fs::remove_file(socket)

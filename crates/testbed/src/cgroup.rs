@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::{mount, process, wait};
 
 /// Where cgroup hierarchies (version 1 and 2) are mounted.
-fn hierarchies() -> Vec<PathBuf> {
+pub(crate) fn hierarchies() -> Vec<PathBuf> {
     let points: BTreeSet<_> = mount::all()
         .into_iter()
         .filter(|mount| mount.kind == "cgroup" || mount.kind == "cgroup2")
@@ -29,8 +29,8 @@ pub(crate) fn of_systemd() -> Option<PathBuf> {
     own.join("cgroup.procs").exists().then_some(own)
 }
 
-/// The directories of cgroup `parent` (absolute, as CRI's `cgroup_parent`) that exist.
-fn roots(parent: &str) -> Vec<PathBuf> {
+/// The directories of cgroup `parent` (from the root, as CRI's `cgroup_parent`) that exist.
+pub(crate) fn roots(parent: &str) -> Vec<PathBuf> {
     hierarchies()
         .into_iter()
         .map(|hierarchy| hierarchy.join(parent.trim_start_matches('/')))

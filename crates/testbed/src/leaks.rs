@@ -22,7 +22,7 @@ pub enum Leak {
     Interface(String),
     /// A packet filter rule that names the node's network or an address of it.
     FilterRule(String),
-    /// A cgroup below the node's parent.
+    /// A cgroup below the node's parent, or below its slice.
     Cgroup(PathBuf),
     /// A pod's or a container's directory, or a cached CNI result.
     Directory(PathBuf),
@@ -55,8 +55,10 @@ pub fn snapshot(scratch: &Scratch) -> BTreeSet<Leak> {
     let rules = cni::rules(scratch.number())
         .into_iter()
         .map(Leak::FilterRule);
-    let cgroups = cgroup::below(&scratch.cgroup_parent())
-        .into_iter()
+    let cgroups = [scratch.cgroup_parent(), scratch.slice()];
+    let cgroups = cgroups
+        .iter()
+        .flat_map(|parent| cgroup::below(parent))
         .map(Leak::Cgroup);
     let directories = [
         daemon::state(scratch).join("pods"),

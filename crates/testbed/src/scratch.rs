@@ -98,6 +98,12 @@ impl Scratch {
         cgroup_parent(self.number)
     }
 
+    /// The parent of all cgroups of this node's pods with the systemd driver, a slice's name. Its
+    /// pods may name any slice below it.
+    pub fn slice(&self) -> String {
+        slice(self.number)
+    }
+
     /// A host port that no other living test node uses (40 to each).
     ///
     /// # Panics
@@ -132,6 +138,10 @@ fn cgroup_parent(number: u16) -> String {
     format!("/slipway-test-{number}")
 }
 
+fn slice(number: u16) -> String {
+    format!("slwtest{number}.slice")
+}
+
 /// Makes the base directory, or sees to it that the one there is ours: `/var/tmp` is everybody's.
 fn make_base() -> Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(BASE) {
@@ -161,7 +171,9 @@ fn sweep_the_dead() {
 /// Ends everything that hangs on a number. The caller holds its lock.
 fn sweep(number: u16, path: &Path) {
     process::kill_all(path);
-    cgroup::kill_and_remove(&cgroup_parent(number));
+    for parent in [cgroup_parent(number), slice(number)] {
+        cgroup::kill_and_remove(&parent);
+    }
     mount::unmount_below(path);
     cni::remove_traces(number);
     // A process that is just ending may still write a last file into a directory being removed.
@@ -242,6 +254,12 @@ mod tests {
     fn what_a_killed_owner_left_is_swept() {
         let scratch = Scratch::new().unwrap();
         let path = scratch.path().to_owned();
+        let parents = [scratch.cgroup_parent(), scratch.slice()];
+        for parent in &parents {
+            let root = cgroup::hierarchies().remove(0);
+            fs::create_dir_all(root.join(parent.trim_start_matches('/')).join("below")).unwrap();
+            assert_eq!(cgroup::below(parent).len(), 1);
+        }
         let mut command = std::process::Command::new("sleep");
         let child = process::Process::spawn(&scratch, "sleep", command.arg("1000")).unwrap();
         let pid = child.pid();
@@ -250,5 +268,8 @@ mod tests {
         sweep(scratch.number(), &path);
         assert_eq!(process::start_time(pid), None);
         assert!(!path.exists());
+        for parent in &parents {
+            assert!(cgroup::roots(parent).is_empty(), "{parent}");
+        }
     }
 }

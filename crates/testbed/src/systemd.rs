@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,7 +26,8 @@ const OBJECT: &str = "/org/freedesktop/systemd1";
 /// The properties of a unit, as D-Bus's tools write their values.
 pub type Properties = BTreeMap<String, String>;
 
-/// The stand-in. It ends when it is dropped, and removes the cgroups of units that are left.
+/// The stand-in. It ends when it is dropped; the cgroups of units that are left go with the scratch
+/// directory, as those do that a killed test leaves.
 #[derive(Debug)]
 pub struct FakeSystemd {
     units: Arc<Units>,
@@ -40,7 +42,7 @@ struct Units {
     known: Mutex<BTreeMap<String, Unit>>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Unit {
     directory: PathBuf,
     properties: Properties,
@@ -87,16 +89,31 @@ impl FakeSystemd {
         let known = self.units.known();
         known.get(unit).map(|unit| unit.properties.clone())
     }
+
+    /// Removes a slice from every hierarchy, as a kubelet does with a pod's once the pod is gone.
+    ///
+    /// # Errors
+    /// When something is left in it.
+    pub fn remove(&self, slice: &str) -> Result<()> {
+        self.units.stop(slice);
+        let directory = self.units.directory(slice, &Properties::new());
+        let path = directory.strip_prefix(&self.units.hierarchy)?;
+        for hierarchy in cgroup::hierarchies() {
+            match fs::remove_dir(hierarchy.join(path)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error)
+                        .with_context(|| format!("{slice} in {}", hierarchy.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Drop for FakeSystemd {
     fn drop(&mut self) {
         self.serving.abort();
-        let mut left: Vec<_> = self.units.known().values().cloned().collect();
-        left.sort_by_key(|unit| std::cmp::Reverse(unit.directory.components().count()));
-        for unit in left {
-            let _ = fs::remove_dir(unit.directory);
-        }
     }
 }
 

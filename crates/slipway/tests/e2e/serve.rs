@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output};
 
@@ -84,6 +84,11 @@ async fn a_second_daemon_on_one_directory_is_refused_and_nobody_else_looks_in() 
         let words = ["another slipway", shared.to_str().unwrap()];
         refuses_to_start(&serve(&arguments, |_| {}), &words);
     }
+    // By this the package's scripts know of a daemon that systemd does not.
+    let inode = std::fs::metadata(root.join("lock")).unwrap().ino();
+    let locks = std::fs::read_to_string("/proc/locks").unwrap();
+    let held = |line: &str| line.contains("POSIX ") && line.contains(&format!(":{inode} "));
+    assert!(locks.lines().any(held), "{locks}");
     // Configurations hold secrets, and layers programs that run as their owner.
     for directory in [root, state] {
         let mode = std::fs::metadata(&directory).unwrap().permissions().mode();
