@@ -9,11 +9,11 @@ use serde::Serialize;
 use slipway_cri_api::v1::{
     ListContainerStatsRequest, ListPodSandboxStatsRequest, NamespaceMode, PodSandboxConfig,
 };
-use slipway_testbed::{Cni, Cri, Image, Registry, Scratch, pod};
+use slipway_testbed::{Cri, Image, Scratch, pod};
 use tokio::task::JoinSet;
 
 use super::statistics::Statistics;
-use super::subject::{self, Subject};
+use super::subject::{Ground, Subject};
 use super::{Lists, progress};
 use crate::table::Table;
 
@@ -90,16 +90,15 @@ struct Timed {
 /// # Errors
 /// With the first call that fails, and the end of the log of the daemon that it was made to.
 pub(crate) async fn measure(options: &Lists, slipway: Option<PathBuf>) -> Result<Report> {
-    let scratch = Scratch::new()?;
-    let registry = Registry::start(&scratch).await?;
-    let cni = Cni::new(&scratch)?;
-    let image = registry
+    let ground = Ground::new().await?;
+    let image = ground
+        .registry
         .push("busybox:1", &Image::busybox())
         .await?
         .reference;
     let pods = usize::from(options.number);
     let mut runtimes = Vec::new();
-    for subject in subject::start(&options.contest, slipway, &cni, &registry).await? {
+    for subject in ground.start(&options.contest, slipway).await? {
         let measured = of_subject(&subject, &image, pods, usize::from(options.calls)).await;
         runtimes.push(measured.map_err(|error| subject.explain(error))?);
     }

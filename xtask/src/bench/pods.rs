@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use slipway_testbed::{Cni, Image, Registry, Scratch};
+use slipway_testbed::Image;
 
 use super::cycle::{Call, Life, advance};
 use super::report::{Figures, Report, operations};
-use super::subject::{self, Subject};
+use super::subject::{Ground, Subject};
 use super::{Pods, memory, progress};
 
 /// Measures all runtimes in rounds, and then their memory one after the other.
@@ -16,14 +16,13 @@ use super::{Pods, memory, progress};
 /// With the first call that fails, and the end of the log of the daemon that it was made to.
 pub(crate) async fn measure(options: &Pods, slipway: Option<PathBuf>) -> Result<Report> {
     let parallel = usize::from(options.parallel);
-    let scratch = Scratch::new()?;
-    let registry = Registry::start(&scratch).await?;
-    let cni = Cni::new(&scratch)?;
-    let image = registry
+    let ground = Ground::new().await?;
+    let image = ground
+        .registry
         .push("busybox:1", &Image::busybox())
         .await?
         .reference;
-    let subjects = subject::start(&options.contest, slipway, &cni, &registry).await?;
+    let subjects = ground.start(&options.contest, slipway).await?;
     for subject in &subjects {
         subject
             .runtime

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use serde::Serialize;
 use slipway_cri_api::v1::{ImageSpec, RemoveImageRequest};
-use slipway_testbed::{Cni, Image, Layer, Registry, Scratch};
+use slipway_testbed::{Image, Layer};
 
 use super::report::ratio;
 use super::statistics::Statistics;
-use super::subject::{self, Subject};
+use super::subject::{Ground, Subject};
 use super::{Pull, progress};
 use crate::table::Table;
 
@@ -42,13 +42,12 @@ pub(crate) struct Figures {
 /// # Errors
 /// With the first call that fails, and the end of the log of the daemon that it was made to.
 pub(crate) async fn measure(options: &Pull, slipway: Option<PathBuf>) -> Result<Report> {
-    let scratch = Scratch::new()?;
-    let registry = Registry::start(&scratch).await?;
-    let cni = Cni::new(&scratch)?;
-    let pushed = registry
+    let ground = Ground::new().await?;
+    let pushed = ground
+        .registry
         .push("large:1", &image(u64::from(options.size) << 20))
         .await?;
-    let subjects = subject::start(&options.contest, slipway, &cni, &registry).await?;
+    let subjects = ground.start(&options.contest, slipway).await?;
     let mut times: Vec<Vec<Duration>> = subjects.iter().map(|_| Vec::new()).collect();
     let rounds = usize::from(options.number);
     for number in 0..rounds {

@@ -56,27 +56,45 @@ impl Subject {
     }
 }
 
-/// Starts Slipway, unless `slipway` is `None`, and then the peer if there is one; on one network.
-///
-/// # Errors
-/// When a daemon does not come up; with its log.
-pub(crate) async fn start(
-    contest: &Contest,
-    slipway: Option<PathBuf>,
-    cni: &Cni,
-    registry: &Registry,
-) -> Result<Vec<Subject>> {
-    let mut subjects = Vec::new();
-    if let Some(binary) = slipway {
-        let daemon = Daemon::builder(&Scratch::new()?, cni)
-            .binary(binary)
-            .start()
-            .await?;
-        subjects.push(Subject::new("slipway", Server::Slipway(daemon)).await?);
+/// What runtimes are measured on: a registry and a network that all of them use.
+pub(crate) struct Ground {
+    pub(crate) registry: Registry,
+    cni: Cni,
+}
+
+impl Ground {
+    /// # Errors
+    /// When the registry does not start.
+    pub(crate) async fn new() -> Result<Self> {
+        let scratch = Scratch::new()?;
+        Ok(Self {
+            registry: Registry::start(&scratch).await?,
+            cni: Cni::new(&scratch)?,
+        })
     }
-    if contest.against == Some(Peer::Containerd) {
-        let containerd = Containerd::start(&Scratch::new()?, cni, registry).await?;
-        subjects.push(Subject::new("containerd", Server::Containerd(containerd)).await?);
+
+    /// Starts Slipway, unless `slipway` is `None`, and then the peer if there is one.
+    ///
+    /// # Errors
+    /// When a daemon does not come up; with its log.
+    pub(crate) async fn start(
+        &self,
+        contest: &Contest,
+        slipway: Option<PathBuf>,
+    ) -> Result<Vec<Subject>> {
+        let mut subjects = Vec::new();
+        if let Some(binary) = slipway {
+            let daemon = Daemon::builder(&Scratch::new()?, &self.cni)
+                .binary(binary)
+                .start()
+                .await?;
+            subjects.push(Subject::new("slipway", Server::Slipway(daemon)).await?);
+        }
+        if contest.against == Some(Peer::Containerd) {
+            let scratch = Scratch::new()?;
+            let containerd = Containerd::start(&scratch, &self.cni, &self.registry).await?;
+            subjects.push(Subject::new("containerd", Server::Containerd(containerd)).await?);
+        }
+        Ok(subjects)
     }
-    Ok(subjects)
 }

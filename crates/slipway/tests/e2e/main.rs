@@ -7,6 +7,7 @@
 
 mod authority;
 mod cdi;
+mod cgroup_driver;
 mod checkpoint;
 mod client;
 mod config;
@@ -24,6 +25,7 @@ mod namespace;
 mod notify;
 mod pod;
 mod pod_cidr;
+mod port_forward;
 mod resource;
 mod restart;
 mod seccomp;

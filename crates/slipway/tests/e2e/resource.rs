@@ -5,28 +5,28 @@ use std::fs;
 use std::path::PathBuf;
 
 use slipway_cri_api::v1::{
-    CgroupDriver, ContainerConfig, ContainerState, HugepageLimit, LinuxContainerResources,
-    PodSandboxStatusRequest, RuntimeConfigRequest, UpdateContainerResourcesRequest,
-    UpdatePodSandboxResourcesRequest, WindowsContainerResources,
+    ContainerConfig, ContainerState, HugepageLimit, LinuxContainerResources,
+    PodSandboxStatusRequest, UpdateContainerResourcesRequest, UpdatePodSandboxResourcesRequest,
+    WindowsContainerResources,
 };
-use slipway_testbed::{FakeSystemd, Image, Node, pod};
+use slipway_testbed::{Node, pod};
 use tonic::{Code, Status};
 
 use crate::{node, refused};
 
-const MIB: i64 = 1 << 20;
+pub(crate) const MIB: i64 = 1 << 20;
 
-fn v2() -> bool {
+pub(crate) fn v2() -> bool {
     fs::exists("/sys/fs/cgroup/cgroup.controllers").unwrap()
 }
 
-fn resources(container: &mut ContainerConfig) -> &mut LinuxContainerResources {
+pub(crate) fn resources(container: &mut ContainerConfig) -> &mut LinuxContainerResources {
     let linux = container.linux.as_mut().unwrap();
     linux.resources.get_or_insert_default()
 }
 
 /// The text of a control file of a cgroup; v1's name has its hierarchy in front.
-fn control(cgroup: &str, v1: &str, v2_name: &str) -> String {
+pub(crate) fn control(cgroup: &str, v1: &str, v2_name: &str) -> String {
     let root = PathBuf::from("/sys/fs/cgroup");
     let file = if v2() {
         root.join(cgroup.trim_start_matches('/')).join(v2_name)
@@ -44,7 +44,7 @@ fn control(cgroup: &str, v1: &str, v2_name: &str) -> String {
 
 /// What limits a container, as the kernel says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Limits {
+pub(crate) struct Limits {
     weight: String,
     quota: String,
     period: String,
@@ -54,7 +54,7 @@ struct Limits {
     swap: String,
 }
 
-fn limits(cgroup: &str) -> Limits {
+pub(crate) fn limits(cgroup: &str) -> Limits {
     let quota = control(cgroup, "cpu/cpu.cfs_quota_us", "cpu.max");
     let (quota, period) = match quota.split_once(' ') {
         Some((quota, period)) => (quota.to_owned(), period.to_owned()),
@@ -74,7 +74,7 @@ fn limits(cgroup: &str) -> Limits {
     }
 }
 
-fn expected(shares: i64, quota: i64, memory: i64, both: i64) -> Limits {
+pub(crate) fn expected(shares: i64, quota: i64, memory: i64, both: i64) -> Limits {
     let weight = match (v2(), shares) {
         (false, shares) => shares,
         (true, 512) => 59,
@@ -95,7 +95,11 @@ fn container_cgroup(node: &Node, id: &str) -> String {
     format!("{}/{id}", node.scratch.cgroup_parent())
 }
 
-async fn update(node: &Node, id: &str, resources: LinuxContainerResources) -> Result<(), Status> {
+pub(crate) async fn update(
+    node: &Node,
+    id: &str,
+    resources: LinuxContainerResources,
+) -> Result<(), Status> {
     let request = UpdateContainerResourcesRequest {
         container_id: id.to_owned(),
         linux: Some(resources),
@@ -120,7 +124,7 @@ async fn score_of_init(node: &Node, id: &str, pid: &str) -> String {
     String::from_utf8(said.stdout).unwrap().trim().to_owned()
 }
 
-fn asked() -> LinuxContainerResources {
+pub(crate) fn asked() -> LinuxContainerResources {
     LinuxContainerResources {
         cpu_shares: 512,
         cpu_quota: 50_000,
@@ -519,7 +523,7 @@ async fn a_pods_resources_and_overhead_are_recorded_and_limit_no_container() {
     node.finish().await.unwrap();
 }
 
-async fn verbose(node: &Node, pod: &str) -> serde_json::Value {
+pub(crate) async fn verbose(node: &Node, pod: &str) -> serde_json::Value {
     let request = PodSandboxStatusRequest {
         pod_sandbox_id: pod.to_owned(),
         verbose: true,
@@ -527,134 +531,6 @@ async fn verbose(node: &Node, pod: &str) -> serde_json::Value {
     let mut runtime = node.cri().runtime();
     let answer = Box::pin(runtime.pod_sandbox_status(request)).await.unwrap();
     serde_json::from_str(&answer.into_inner().info["info"]).unwrap()
-}
-
-/// A node whose daemon thinks that it has systemd, and its slice for pods that name none.
-async fn node_with_systemd() -> (Node, FakeSystemd, String) {
-    let mut fake = None;
-    let mut slice = String::new();
-    let node = Node::start_with(|daemon| {
-        let scratch = daemon.scratch();
-        let systemd = FakeSystemd::start(scratch).unwrap();
-        slice = scratch.slice();
-        let daemon = daemon
-            .env("DBUS_SYSTEM_BUS_ADDRESS", systemd.address())
-            .config(format!(
-                "[runtime]\ncgroup_driver = \"systemd\"\ncgroup_parent = \"{slice}\"\n"
-            ));
-        fake = Some(systemd);
-        daemon
-    })
-    .await
-    .unwrap();
-    (node, fake.unwrap(), slice)
-}
-
-async fn driver(node: &Node) -> CgroupDriver {
-    let mut runtime = node.cri().runtime();
-    let answer = runtime.runtime_config(RuntimeConfigRequest {}).await;
-    let linux = answer.unwrap().into_inner().linux;
-    linux.unwrap().cgroup_driver()
-}
-
-#[tokio::test]
-async fn with_the_systemd_driver_pods_are_slices_and_containers_scopes() {
-    let (mut node, systemd, own) = node_with_systemd().await;
-    let image = node.provide("busybox:1", &Image::busybox()).await.unwrap();
-    assert_eq!(driver(&node).await, CgroupDriver::Systemd);
-
-    let mut config = node.pod("scoped");
-    let stem = own.trim_end_matches(".slice");
-    let slice = format!("{stem}-burstable-pod1.slice");
-    config.linux.as_mut().unwrap().cgroup_parent = slice.clone();
-    let pod = node.cri().run_pod(&config).await.unwrap();
-    let parent = format!("/{stem}.slice/{stem}-burstable.slice/{slice}");
-    assert_eq!(verbose(&node, &pod).await["cgroup"], parent.as_str());
-
-    let mut container = pod::shell("main", &image.reference, "sleep 1000 & wait");
-    *resources(&mut container) = asked();
-    let id = node.cri().launch(&pod, &config, &container).await.unwrap();
-    let scope = format!("slipway-{id}.scope");
-    let cgroup = format!("{parent}/{scope}");
-    assert_eq!(limits(&cgroup), expected(512, 50_000, 64 * MIB, 64 * MIB));
-    let properties = systemd.properties(&scope).unwrap();
-    assert_eq!(properties["Delegate"], "true");
-    assert_eq!(properties["Slice"], format!("{slice:?}"));
-    assert!(properties["CPUQuotaPerSecUSec"].contains("500000"));
-    // The process that the scope began with is gone: init and its child are all there is.
-    let processes = || control(&cgroup, "systemd/cgroup.procs", "cgroup.procs");
-    slipway_testbed::eventually(
-        "two processes",
-        std::time::Duration::from_secs(10),
-        async || Ok(processes().lines().count() == 2),
-    )
-    .await
-    .unwrap();
-
-    // A change is told to systemd, which would undo it otherwise; also by a daemon started anew.
-    node.daemon.kill9();
-    node.daemon.restart().await.unwrap();
-    let up = LinuxContainerResources {
-        memory_limit_in_bytes: 128 * MIB,
-        ..Default::default()
-    };
-    update(&node, &id, up).await.unwrap();
-    assert_eq!(limits(&cgroup), expected(512, 50_000, 128 * MIB, 128 * MIB));
-    let memory = if v2() { "MemoryMax" } else { "MemoryLimit" };
-    let properties = systemd.properties(&scope).unwrap();
-    assert!(
-        properties[memory].contains(&(128 * MIB).to_string()),
-        "{properties:?}"
-    );
-
-    node.cri().stop(&id, 0).await.unwrap();
-    node.cri().remove(&id).await.unwrap();
-    assert_eq!(systemd.properties(&scope), None);
-
-    // A pod without a parent gets a slice of its own.
-    config.metadata.as_mut().unwrap().name = "own".to_owned();
-    config.metadata.as_mut().unwrap().uid = "own".to_owned();
-    let linux = config.linux.as_mut().unwrap();
-    linux.cgroup_parent = String::new();
-    let other = node.cri().run_pod(&config).await.unwrap();
-    let unit = format!("{stem}-{other}.slice");
-    assert!(systemd.properties(&unit).is_some());
-
-    // What cannot be made leaves no unit.
-    let mut bad = pod::shell("bad", &image.reference, "true");
-    resources(&mut bad).unified = [("memory.nonsense".to_owned(), "1".to_owned())].into();
-    let answer = node.cri().create(&other, &config, &bad).await;
-    refused(answer, Code::InvalidArgument, &["memory.nonsense"]);
-    config.linux.as_mut().unwrap().cgroup_parent = "/kubepods/pod1".to_owned();
-    config.metadata.as_mut().unwrap().uid = "third".to_owned();
-    let words = ["cgroup_parent", "/kubepods/pod1", "cgroup_driver"];
-    refused(
-        node.cri().run_pod(&config).await,
-        Code::InvalidArgument,
-        &words,
-    );
-
-    node.cri().remove_all().await.unwrap();
-    // What the pod named is not Slipway's to end.
-    assert_eq!(systemd.units(), [slice.as_str()]);
-    systemd.remove(&slice).unwrap();
-    systemd.remove(&format!("{stem}-burstable.slice")).unwrap();
-    node.finish().await.unwrap();
-}
-
-#[tokio::test]
-async fn a_slice_is_refused_by_the_cgroupfs_driver() {
-    let (node, _) = node().await;
-    let mut config = node.pod("slice");
-    config.linux.as_mut().unwrap().cgroup_parent = "kubepods-pod1.slice".to_owned();
-    let words = ["cgroup_parent", "kubepods-pod1.slice", "systemd"];
-    refused(
-        node.cri().run_pod(&config).await,
-        Code::InvalidArgument,
-        &words,
-    );
-    assert_eq!(driver(&node).await, CgroupDriver::Cgroupfs);
-    node.finish().await.unwrap();
 }
 
 #[tokio::test]
