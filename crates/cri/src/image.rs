@@ -8,7 +8,7 @@ use slipway_cri_api::v1::{
     ListImagesRequest, ListImagesResponse, PullImageRequest, PullImageResponse, RemoveImageRequest,
     RemoveImageResponse, StreamImagesRequest, StreamImagesResponse,
 };
-use slipway_engine::Engine;
+use slipway_engine::{Engine, PodName};
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, async_trait};
 
@@ -70,11 +70,14 @@ impl ImageService for Images {
         let PullImageRequest {
             image,
             auth,
-            sandbox_config: _,
+            sandbox_config,
         } = request.into_inner();
         let image = required(image, "PullImageRequest.image")?;
+        // It is a hint: what pulls by hand has half of one, or none.
+        let pod = sandbox_config.and_then(|config| PodName::of(&config).ok());
         let engine = Arc::clone(&self.engine);
-        let image_ref = detached(async move { engine.pull_image(image, auth).await }).await?;
+        let pulled = detached(async move { engine.pull_image(image, auth, pod).await });
+        let image_ref = pulled.await?;
         Ok(Response::new(PullImageResponse { image_ref }))
     }
 

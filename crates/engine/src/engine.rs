@@ -13,7 +13,7 @@ use slipway_cri_api::v1::{
     StatusResponse, UpdateContainerResourcesRequest, UpdatePodSandboxResourcesRequest,
 };
 
-use crate::{PortConnection, Result, Session, Streams};
+use crate::{PodName, PortConnection, Result, Session, Streams};
 
 /// Whether a status carries the engine's own details in its `info` map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,21 @@ pub trait Engine: Send + Sync + 'static {
 
     /// What a kubelet must know to be configured alike (CRI `RuntimeConfig`).
     async fn runtime_config(&self) -> Result<RuntimeConfigResponse>;
+
+    /// Whether a pod has this id, or the only id that begins so. Asks nobody and never waits.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Kind::InvalidArgument`] as [`crate::Index::find`], and
+    /// [`crate::Kind::Unavailable`] as long as the engine does not know which pods it has.
+    fn has_pod(&self, id: &str) -> Result<bool>;
+
+    /// Whether a container has this id; as [`Engine::has_pod`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    fn has_container(&self, id: &str) -> Result<bool>;
 
     /// Makes a pod with its namespaces and its network and answers its id (CRI `RunPodSandbox`).
     async fn run_pod(&self, config: PodSandboxConfig, handler: String) -> Result<String>;
@@ -161,8 +176,13 @@ pub trait Engine: Send + Sync + 'static {
     /// Opens a container's log path anew (CRI `ReopenContainerLog`).
     async fn reopen_container_log(&self, id: &str) -> Result<()>;
 
-    /// Brings an image here and answers its id (CRI `PullImage`).
-    async fn pull_image(&self, image: ImageSpec, auth: Option<AuthConfig>) -> Result<String>;
+    /// Brings an image here, for that pod if it is known, and answers its id (CRI `PullImage`).
+    async fn pull_image(
+        &self,
+        image: ImageSpec,
+        auth: Option<AuthConfig>,
+        pod: Option<PodName>,
+    ) -> Result<String>;
 
     /// The images that are here; with a filter the one that it names (CRI `ListImages`).
     async fn list_images(&self, image: Option<ImageSpec>) -> Result<Vec<Image>>;

@@ -12,6 +12,7 @@ mod filter;
 mod id;
 mod index;
 mod pod;
+mod router;
 mod session;
 
 pub use container::{ContainerExit, ContainerName, ContainerState};
@@ -24,6 +25,7 @@ pub use filter::{
 pub use id::new_id;
 pub use index::{Index, Reservation};
 pub use pod::PodName;
+pub use router::{CarryOver, Leaving, Router};
 pub use session::{
     Connection, Input, Output, PortConnection, Session, SessionEnd, Streams, Terminal, TerminalSize,
 };

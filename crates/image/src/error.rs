@@ -66,6 +66,16 @@ pub enum Error {
         /// What happened.
         cause: String,
     },
+    /// An archive that an image was to be taken from.
+    #[error("the archive of image {image}: {cause}")]
+    Archive {
+        /// The class.
+        kind: Kind,
+        /// The image's id.
+        image: String,
+        /// What happened.
+        cause: String,
+    },
     /// A registry that registries.conf blocks.
     #[error("image {reference}: registry {prefix} is blocked in {}", path.display())]
     Blocked {
@@ -104,7 +114,9 @@ impl Error {
         match self {
             Self::InvalidReference { .. } => Kind::InvalidReference,
             Self::UnknownImage { .. } | Self::UnknownLayer { .. } => Kind::NotFound,
-            Self::Registry { kind, .. } | Self::Store { kind, .. } => *kind,
+            Self::Registry { kind, .. } | Self::Archive { kind, .. } | Self::Store { kind, .. } => {
+                *kind
+            }
             Self::Blocked { .. } => Kind::Blocked,
             Self::Configuration { .. } => Kind::Store,
         }

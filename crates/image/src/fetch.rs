@@ -1,4 +1,4 @@
-//! One layer: from the registry through the decompressor into its directory, in one pass.
+//! One layer: from a registry or an archive through the decompressor into its directory, in one pass.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -16,8 +16,8 @@ use crate::layer::{self, Chunk, ChunkReader, Failure, Unpacked, inherit_attribut
 use crate::manifest::Layer;
 use crate::metadata::LayerRecord;
 use crate::progress::{LayerState, Step};
-use crate::pull::Source;
 use crate::registry::{Outcome, Sink};
+use crate::source::Source;
 use crate::store::Temporary;
 
 /// Chunks between network and decompressor: some MiB, which bridge a file's creation but do not

@@ -11,6 +11,7 @@
 //! common. Credentials keep them apart: what one caller may see is not handed to another.
 #![forbid(unsafe_code)]
 
+mod archive;
 mod catalogue;
 mod digest;
 mod error;
@@ -24,6 +25,7 @@ mod pull;
 mod reference;
 mod registries;
 mod registry;
+mod source;
 mod store;
 
 use std::collections::BTreeSet;
@@ -40,6 +42,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
 
+pub use archive::ArchiveReader;
 pub use error::{Error, Kind};
 pub use progress::{LayerProgress, LayerState, PullProgress};
 pub use reference::Reference;
@@ -279,6 +282,30 @@ impl Images {
         });
         let outcome = ticket.outcome().await;
         outcome.unwrap_or_else(|| Err(inner.store_error("the task of the pull died")))
+    }
+
+    /// Takes an image from an archive as `docker save` writes it, in which there may be others, under
+    /// those of the names that no other image here has. `id` is the digest of its configuration;
+    /// that and all diff ids are verified. The archive is on disk meanwhile, unpacked layers not
+    /// counted. Nothing is read when the image is here or is being taken already.
+    ///
+    /// Must be called in a tokio runtime. Dropping the future does not stop the import.
+    pub async fn import(
+        &self,
+        id: &str,
+        names: Vec<String>,
+        archive: ArchiveReader,
+    ) -> Result<(), Error> {
+        if self.0.catalogue.index().image(id).is_some() {
+            return Ok(());
+        }
+        let inner = &self.0;
+        let ticket = inner.pulls.join((id.to_owned(), None), |_, _| {
+            archive::import(Arc::clone(inner), id.to_owned(), names, archive)
+        });
+        let outcome = ticket.outcome().await;
+        outcome.unwrap_or_else(|| Err(inner.store_error("the task of the import died")))?;
+        Ok(())
     }
 
     /// The progress of the pull of `reference` that is under way, or of the next one. The receiver

@@ -17,7 +17,8 @@ pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
 /// Overlayfs takes at most 500 lower layers (fs/overlayfs/params.h).
 const LAYERS_MAX: usize = 500;
 
-/// How a layer's archive is compressed. Only the media type says so; the content is not guessed.
+/// How a layer's archive is compressed. Where there is a media type, that alone says so, and the
+/// content is not guessed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Compression {
     None,
@@ -189,10 +190,9 @@ pub(crate) fn config_of(manifest: &ImageManifest) -> Result<&Descriptor, Unusabl
     }
 }
 
-/// The layers of a manifest, paired with the diff ids of its configuration, after checking that
-/// the image can be run here.
-pub(crate) fn layers(manifest: &ImageManifest, config: &[u8]) -> Result<Vec<Layer>, Unusable> {
-    let config: ImageConfiguration = parse_json(config, "configuration")?;
+/// The configuration, after checking that the image can be run here.
+pub(crate) fn configuration(bytes: &[u8]) -> Result<ImageConfiguration, Unusable> {
+    let config: ImageConfiguration = parse_json(bytes, "configuration")?;
     if *config.os() != Os::Linux {
         return Err(Unusable::Unsupported(format!(
             "the image is for {}, not Linux",
@@ -203,21 +203,42 @@ pub(crate) fn layers(manifest: &ImageManifest, config: &[u8]) -> Result<Vec<Laye
         // An emulator may be registered for it; the field runs such images when asked to.
         tracing::warn!(architecture = %config.architecture(), "image of another architecture");
     }
+    Ok(config)
+}
+
+/// The diff ids of a configuration, one for each of so many layers.
+pub(crate) fn diff_ids(config: &ImageConfiguration, layers: usize) -> Result<&[String], Unusable> {
     let diff_ids = config.rootfs().diff_ids();
-    let blobs = manifest.layers();
-    if diff_ids.len() != blobs.len() {
+    if diff_ids.len() != layers {
         return Err(Unusable::Corrupt(format!(
-            "the manifest has {} layers, the configuration {} diff ids",
-            blobs.len(),
+            "the manifest has {layers} layers, the configuration {} diff ids",
             diff_ids.len()
         )));
     }
-    if blobs.len() > LAYERS_MAX {
+    if layers > LAYERS_MAX {
         return Err(Unusable::Unsupported(format!(
-            "the image has {} layers; overlayfs takes at most {LAYERS_MAX}",
-            blobs.len()
+            "the image has {layers} layers; overlayfs takes at most {LAYERS_MAX}"
         )));
     }
+    Ok(diff_ids)
+}
+
+/// A diff id that can be computed here.
+pub(crate) fn diff_id(text: &str) -> Result<Digest, Unusable> {
+    let diff_id: Digest = text
+        .parse()
+        .map_err(|_| Unusable::Corrupt(format!("diff id {text:?} is malformed")))?;
+    check_algorithm(&diff_id)?;
+    Ok(diff_id)
+}
+
+/// The layers of a manifest, paired with the diff ids of its configuration.
+pub(crate) fn layers(
+    manifest: &ImageManifest,
+    config: &ImageConfiguration,
+) -> Result<Vec<Layer>, Unusable> {
+    let blobs = manifest.layers();
+    let diff_ids = diff_ids(config, blobs.len())?;
     blobs
         .iter()
         .zip(diff_ids)
@@ -227,10 +248,7 @@ pub(crate) fn layers(manifest: &ImageManifest, config: &[u8]) -> Result<Vec<Laye
 
 fn layer(blob: &Descriptor, diff_id: &str) -> Result<Layer, Unusable> {
     check_algorithm(blob.digest())?;
-    let diff_id: Digest = diff_id
-        .parse()
-        .map_err(|_| Unusable::Corrupt(format!("diff id {diff_id:?} is malformed")))?;
-    check_algorithm(&diff_id)?;
+    let diff_id = self::diff_id(diff_id)?;
     // Foreign layers, which Windows images have, are fetched from the registry like others: what a
     // manifest says about other places is not followed (CVE-2020-15157).
     let compression = match blob.media_type().to_string().as_str() {
@@ -273,6 +291,10 @@ fn parse_json<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn paired(manifest: &ImageManifest, config: &str) -> Result<Vec<Layer>, Unusable> {
+        layers(manifest, &configuration(config.as_bytes())?)
+    }
 
     const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
     const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -392,18 +414,18 @@ mod tests {
             )
         };
         let diff_id = format!("\"sha256:{}\"", "1".repeat(64));
-        let found = layers(&gzip, config(&diff_id, "linux").as_bytes()).unwrap();
+        let found = paired(&gzip, &config(&diff_id, "linux")).unwrap();
         assert_eq!(found[0].compression, Compression::Gzip);
         for (diff_ids, os) in [
             ("", "linux"),
             ("\"nonsense\"", "linux"),
             (&*diff_id, "windows"),
         ] {
-            assert!(layers(&gzip, config(diff_ids, os).as_bytes()).is_err());
+            assert!(paired(&gzip, &config(diff_ids, os)).is_err());
         }
         let other = manifest("application/vnd.example.layer");
         assert!(matches!(
-            layers(&other, config(&diff_id, "linux").as_bytes()),
+            paired(&other, &config(&diff_id, "linux")),
             Err(Unusable::Unsupported(_))
         ));
     }

@@ -1,4 +1,4 @@
-//! A pull from the reference to the stored image.
+//! A pull from the reference to the stored image; and what an import has in common with it.
 
 use std::sync::Arc;
 
@@ -15,14 +15,15 @@ use crate::metadata::{Changes, ImageRecord};
 use crate::progress::{LayerProgress, LayerState, Report, Step};
 use crate::reference::Reference;
 use crate::registry::{Credentials, Download, Outcome, Refusal, Session, Sink};
+use crate::source::Source;
 use crate::{Inner, blocking};
 
 /// An index may point to another one; nothing real goes further.
 const INDEX_DEPTH_MAX: usize = 3;
-const CONFIG_LENGTH_MAX: u64 = 8 * 1024 * 1024;
+pub(crate) const CONFIG_LENGTH_MAX: u64 = 8 * 1024 * 1024;
 
-/// The places that may have the image, with the one first that had its manifest.
-pub(crate) struct Source {
+/// The registries that may have the image, with the one first that had its manifest.
+pub(crate) struct Places {
     sessions: Vec<Session>,
     first: usize,
 }
@@ -50,28 +51,54 @@ pub(crate) async fn pull(
     credentials: Option<Credentials>,
 ) -> Result<String, Error> {
     let report = inner.board.start(reference.to_string());
-    let (source, resolved) = resolve(&inner, &reference, credentials.as_ref()).await?;
-    let config = source.config(&resolved.manifest).await?;
-    let layers = manifest::layers(&resolved.manifest, &config)
-        .map_err(|unusable| source.unusable(unusable))?;
+    let (places, resolved) = resolve(&inner, &reference, credentials.as_ref()).await?;
+    let config = places.config(&resolved.manifest).await?;
+    let layers = manifest::configuration(&config)
+        .and_then(|config| manifest::layers(&resolved.manifest, &config))
+        .map_err(|unusable| places.unusable(unusable))?;
+    let mut names = vec![format!("{}@{}", reference.name(), resolved.digest)];
+    if reference.tag().is_some() {
+        names.push(reference.to_string());
+    }
+    let source = Source::Registry(places);
+    complete(&inner, source, layers, config, Names::Taken(names), &report).await
+}
+
+/// The names of an image that is stored.
+pub(crate) enum Names {
+    /// They stand for it from now on.
+    Taken(Vec<String>),
+    /// Those of them that stand for another image stay that one's.
+    Offered(Vec<String>),
+}
+
+/// Fetches the layers and stores the image. After a failure nothing of it is stored.
+pub(crate) async fn complete(
+    inner: &Arc<Inner>,
+    source: Source,
+    layers: Vec<Layer>,
+    config: Vec<u8>,
+    names: Names,
+    report: &Report<'_>,
+) -> Result<String, Error> {
     let diff_ids: Vec<String> = layers
         .iter()
         .map(|layer| layer.diff_id.to_string())
         .collect();
     let chain_ids = digest::chain_ids(&diff_ids);
     inner.catalogue.index().hold(&chain_ids);
-    let pulled = async {
-        fetch_layers(&inner, &Arc::new(source), layers, &chain_ids, &report).await?;
-        store(&inner, &reference, &resolved.digest, &config, &chain_ids).await
+    let stored = async {
+        fetch_layers(inner, &Arc::new(source), layers, &chain_ids, report).await?;
+        store(inner, names, &config, &chain_ids).await
     }
     .await;
     inner.catalogue.index().release(&chain_ids);
-    if pulled.is_err()
+    if stored.is_err()
         && let Err(error) = inner.collect().await
     {
-        tracing::warn!(%error, "cannot remove the layers of a failed pull");
+        tracing::warn!(%error, "cannot remove the layers of an image that could not be stored");
     }
-    pulled
+    stored
 }
 
 /// Finds the manifest for this machine at the first place that has it.
@@ -79,11 +106,11 @@ async fn resolve(
     inner: &Arc<Inner>,
     reference: &Reference,
     credentials: Option<&Credentials>,
-) -> Result<(Source, Resolved), Error> {
+) -> Result<(Places, Resolved), Error> {
     let reloaded = inner.reloaded();
     let patience = reloaded.config.stall_timeout;
     let registries = blocking(move || reloaded.registries.current()).await?;
-    let mut source = Source {
+    let mut places = Places {
         sessions: Vec::new(),
         first: 0,
     };
@@ -92,13 +119,13 @@ async fn resolve(
         let failed = failed_at(&endpoint.host, &endpoint.repository);
         let session =
             Session::new(endpoint, Arc::clone(&clients), credentials, patience).map_err(failed)?;
-        source.sessions.push(session);
+        places.sessions.push(session);
     }
-    let digest = source.find(reference.tag(), reference.digest()).await?;
-    Ok((source, digest))
+    let resolved = places.find(reference.tag(), reference.digest()).await?;
+    Ok((places, resolved))
 }
 
-impl Source {
+impl Places {
     /// Asks one place after the other. What the earlier ones said is part of the last one's error.
     async fn find(
         &mut self,
@@ -338,16 +365,11 @@ async fn follow(index: usize, ticket: &LayerTicket, report: &Report<'_>) -> Resu
 /// say so, and a power failure in between makes the image absent, not incomplete.
 async fn store(
     inner: &Arc<Inner>,
-    reference: &Reference,
-    manifest_digest: &str,
+    names: Names,
     config: &[u8],
     chain_ids: &[String],
 ) -> Result<String, Error> {
     let id = digest::sha256(config);
-    let mut names = vec![format!("{}@{manifest_digest}", reference.name())];
-    if reference.tag().is_some() {
-        names.push(reference.to_string());
-    }
     let record = ImageRecord {
         chain_ids: chain_ids.to_vec(),
         config: String::from_utf8_lossy(config).into_owned(),
@@ -365,7 +387,16 @@ async fn store(
                     .collect();
                 changes.put_image = Some((id.clone(), record));
             }
-            names.retain(|name| index.by_name(name) != Some(&id));
+            let names = match names {
+                Names::Taken(mut names) => {
+                    names.retain(|name| index.by_name(name) != Some(&id));
+                    names
+                }
+                Names::Offered(mut names) => {
+                    names.retain(|name| index.by_name(name).is_none());
+                    names
+                }
+            };
             changes.put_names = names.into_iter().map(|name| (name, id.clone())).collect();
             changes
         })

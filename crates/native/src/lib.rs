@@ -62,10 +62,10 @@ use slipway_cri_api::v1::{
     UpdateContainerResourcesRequest, UpdatePodSandboxResourcesRequest,
 };
 use slipway_engine::{
-    ContainerEventStream, Engine, Error, Index, PortConnection, PullProgressStream, Result,
-    Session, Streams, Verbosity,
+    ContainerEventStream, Engine, Error, Index, PodName, PortConnection, PullProgressStream,
+    Result, Session, Streams, Verbosity,
 };
-use slipway_image::Images;
+use slipway_image::{ArchiveReader, Images};
 use slipway_network::Network;
 use slipway_shim::Launcher;
 use tokio::sync::watch;
@@ -154,6 +154,21 @@ impl Native {
         self.node.network.reload(network);
         Ok(())
     }
+
+    /// Takes an image from another engine's archive, as [`Images::import`] does.
+    ///
+    /// # Errors
+    ///
+    /// What makes the archive unusable, and a full disk.
+    pub async fn import_image(
+        &self,
+        id: &str,
+        names: Vec<String>,
+        archive: ArchiveReader,
+    ) -> Result<()> {
+        let imported = self.node.images.import(id, names, archive).await;
+        imported.map_err(|error| failure::of_image(&error))
+    }
 }
 
 fn assemble(settings: Settings, handlers: Handlers) -> Result<Arc<Node>> {
@@ -225,6 +240,14 @@ impl Engine for Native {
 
     async fn runtime_config(&self) -> Result<RuntimeConfigResponse> {
         Ok(status::runtime_config(&self.node))
+    }
+
+    fn has_pod(&self, id: &str) -> Result<bool> {
+        Ok(self.node.pods.find(id)?.is_some())
+    }
+
+    fn has_container(&self, id: &str) -> Result<bool> {
+        Ok(self.node.containers.find(id)?.is_some())
     }
 
     async fn run_pod(&self, config: PodSandboxConfig, handler: String) -> Result<String> {
@@ -381,7 +404,12 @@ impl Engine for Native {
             .map_err(|error| failure::of_shim(&error))
     }
 
-    async fn pull_image(&self, image: ImageSpec, auth: Option<AuthConfig>) -> Result<String> {
+    async fn pull_image(
+        &self,
+        image: ImageSpec,
+        auth: Option<AuthConfig>,
+        _: Option<PodName>,
+    ) -> Result<String> {
         images::pull(&self.node.images, &image, auth).await
     }
 

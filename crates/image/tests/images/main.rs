@@ -3,6 +3,7 @@
 
 mod disk;
 mod image;
+mod importing;
 mod interruptions;
 mod lifecycle;
 mod misbehaving;

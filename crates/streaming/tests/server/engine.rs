@@ -13,8 +13,8 @@ use slipway_cri_api::v1::{
     UpdateContainerResourcesRequest, UpdatePodSandboxResourcesRequest,
 };
 use slipway_engine::{
-    ContainerEventStream, Engine, Error, PortConnection, PullProgressStream, Result, Session,
-    SessionEnd, Streams, Terminal, TerminalSize, Verbosity,
+    ContainerEventStream, Engine, Error, PodName, PortConnection, PullProgressStream, Result,
+    Session, SessionEnd, Streams, Terminal, TerminalSize, Verbosity,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex, split};
 use tokio::sync::{mpsc, oneshot};
@@ -236,6 +236,14 @@ impl Engine for Tasks {
         unreachable!("no session asks for this")
     }
 
+    fn has_pod(&self, _: &str) -> Result<bool> {
+        unreachable!("no session asks for this")
+    }
+
+    fn has_container(&self, _: &str) -> Result<bool> {
+        unreachable!("no session asks for this")
+    }
+
     async fn run_pod(&self, _: PodSandboxConfig, _: String) -> Result<String> {
         unreachable!("no session asks for this")
     }
@@ -341,7 +349,12 @@ impl Engine for Tasks {
         unreachable!("no session asks for this")
     }
 
-    async fn pull_image(&self, _: ImageSpec, _: Option<AuthConfig>) -> Result<String> {
+    async fn pull_image(
+        &self,
+        _: ImageSpec,
+        _: Option<AuthConfig>,
+        _: Option<PodName>,
+    ) -> Result<String> {
         unreachable!("no session asks for this")
     }
 
