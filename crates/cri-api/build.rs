@@ -1,5 +1,5 @@
-//! Compiles the interfaces in `proto/` without protoc, and gives the messages of CRI the JSON that
-//! crictl prints.
+//! Compiles the interfaces in `proto/` without protoc, and gives their messages the JSON that crictl
+//! prints.
 
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto};
@@ -10,11 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(["proto/runtime.proto", "proto/slipway.proto"], ["proto"])?;
     // A call that a server does not have is answered with UNIMPLEMENTED, as CRI's clients expect.
     let mut builder = tonic_prost_build::configure().generate_default_stubs(true);
-    for file in descriptors
-        .file
-        .iter()
-        .filter(|file| file.package() == "runtime.v1")
-    {
+    for file in &descriptors.file {
         let package = format!(".{}", file.package());
         for message in &file.message_type {
             builder = message_to_json(builder, &package, message);
@@ -90,9 +86,12 @@ fn enumeration_to_json(
 /// Where prost puts `.runtime.v1.SecurityProfile.ProfileType`: in a module with the snake-case name
 /// of the message around it.
 fn rust_path(type_name: &str) -> String {
-    let inner = type_name.trim_start_matches(".runtime.v1.");
+    let (package, inner) = match type_name.strip_prefix(".slipway.v1.") {
+        Some(inner) => ("slipway", inner),
+        None => ("v1", type_name.trim_start_matches(".runtime.v1.")),
+    };
     match inner.split_once('.') {
-        None => format!("crate::v1::{inner}"),
+        None => format!("crate::{package}::{inner}"),
         Some((message, name)) => {
             let mut module = String::new();
             for letter in message.chars() {
@@ -101,7 +100,7 @@ fn rust_path(type_name: &str) -> String {
                 }
                 module.extend(letter.to_lowercase());
             }
-            format!("crate::v1::{module}::{name}")
+            format!("crate::{package}::{module}::{name}")
         }
     }
 }

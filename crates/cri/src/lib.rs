@@ -9,6 +9,7 @@ mod authority;
 mod chunks;
 mod deadline;
 mod detached;
+mod engines;
 mod image;
 mod metrics;
 mod pulls;
@@ -21,6 +22,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use slipway_cri_api::slipway::engines_server::EnginesServer;
 use slipway_cri_api::slipway::pulls_server::PullsServer;
 use slipway_cri_api::v1::image_service_server::ImageServiceServer;
 use slipway_cri_api::v1::runtime_service_server::RuntimeServiceServer;
@@ -86,7 +88,8 @@ pub async fn serve(
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE),
         )
-        .add_service(PullsServer::new(pulls::Pulls::new(engine)))
+        .add_service(PullsServer::new(pulls::Pulls::new(Arc::clone(&engine))))
+        .add_service(EnginesServer::new(engines::Engines::new(engine)))
         .serve_with_incoming_shutdown(connections, shutdown);
     tokio::select! {
         ended = server => ended,

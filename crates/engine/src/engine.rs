@@ -3,7 +3,7 @@
 use std::pin::Pin;
 
 use futures_util::Stream;
-use slipway_cri_api::slipway::PullProgress;
+use slipway_cri_api::slipway::{self, PullProgress};
 use slipway_cri_api::v1::{
     AuthConfig, CheckpointContainerRequest, ContainerConfig, ContainerEventResponse,
     ContainerFilter, ContainerStats, ContainerStatsFilter, ContainerStatusResponse,
@@ -41,6 +41,10 @@ pub type ContainerEventStream = Pin<Box<dyn Stream<Item = ContainerEventResponse
 pub trait Engine: Send + Sync + 'static {
     /// Whether pods can be run now, and with a network (CRI `Status`).
     async fn status(&self, verbosity: Verbosity) -> Result<StatusResponse>;
+
+    /// The engines that this one stands for, the one that gets new pods first; itself where it
+    /// stands for no other (`slipway.v1.Engines/List`).
+    async fn engines(&self) -> Result<Vec<slipway::Engine>>;
 
     /// What a kubelet must know to be configured alike (CRI `RuntimeConfig`).
     async fn runtime_config(&self) -> Result<RuntimeConfigResponse>;

@@ -11,6 +11,7 @@ mod error;
 mod filter;
 mod id;
 mod index;
+mod overview;
 mod pod;
 mod router;
 mod session;
@@ -24,6 +25,7 @@ pub use filter::{
 };
 pub use id::new_id;
 pub use index::{Index, Reservation};
+pub use overview::overview;
 pub use pod::PodName;
 pub use router::{CarryOver, Leaving, Router};
 pub use session::{

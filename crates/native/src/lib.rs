@@ -53,6 +53,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use slipway_cgroup::Hierarchy;
+use slipway_cri_api::slipway;
 use slipway_cri_api::v1::{
     AuthConfig, CheckpointContainerRequest, Container, ContainerConfig, ContainerFilter,
     ContainerStats, ContainerStatsFilter, ContainerStatusResponse, ExecSyncResponse, Image,
@@ -240,6 +241,10 @@ impl Engine for Native {
 
     async fn runtime_config(&self) -> Result<RuntimeConfigResponse> {
         Ok(status::runtime_config(&self.node))
+    }
+
+    async fn engines(&self) -> Result<Vec<slipway::Engine>> {
+        Ok(vec![slipway_engine::overview("native", self).await?])
     }
 
     fn has_pod(&self, id: &str) -> Result<bool> {

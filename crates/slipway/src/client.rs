@@ -6,6 +6,7 @@ mod connection;
 mod containers;
 mod credentials;
 mod duration;
+mod engines;
 mod exec;
 mod failure;
 mod follow;
@@ -69,6 +70,8 @@ pub(crate) enum Command {
     Rmp(pods::RmpArgs),
     /// Show what containers use
     Stats(stats::StatsArgs),
+    /// List the engines that pods run on, and who is left in one that gets no new pods
+    Engines(engines::EnginesArgs),
     /// Show the state and the configuration of the runtime
     Info(info::InfoArgs),
     /// Show the versions of this client and of the runtime
@@ -121,6 +124,7 @@ async fn dispatch(command: Command, connection: &ConnectionArgs) -> anyhow::Resu
         Command::Rm(args) => args.run(&client).await,
         Command::Rmp(args) => args.run(&client).await,
         Command::Stats(args) => args.run(&client).await,
+        Command::Engines(args) => args.run(&client).await,
         Command::Info(args) => args.run(&client).await,
         Command::Version(args) => args.run(connection).await,
     }

@@ -5,6 +5,7 @@ mod union;
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, future, stream};
+use slipway_cri_api::slipway;
 use slipway_cri_api::v1::{
     AuthConfig, CheckpointContainerRequest, Container, ContainerConfig, ContainerFilter,
     ContainerStats, ContainerStatsFilter, ContainerStatusResponse, ExecSyncResponse, Image,
@@ -130,6 +131,16 @@ impl Engine for Router {
         let leaves = self.leaves.engine.status(verbosity);
         let (stays, leaves) = future::join(self.stays.status(verbosity), leaves).await;
         Ok(union::status(stays?, self.leaves.name, leaves))
+    }
+
+    async fn engines(&self) -> Result<Vec<slipway::Engine>> {
+        let leaves = self.leaves.engine.engines();
+        let (mut all, leaves) = future::try_join(self.stays.engines(), leaves).await?;
+        all.extend(leaves.into_iter().map(|engine| slipway::Engine {
+            takes_new_pods: false,
+            ..engine
+        }));
+        Ok(all)
     }
 
     async fn runtime_config(&self) -> Result<RuntimeConfigResponse> {

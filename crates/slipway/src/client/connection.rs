@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{anyhow, bail};
 use clap::Args;
 use hyper_util::rt::TokioIo;
+use slipway_cri_api::slipway::engines_client::EnginesClient;
 use slipway_cri_api::slipway::pulls_client::PullsClient;
 use slipway_cri_api::v1::image_service_client::ImageServiceClient;
 use slipway_cri_api::v1::runtime_service_client::RuntimeServiceClient;
@@ -131,6 +132,10 @@ impl Client {
 
     pub(super) fn images(&self) -> ImageServiceClient<Channel> {
         ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(LARGEST_MESSAGE)
+    }
+
+    pub(super) fn engines(&self) -> EnginesClient<Channel> {
+        EnginesClient::new(self.channel.clone())
     }
 
     pub(super) fn pulls(&self) -> PullsClient<Channel> {

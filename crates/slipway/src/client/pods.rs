@@ -67,7 +67,7 @@ impl PodsArgs {
             table.push([
                 self.list.id(&pod.id).into(),
                 duration::ago(pod.created_at).into(),
-                Cell::coloured(state_name(pod.state()), state_colour(pod.state())),
+                state_cell(pod.state()),
                 metadata.name.into(),
                 metadata.namespace.into(),
                 metadata.attempt.to_string().into(),
@@ -86,11 +86,13 @@ pub(super) fn state_name(state: PodSandboxState) -> &'static str {
     }
 }
 
-fn state_colour(state: PodSandboxState) -> AnsiColor {
-    match state {
+/// The same in a table.
+pub(super) fn state_cell(state: PodSandboxState) -> Cell {
+    let colour = match state {
         PodSandboxState::SandboxReady => AnsiColor::Green,
         PodSandboxState::SandboxNotready => AnsiColor::Yellow,
-    }
+    };
+    Cell::coloured(state_name(state), colour)
 }
 
 /// What `slipway rmp` is told.

@@ -6,8 +6,12 @@ use std::process::Output;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use slipway_cri_api::slipway::engines_server::{Engines, EnginesServer};
 use slipway_cri_api::slipway::pulls_server::{Pulls, PullsServer};
-use slipway_cri_api::slipway::{LayerProgress, LayerState, PullProgress, WatchRequest};
+use slipway_cri_api::slipway::{
+    Engine, LayerProgress, LayerState, ListEnginesRequest, ListEnginesResponse, PullProgress,
+    WatchRequest,
+};
 use slipway_cri_api::v1::image_service_server::{ImageService, ImageServiceServer};
 use slipway_cri_api::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
 use slipway_cri_api::v1::*;
@@ -42,6 +46,8 @@ pub(crate) struct State {
     pub(crate) container_config: Option<ContainerConfig>,
     pub(crate) script: Script,
     pub(crate) pod_fails: bool,
+    /// None at a runtime that is not Slipway.
+    pub(crate) engines: Vec<Engine>,
     /// Where sessions are served.
     pub(crate) url: String,
 }
@@ -66,6 +72,7 @@ impl Fake {
             container_config: None,
             script: Script::Exits { log: "", code: 0 },
             pod_fails: false,
+            engines: Vec::new(),
             url: String::new(),
         }));
         let listener = UnixListener::bind(directory.path().join("cri.sock")).unwrap();
@@ -74,7 +81,8 @@ impl Fake {
             Server::builder()
                 .add_service(RuntimeServiceServer::new(service.clone()))
                 .add_service(ImageServiceServer::new(service.clone()))
-                .add_service(PullsServer::new(service))
+                .add_service(PullsServer::new(service.clone()))
+                .add_service(EnginesServer::new(service))
                 .serve_with_incoming(UnixListenerStream::new(listener)),
         );
         Self { state, directory }
@@ -203,7 +211,7 @@ pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn minutes_ago(minutes: i64) -> i64 {
+pub(crate) fn minutes_ago(minutes: i64) -> i64 {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap();
@@ -550,6 +558,17 @@ impl ImageService for Service {
         let image = request.into_inner().image.unwrap().image;
         self.change("RemoveImage", &image, |_| ());
         Ok(Response::new(RemoveImageResponse {}))
+    }
+}
+
+#[tonic::async_trait]
+impl Engines for Service {
+    async fn list(&self, _: Request<ListEnginesRequest>) -> Answer<ListEnginesResponse> {
+        let engines = self.0.lock().unwrap().engines.clone();
+        if engines.is_empty() {
+            return Err(Status::unimplemented("unknown service slipway.v1.Engines"));
+        }
+        Ok(Response::new(ListEnginesResponse { engines }))
     }
 }
 

@@ -130,3 +130,20 @@ async fn a_container_is_looked_at_from_every_side() {
     assert_eq!(gone.status.code(), Some(1));
     node.finish().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_engine_that_runs_pods_is_listed_with_them() {
+    let node = Node::start().await.unwrap();
+    let id = node.cri().run_pod(&node.pod("only")).await.unwrap();
+    let json = prints(&slipway(&node, &["engines", "-o", "json"]));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let [engine] = &json["engines"].as_array().unwrap()[..] else {
+        panic!("one engine is wanted: {json}");
+    };
+    assert_eq!(engine["name"], "native");
+    assert_eq!(engine["takesNewPods"], true);
+    assert_eq!(engine["trouble"], "");
+    assert_eq!(engine["pods"][0]["id"], id.as_str());
+    assert_eq!(engine["pods"][0]["name"], "only");
+    node.finish().await.unwrap();
+}

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use slipway_cri_api::slipway;
 use slipway_cri_api::v1::{
     AuthConfig, CheckpointContainerRequest, ContainerConfig, ContainerFilter, ContainerStats,
     ContainerStatsFilter, ContainerStatusResponse, ExecSyncResponse, Image, ImageFsInfoResponse,
@@ -233,6 +234,10 @@ impl Engine for Tasks {
     }
 
     async fn runtime_config(&self) -> Result<RuntimeConfigResponse> {
+        unreachable!("no session asks for this")
+    }
+
+    async fn engines(&self) -> Result<Vec<slipway::Engine>> {
         unreachable!("no session asks for this")
     }
 
