@@ -46,7 +46,8 @@ impl ImageVolumes {
                 failure::of_image(&error)
                     .context(format!("Mount.image of {:?}", mount.container_path))
             })?;
-            held.image.reference().clone_into(&mut image.image_ref);
+            // The id, as PullImage answers it, is what the conformance tests of CRI compare it with.
+            image.image_ref.clone_from(&held.image.id);
             references.insert(image.image.clone(), image.image_ref.clone());
             layers.and(held.chain_ids.clone());
             volumes.chain_ids.extend(held.chain_ids);

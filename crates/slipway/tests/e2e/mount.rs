@@ -383,7 +383,7 @@ async fn an_image_volume_outlives_its_image_and_the_daemon() {
     let sandbox = node.cri().run_pod(&config).await.unwrap();
     let mut volume = image_volume(&pushed.reference, "/volume", "model");
     let container = with(pod::sleeper("main", &image), vec![volume.clone()]);
-    volume.image.as_mut().unwrap().image_ref = pushed.by_digest;
+    volume.image.as_mut().unwrap().image_ref = pushed.id;
     let id = node
         .cri()
         .launch(&sandbox, &config, &container)
