@@ -75,6 +75,21 @@ impl<N: Clone + Eq + Hash + Display, T> Index<N, T> {
         })
     }
 
+    /// Makes an entry, or replaces what is known of it: for those whose ids and names somebody else
+    /// gives.
+    pub fn put(&self, name: N, id: &str, entry: Arc<T>) {
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        let before = tables
+            .entries
+            .insert(id.to_owned(), (name.clone(), entry))
+            .map(|(name, _)| name)
+            .filter(|before| *before != name);
+        if let Some(before) = before {
+            tables.names.remove(&before);
+        }
+        tables.names.insert(name, id.to_owned());
+    }
+
     /// The entry with this id, or with the only id that begins so.
     ///
     /// # Errors
@@ -193,6 +208,18 @@ mod tests {
         assert!(index.reserve("web".to_owned(), "a3").is_err());
         index.remove("a2");
         assert!(index.reserve("web".to_owned(), "a3").is_ok());
+    }
+
+    #[test]
+    fn an_entry_is_replaced_and_its_old_name_is_free() {
+        let index = index(&["a1"]);
+        index.put("other".to_owned(), "a1", Arc::new("new".to_owned()));
+        assert_eq!(*index.get("a1").unwrap(), "new");
+        assert_eq!(index.all().len(), 1);
+        assert!(index.reserve("name of a1".to_owned(), "a2").is_ok());
+        assert!(index.reserve("other".to_owned(), "a2").is_err());
+        index.remove("a1");
+        assert!(index.reserve("other".to_owned(), "a2").is_ok());
     }
 
     #[test]

@@ -8,17 +8,21 @@
 mod container;
 mod engine;
 mod error;
+mod events;
 mod filter;
 mod id;
 mod index;
 mod overview;
 mod pod;
 mod router;
+mod resolver;
 mod session;
+pub mod signal;
 
 pub use container::{ContainerExit, ContainerName, ContainerState};
 pub use engine::{ContainerEventStream, Engine, PullProgressStream, Verbosity};
 pub use error::{Error, Kind, Result};
+pub use events::Events;
 pub use filter::{
     ContainerView, PodView, matches_container, matches_container_stats, matches_pod,
     matches_pod_stats,
@@ -28,6 +32,7 @@ pub use index::{Index, Reservation};
 pub use overview::overview;
 pub use pod::PodName;
 pub use router::{CarryOver, Leaving, Router};
+pub use resolver::resolver_configuration;
 pub use session::{
     Connection, Input, Output, PortConnection, Session, SessionEnd, Streams, Terminal, TerminalSize,
 };

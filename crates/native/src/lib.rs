@@ -36,7 +36,6 @@ mod recovery;
 mod resources;
 mod rootfs;
 mod sandbox;
-mod signal;
 mod spec;
 mod stats;
 mod status;
@@ -63,8 +62,8 @@ use slipway_cri_api::v1::{
     UpdateContainerResourcesRequest, UpdatePodSandboxResourcesRequest,
 };
 use slipway_engine::{
-    ContainerEventStream, Engine, Error, Index, PodName, PortConnection, PullProgressStream,
-    Result, Session, Streams, Verbosity,
+    ContainerEventStream, Engine, Error, Events, Index, PodName, PortConnection,
+    PullProgressStream, Result, Session, Streams, Verbosity,
 };
 use slipway_image::{ArchiveReader, Images};
 use slipway_network::Network;
@@ -209,7 +208,7 @@ fn assemble(settings: Settings, handlers: Handlers) -> Result<Arc<Node>> {
         cgroups,
         sampler: Arc::default(),
         user_namespaces,
-        events: events::Events::default(),
+        events: Events::default(),
         pods: Arc::new(Index::new("pod")),
         containers: Arc::new(Index::new("container")),
         boot: node::boot()?,

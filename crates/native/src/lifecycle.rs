@@ -11,7 +11,7 @@ use oci_spec::image::ImageConfiguration;
 use slipway_cdi::Edits;
 use slipway_cgroup::{Cgroup, CgroupPath};
 use slipway_cri_api::v1::{self, ContainerConfig, ContainerEventType};
-use slipway_engine::{ContainerExit, ContainerName, ContainerState, Error, Result, new_id};
+use slipway_engine::{ContainerExit, ContainerName, ContainerState, Error, Result, new_id, signal};
 use slipway_shim::protocol::{
     Create, Failure, FailureKind, Overlay, SECCOMP_PROGRAM, UserMappings,
 };
@@ -22,7 +22,6 @@ use crate::layers::HeldLayers;
 use crate::node::{Node, now};
 use crate::pod::{Pod, PodState};
 use crate::sandbox::{hostname_of, remove_directory};
-use crate::signal;
 use crate::spec::{self, Confinement, Plan};
 use crate::store::ContainerRecord;
 use crate::volumes::ImageVolumes;

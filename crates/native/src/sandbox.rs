@@ -11,9 +11,11 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use slipway_cgroup::CgroupPath;
-use slipway_cri_api::v1::{self, ContainerEventType, DnsConfig, NamespaceMode, PodSandboxConfig};
-use slipway_engine::{ContainerExit, ContainerState, Error, PodName, Result, new_id};
-use slipway_network::{Attachment, Dns, PortMapping, Protocol};
+use slipway_cri_api::v1::{ContainerEventType, DnsConfig, NamespaceMode, PodSandboxConfig};
+use slipway_engine::{
+    ContainerExit, ContainerState, Error, PodName, Result, new_id, resolver_configuration, signal,
+};
+use slipway_network::Attachment;
 use slipway_shim::Shim;
 use slipway_shim::protocol::{Event, Pod as ShimPod, Record, UserMappings};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -22,7 +24,7 @@ use crate::node::{Node, now};
 use crate::pod::{Pod, PodState};
 use crate::spec::{check_pod, pod_namespaces, user_mappings};
 use crate::store::{PodPhase, PodRecord};
-use crate::{blocking, events, failure, lifecycle, resources, signal, update};
+use crate::{blocking, events, failure, lifecycle, resources, update};
 
 /// What the peers give to `/dev/shm`.
 const SHM_BYTES: u64 = 64 * 1024 * 1024;
@@ -480,7 +482,7 @@ fn write_files(
         .mode(0o700)
         .create(directory.join("containers"))?;
     write_for_all(&directory.join("hostname"), &format!("{hostname}\n"))?;
-    let resolver = match dns.map(resolv_conf) {
+    let resolver = match dns.map(resolver_configuration) {
         Some(resolver) if !resolver.is_empty() => resolver,
         _ => match fs::read_to_string("/etc/resolv.conf") {
             Ok(content) => content,
@@ -503,76 +505,16 @@ fn write_for_all(path: &Path, content: &str) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o644))
 }
 
-/// A resolver configuration (resolv.conf(5)).
-fn resolv_conf(dns: &DnsConfig) -> String {
-    let line = |keyword: &str, words: &[String]| match words {
-        [] => String::new(),
-        words => format!("{keyword} {}\n", words.join(" ")),
-    };
-    let servers: String = dns
-        .servers
-        .iter()
-        .map(|server| line("nameserver", std::slice::from_ref(server)))
-        .collect();
-    line("search", &dns.searches) + &servers + &line("options", &dns.options)
-}
-
 /// What a pod's network plugins are told.
 pub(crate) fn attachment(node: &Node, record: &PodRecord) -> Attachment {
-    let metadata = record.config.metadata.clone().unwrap_or_default();
-    let dns = record.config.dns_config.clone().map(|dns| Dns {
-        servers: dns.servers,
-        searches: dns.searches,
-        options: dns.options,
-    });
-    let mappings = record
-        .config
-        .port_mappings
-        .iter()
-        .filter(|mapping| mapping.host_port > 0);
     Attachment {
-        pod_id: record.id.clone(),
-        name: metadata.name,
-        namespace: metadata.namespace,
-        uid: metadata.uid,
-        netns: node.pod_directory(&record.id).join("ns/net"),
-        port_mappings: mappings.filter_map(port_mapping).collect(),
-        dns,
         cgroup_path: recorded_cgroup(record)
             .ok()
             .map(|path| path.as_str().to_owned()),
-    }
-}
-
-fn port_mapping(mapping: &v1::PortMapping) -> Option<PortMapping> {
-    Some(PortMapping {
-        protocol: match v1::Protocol::try_from(mapping.protocol).ok()? {
-            v1::Protocol::Tcp => Protocol::Tcp,
-            v1::Protocol::Udp => Protocol::Udp,
-            v1::Protocol::Sctp => Protocol::Sctp,
-        },
-        container_port: u16::try_from(mapping.container_port).ok()?,
-        host_port: u16::try_from(mapping.host_port).ok()?,
-        host_ip: mapping.host_ip.parse().ok(),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_resolver_configuration_has_a_line_for_each_kind() {
-        let list = |items: &[&str]| items.iter().map(|&item| item.to_owned()).collect();
-        let dns = DnsConfig {
-            servers: list(&["10.0.0.10", "fd00::10"]),
-            searches: list(&["a.svc", "svc"]),
-            options: list(&["ndots:5"]),
-        };
-        assert_eq!(
-            resolv_conf(&dns),
-            "search a.svc svc\nnameserver 10.0.0.10\nnameserver fd00::10\noptions ndots:5\n"
-        );
-        assert_eq!(resolv_conf(&DnsConfig::default()), "");
+        ..Attachment::of_pod(
+            &record.id,
+            &record.config,
+            node.pod_directory(&record.id).join("ns/net"),
+        )
     }
 }

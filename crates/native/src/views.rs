@@ -11,13 +11,13 @@ use slipway_cri_api::v1::{
 };
 use slipway_engine::{
     ContainerState, ContainerView, PodView, Result, Verbosity, matches_container, matches_pod,
+    signal,
 };
 
 use crate::container::Container;
 use crate::lifecycle::log_path;
 use crate::node::{Node, now};
 use crate::pod::{Pod, PodState};
-use crate::signal;
 use crate::spec::pod_namespaces;
 
 fn pod_state(pod: &Pod) -> PodSandboxState {

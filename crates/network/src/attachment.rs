@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use slipway_cri_api::v1::{self, PodSandboxConfig};
 
 use crate::Error;
 use crate::conflist::is_identifier;
@@ -72,6 +73,29 @@ pub struct Dns {
 }
 
 impl Attachment {
+    /// What CRI says of a pod, with the network namespace that it has. Ports that lead from no port
+    /// of the node are left out, and so is what is no port.
+    pub fn of_pod(pod_id: &str, config: &PodSandboxConfig, netns: PathBuf) -> Self {
+        let metadata = config.metadata.clone().unwrap_or_default();
+        let dns = config.dns_config.clone().map(|dns| Dns {
+            servers: dns.servers,
+            searches: dns.searches,
+            options: dns.options,
+        });
+        let mappings = config.port_mappings.iter();
+        let mappings = mappings.filter(|mapping| mapping.host_port > 0);
+        Self {
+            pod_id: pod_id.to_owned(),
+            name: metadata.name,
+            namespace: metadata.namespace,
+            uid: metadata.uid,
+            netns,
+            port_mappings: mappings.filter_map(PortMapping::of).collect(),
+            dns,
+            cgroup_path: None,
+        }
+    }
+
     /// Refuses an attachment whose values would mean something else to a plugin.
     pub(crate) fn validate(&self) -> Result<(), Error> {
         if !is_identifier(&self.pod_id) {
@@ -137,6 +161,19 @@ impl Attachment {
 }
 
 impl PortMapping {
+    fn of(mapping: &v1::PortMapping) -> Option<Self> {
+        Some(Self {
+            protocol: match v1::Protocol::try_from(mapping.protocol).ok()? {
+                v1::Protocol::Tcp => Protocol::Tcp,
+                v1::Protocol::Udp => Protocol::Udp,
+                v1::Protocol::Sctp => Protocol::Sctp,
+            },
+            container_port: u16::try_from(mapping.container_port).ok()?,
+            host_port: u16::try_from(mapping.host_port).ok()?,
+            host_ip: mapping.host_ip.parse().ok(),
+        })
+    }
+
     fn to_cni(&self) -> Value {
         let mut mapping = Map::new();
         mapping.insert("hostPort".into(), json!(self.host_port));

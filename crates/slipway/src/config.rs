@@ -15,6 +15,7 @@ use anyhow::bail;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::engines::EngineConfig;
 use crate::serve::{LogFormat, LogLevel, ServeArgs};
 
 pub(crate) use command::ConfigArgs;
@@ -54,6 +55,7 @@ pub(crate) struct Config {
         example = "127.0.0.1:9428"
     )]
     pub(crate) metrics_listen: Option<SocketAddr>,
+    pub(crate) engine: EngineConfig,
     pub(crate) runtime: slipway_native::Config,
     pub(crate) image: slipway_image::Config,
     pub(crate) network: slipway_network::Config,
@@ -69,6 +71,7 @@ impl Default for Config {
             log_format: LogFormat::Text,
             log_level: LogLevel::Info,
             metrics_listen: None,
+            engine: EngineConfig::default(),
             runtime: slipway_native::Config::default(),
             image: slipway_image::Config::default(),
             network: slipway_network::Config::default(),
@@ -161,6 +164,10 @@ impl Config {
             self.listen.clone_from(listen);
             overridden("listen", "--listen");
         }
+        if let Some(engine) = args.engine {
+            self.engine.name = engine;
+            overridden("engine.name", "--engine");
+        }
         if let Some(format) = args.log_format {
             self.log_format = format;
             overridden("log_format", "--log-format");
@@ -225,6 +232,9 @@ impl Config {
                 );
             }
         }
+        self.engine
+            .docker
+            .check(&mut below("engine.docker", complain));
         self.runtime.check(&mut below("runtime", complain));
         self.image.check(&mut below("image", complain));
         self.network.check(&mut below("network", complain));

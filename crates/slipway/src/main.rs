@@ -8,6 +8,7 @@
 mod client;
 mod completions;
 mod config;
+mod engines;
 mod man;
 mod metrics;
 mod reload;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use slipway_native::Native;
 use slipway_streaming::Reloader;
 use tokio::signal::unix::Signal;
 
 use crate::config::{Config, Loaded, changes};
+use crate::engines::Started;
 use crate::serve::{ServeArgs, SetLogLevel};
 use crate::service_manager::{ServiceManager, State};
 
@@ -15,7 +15,7 @@ pub(crate) struct Reload {
     pub(crate) args: ServeArgs,
     /// What the daemon was started with.
     pub(crate) started: Config,
-    pub(crate) engine: Arc<Native>,
+    pub(crate) engine: Started,
     pub(crate) streaming: Reloader,
     pub(crate) log: SetLogLevel,
     pub(crate) manager: Arc<ServiceManager>,
@@ -45,13 +45,7 @@ impl Reload {
         let Loaded { config, files, .. } =
             tokio::task::spawn_blocking(move || Loaded::new(&args)).await??;
         self.streaming.reload(&config.streaming)?;
-        self.engine
-            .reload(
-                config.runtime.clone(),
-                config.image.clone(),
-                config.network.clone(),
-            )
-            .await?;
+        self.engine.reload(&config).await?;
         (self.log)(config.log_level);
         let changed = changes(current, &config).on_hangup;
         tracing::info!(

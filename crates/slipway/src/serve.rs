@@ -13,8 +13,6 @@ use prometheus_client::registry::Registry;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use slipway_cri::CallMetrics;
-use slipway_engine::Engine;
-use slipway_native::{Native, Settings};
 use slipway_streaming::Streaming;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,6 +22,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use crate::config::Loaded;
+use crate::engines::{EngineName, Started};
 use crate::metrics;
 use crate::reload::Reload;
 use crate::service_manager::{ServiceManager, State};
@@ -47,6 +46,10 @@ pub(crate) struct ServeArgs {
     /// Directory of what a reboot ends: pods, sockets, namespaces [key: state; default: /run/slipway]
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
+
+    /// What pods are made with [key: engine.name; default: native]
+    #[arg(long, value_name = "ENGINE")]
+    pub(crate) engine: Option<EngineName>,
 
     /// Directory of the network configurations [key: network.conf_dir; default: /etc/cni/net.d]
     #[arg(long, value_name = "DIR")]
@@ -121,17 +124,8 @@ pub(crate) async fn run(args: ServeArgs, manager: ServiceManager) -> anyhow::Res
     manager.tell(State::Status("Looking for pods that were running"));
     let mut registry = Registry::default();
     let calls = CallMetrics::new(&mut registry);
-    let native = Arc::new(
-        Native::open(Settings {
-            root: config.root.clone(),
-            state: config.state.clone(),
-            runtime: config.runtime.clone(),
-            image: config.image.clone(),
-            network: config.network.clone(),
-        })
-        .await?,
-    );
-    let engine: Arc<dyn Engine> = Arc::clone(&native) as _;
+    let started = Started::new(&config).await?;
+    let engine = started.engine();
     let streaming = Streaming::start(&config.streaming, Arc::clone(&engine)).await?;
     if let Some(address) = config.metrics_listen {
         metrics::serve(address, registry).await?;
@@ -148,7 +142,7 @@ pub(crate) async fn run(args: ServeArgs, manager: ServiceManager) -> anyhow::Res
     let reload = Reload {
         args,
         started: config.clone(),
-        engine: native,
+        engine: started,
         streaming: streaming.reloader(),
         log,
         manager: Arc::clone(&manager),

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::process::Process;
 use crate::runtime::{Launch, Runtime};
-use crate::{Cni, Scratch, eventually};
+use crate::{Cni, Docker, Scratch, eventually};
 
 /// A running `slipway serve`; see [`Runtime`] for what can be done with it.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub struct DaemonBuilder {
     environment: Vec<(OsString, OsString)>,
     config: String,
     registries: String,
+    /// The socket of the Docker Engine, where that runs the pods.
+    docker: Option<PathBuf>,
 }
 
 impl Daemon {
@@ -51,6 +53,7 @@ impl Daemon {
             environment: Vec::new(),
             config: String::new(),
             registries: String::new(),
+            docker: None,
         }
     }
 
@@ -104,6 +107,13 @@ impl DaemonBuilder {
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), value.into()));
         self
+    }
+
+    /// A daemon whose pods a Docker Engine runs.
+    #[must_use]
+    pub fn docker(mut self, docker: &Docker) -> Self {
+        self.docker = Some(docker.socket());
+        self.argument("--engine").argument("docker")
     }
 
     /// The text of its configuration file (TOML); empty if never called.
@@ -168,6 +178,15 @@ impl DaemonBuilder {
             std::fs::create_dir_all(&drop_ins)?;
             let driver = "[runtime]\ncgroup_driver = \"cgroupfs\"\n";
             std::fs::write(drop_ins.join("driver.toml"), driver)?;
+        }
+        if let Some(socket) = &self.docker {
+            let drop_ins = scratch.join("conf.d");
+            std::fs::create_dir_all(&drop_ins)?;
+            let endpoint = format!(
+                "[engine.docker]\nendpoint = \"unix://{}\"\n",
+                socket.display()
+            );
+            std::fs::write(drop_ins.join("docker.toml"), endpoint)?;
         }
         std::fs::write(&config, self.config)?;
         std::fs::write(&registries, self.registries)?;

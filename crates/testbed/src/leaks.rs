@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{Scratch, cgroup, cni, daemon, mount, process, wait};
+use crate::{Scratch, cgroup, cni, daemon, docker, mount, process, wait};
 
 /// The kernel takes a network namespace's interfaces away after its last user has gone, and a
 /// process that was told to end needs a moment.
@@ -64,6 +64,9 @@ pub fn snapshot(scratch: &Scratch) -> BTreeSet<Leak> {
         daemon::state(scratch).join("pods"),
         daemon::root(scratch).join("containers"),
         daemon::root(scratch).join("cni"),
+        daemon::root(scratch).join("docker/pods"),
+        daemon::root(scratch).join("docker/cni"),
+        docker::data(scratch).join("containers"),
     ];
     let directories = directories
         .iter()

@@ -5,7 +5,30 @@ use std::sync::Arc;
 use anyhow::Result;
 use slipway_cri_api::v1::PodSandboxConfig;
 
-use crate::{Cni, Cri, Daemon, Image, Pushed, Registry, Scratch, leaks, pod};
+use crate::{Cni, Cri, Daemon, Docker, Image, Pushed, Registry, Scratch, leaks, pod};
+
+/// What runs the pods of test nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// This machine's kernel.
+    Native,
+    /// A Docker Engine of each node's own.
+    Docker,
+}
+
+impl Engine {
+    /// The engine that this run of the tests is for: `SLIPWAY_TEST_ENGINE`, or the native one.
+    ///
+    /// # Panics
+    /// When the variable names none.
+    pub fn under_test() -> Self {
+        match std::env::var("SLIPWAY_TEST_ENGINE").as_deref() {
+            Err(_) | Ok("native") => Self::Native,
+            Ok("docker") => Self::Docker,
+            Ok(other) => panic!("SLIPWAY_TEST_ENGINE is {other:?}, not native or docker"),
+        }
+    }
+}
 
 /// A node of one test's own: Slipway's daemon, a registry and a pod network.
 ///
@@ -15,6 +38,8 @@ use crate::{Cni, Cri, Daemon, Image, Pushed, Registry, Scratch, leaks, pod};
 pub struct Node {
     /// The daemon.
     pub daemon: Daemon,
+    /// The Docker Engine, where that runs the pods.
+    pub docker: Option<Docker>,
     /// The registry, empty at first.
     pub registry: Registry,
     /// The network.
@@ -42,9 +67,18 @@ impl Node {
         let scratch = Scratch::new()?;
         let cni = Cni::new(&scratch)?;
         let registry = Registry::start(&scratch).await?;
-        let daemon = tell(Daemon::builder(&scratch, &cni)).start().await?;
+        let docker = match Engine::under_test() {
+            Engine::Native => None,
+            Engine::Docker => Some(Docker::start(&scratch).await?),
+        };
+        let mut builder = Daemon::builder(&scratch, &cni);
+        if let Some(docker) = &docker {
+            builder = builder.docker(docker);
+        }
+        let daemon = tell(builder).start().await?;
         Ok(Self {
             daemon,
+            docker,
             registry,
             cni,
             scratch,
@@ -83,6 +117,10 @@ impl Node {
         leaks::assert_none(&self.scratch);
         self.daemon.stop()?;
         leaks::assert_none(&self.scratch);
+        if let Some(mut docker) = self.docker.take() {
+            docker.stop()?;
+            leaks::assert_none(&self.scratch);
+        }
         Ok(())
     }
 }

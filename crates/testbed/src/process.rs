@@ -174,7 +174,7 @@ fn parse_stat(stat: &str) -> Option<u64> {
     }
 }
 
-fn record(scratch: &Path, pid: i32) -> Result<()> {
+pub(crate) fn record(scratch: &Path, pid: i32) -> Result<()> {
     let Some(started) = start_time(pid) else {
         return Ok(());
     };

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use slipway_cri_api::v1::{DnsConfig, NamespaceMode, PodSandboxState};
-use slipway_testbed::{Cni, Daemon, Node, Registry, Scratch, eventually, leaks, pod};
+use slipway_testbed::{Node, eventually, leaks, pod};
 use tonic::Code;
 
 use crate::{node, refused};
@@ -273,24 +273,17 @@ async fn what_cannot_be_a_pod_is_refused_and_leaves_nothing() {
 
 #[tokio::test]
 async fn a_network_plugin_that_fails_hangs_or_talks_nonsense_leaves_no_pod() {
-    let scratch = Scratch::new().unwrap();
-    let cni = Cni::new(&scratch).unwrap();
-    let registry = Registry::start(&scratch).await.unwrap();
-    let plugins = scratch.join("plugins");
-    std::fs::create_dir(&plugins).unwrap();
-    let daemon = Daemon::builder(&scratch, &cni)
-        .config("[network]\nplugin_timeout = 5\n")
-        .argument("--cni-bin-dir")
-        .argument(&plugins)
-        .start()
-        .await
-        .unwrap();
-    let node = Node {
-        daemon,
-        registry,
-        cni,
-        scratch,
-    };
+    let node = Node::start_with(|builder| {
+        let plugins = builder.scratch().join("plugins");
+        std::fs::create_dir(&plugins).unwrap();
+        builder
+            .config("[network]\nplugin_timeout = 5\n")
+            .argument("--cni-bin-dir")
+            .argument(&plugins)
+    })
+    .await
+    .unwrap();
+    let plugins = node.scratch.join("plugins");
     let cri = node.cri();
     let good = node.cni.conflist().unwrap();
     let complaint = r#"{"code": 11, "msg": "no more cable", "details": "cut"}"#;

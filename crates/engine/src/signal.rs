@@ -3,10 +3,10 @@
 use slipway_cri_api::v1::Signal;
 
 /// What ends a process that is not asked.
-pub(crate) const SIGKILL: i32 = 9;
+pub const SIGKILL: i32 = 9;
 
 /// What stops a container of which nobody says more.
-pub(crate) const SIGTERM: i32 = 15;
+pub const SIGTERM: i32 = 15;
 
 /// Names of signal(7) and their numbers on x86-64 and arm64, with the aliases that CRI lists.
 const NAMES: &[(&str, i32)] = &[
@@ -51,7 +51,7 @@ const RTMAX: i32 = 64;
 
 /// The number of `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3` or CRI's `SIGRTMINPLUS3`, in any case; none
 /// for what is no signal.
-pub(crate) fn parse(name: &str) -> Option<i32> {
+pub fn parse(name: &str) -> Option<i32> {
     let upper = name.trim().to_ascii_uppercase();
     if let Ok(number) = upper.parse::<i32>() {
         return (1..=RTMAX).contains(&number).then_some(number);
@@ -70,7 +70,7 @@ pub(crate) fn parse(name: &str) -> Option<i32> {
 }
 
 /// The same signal as CRI calls it.
-pub(crate) fn in_cri(number: i32) -> Signal {
+pub fn in_cri(number: i32) -> Signal {
     (1..=Signal::Sigrtmax as i32)
         .filter_map(|value| Signal::try_from(value).ok())
         .find(|signal| parse(signal.as_str_name()) == Some(number))

@@ -1,0 +1,377 @@
+//! Docker's images in CRI's words.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::auth::DockerCredentials;
+use bollard::models::{ImageInspect, ImageSummary};
+use bollard::query_parameters::{
+    CreateImageOptions, CreateImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptions,
+};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use serde::Deserialize;
+use slipway_cri_api::v1::{
+    AuthConfig, FilesystemIdentifier, FilesystemUsage, Image, ImageFsInfoResponse, ImageSpec,
+    ImageStatusResponse, Int64Value, UInt64Value,
+};
+use slipway_engine::{Error, Kind, Result, Verbosity};
+
+use crate::dockerd::{Dockerd, Up};
+use crate::node::{Node, now};
+use crate::{failure, pause};
+
+/// How long Docker may say nothing of a pull: it tells of every piece that it has fetched or
+/// unpacked.
+const SILENCE: Duration = Duration::from_mins(5);
+
+/// What Docker calls an image without a name.
+const NONE: &str = "<none>";
+
+/// Since this version of the interface it is not everything that has to be measured.
+const DISK_USAGE_BY_TYPE: (usize, usize) = (1, 42);
+
+/// What Docker has measured (`GET /system/df`): the first in versions before 1.52 of the interface.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DiskUsage {
+    layers_size: Option<u64>,
+    image_usage: Option<ImageUsage>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ImageUsage {
+    total_size: u64,
+}
+
+/// By what a kubelet is to know the image of a container: a digest where it has one.
+#[derive(Debug, Default)]
+pub(crate) struct ImageNames(Mutex<HashMap<String, String>>);
+
+impl ImageNames {
+    /// Of an image by its id.
+    pub(crate) fn of(&self, id: &str) -> String {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(id).cloned().unwrap_or_else(|| id.to_owned())
+    }
+
+    /// Asks Docker, if it is not known yet. The image of a container may be gone.
+    pub(crate) async fn learn(&self, dockerd: &Dockerd, docker: &Docker, id: &str) {
+        let known = |names: &Self| {
+            let names = names.0.lock().unwrap_or_else(PoisonError::into_inner);
+            names.contains_key(id)
+        };
+        if id.is_empty() || known(self) {
+            return;
+        }
+        let asked = docker.inspect_image(id);
+        if let Ok(image) = dockerd.answer(SILENCE, "inspect image", asked).await {
+            let digest = image.repo_digests.unwrap_or_default().into_iter().next();
+            let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            names.insert(id.to_owned(), digest.unwrap_or_else(|| id.to_owned()));
+        }
+    }
+}
+
+pub(crate) async fn pull(
+    node: &Node,
+    image: &ImageSpec,
+    auth: Option<AuthConfig>,
+) -> Result<String> {
+    let name = named(image)?;
+    fetch(node, name, auth.map(credentials)).await?;
+    let what = format!("inspect image {name}");
+    let pulled = node
+        .dockerd
+        .call(
+            &what,
+            |docker| async move { docker.inspect_image(name).await },
+        )
+        .await?;
+    pulled
+        .id
+        .ok_or_else(|| Error::internal(format!("Docker gives no id for image {name}")))
+}
+
+async fn fetch(node: &Node, name: &str, auth: Option<DockerCredentials>) -> Result<()> {
+    let what = format!("pull image {name}");
+    let docker = node.dockerd.up()?.docker;
+    let options = CreateImageOptionsBuilder::default()
+        .from_image(&tagged(name))
+        .build();
+    create(node, &docker, &what, options, None, auth).await
+}
+
+/// Follows what Docker tells of an image that it makes, to its end.
+async fn create(
+    node: &Node,
+    docker: &Docker,
+    what: &str,
+    options: CreateImageOptions,
+    archive: Option<Bytes>,
+    auth: Option<DockerCredentials>,
+) -> Result<()> {
+    let archive = archive.map(bollard::body_full);
+    let mut progress = Box::pin(docker.create_image(Some(options), archive, auth));
+    let endpoint = node.dockerd.endpoint();
+    loop {
+        let next = tokio::time::timeout(SILENCE, progress.next()).await;
+        match next.map_err(|_| failure::late(what, endpoint))? {
+            None => return Ok(()),
+            Some(Err(error)) => return Err(failure::of_docker(what, endpoint, &error)),
+            Some(Ok(told)) => {
+                if let Some(message) = told.error_detail.and_then(|detail| detail.message) {
+                    let error = bollard::errors::Error::DockerStreamError { error: message };
+                    return Err(failure::of_docker(what, endpoint, &error));
+                }
+            }
+        }
+    }
+}
+
+/// A name with a tag: of one without a tag Docker would pull all of them.
+fn tagged(name: &str) -> String {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    if last.contains([':', '@']) {
+        name.to_owned()
+    } else {
+        format!("{name}:latest")
+    }
+}
+
+fn credentials(auth: AuthConfig) -> DockerCredentials {
+    let some = |text: String| (!text.is_empty()).then_some(text);
+    DockerCredentials {
+        username: some(auth.username),
+        password: some(auth.password),
+        auth: some(auth.auth),
+        email: None,
+        serveraddress: some(auth.server_address),
+        identitytoken: some(auth.identity_token),
+        registrytoken: some(auth.registry_token),
+    }
+}
+
+fn named(image: &ImageSpec) -> Result<&str> {
+    match image.image.as_str() {
+        "" => Err(Error::invalid("ImageSpec.image is empty")),
+        name => Ok(name),
+    }
+}
+
+/// The image for pods' pause containers, which Docker has when this returns.
+pub(crate) async fn pause(node: &Node, up: &Up) -> Result<String> {
+    let configured = node.config.pause_image.as_deref();
+    let name = configured.unwrap_or(pause::IMAGE);
+    if find(node, name).await?.is_some() {
+        return Ok(name.to_owned());
+    }
+    // Of several pods that need it one makes it.
+    let _turn = node.gates.alone(name).await;
+    if find(node, name).await?.is_some() {
+        return Ok(name.to_owned());
+    }
+    if configured.is_some() {
+        fetch(node, name, None).await?;
+        return Ok(name.to_owned());
+    }
+    let archive = pause::archive(&up.facts.architecture)?;
+    let (repository, tag) = name.split_once(':').unwrap_or((name, "latest"));
+    let options = CreateImageOptionsBuilder::default()
+        .from_src("-")
+        .repo(repository)
+        .tag(tag)
+        .changes(vec![format!("ENTRYPOINT [{:?}]", pause::PATH)])
+        .build();
+    let what = format!("import the pause image {name}");
+    create(node, &up.docker, &what, options, Some(archive), None).await?;
+    tracing::info!(image = name, "the pause image was given to Docker");
+    Ok(name.to_owned())
+}
+
+async fn find(node: &Node, name: &str) -> Result<Option<ImageInspect>> {
+    let what = format!("inspect image {name}");
+    let asked = node
+        .dockerd
+        .call(
+            &what,
+            |docker| async move { docker.inspect_image(name).await },
+        )
+        .await;
+    match asked {
+        Ok(image) => Ok(Some(image)),
+        Err(error) if error.kind() == Kind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(crate) async fn list(node: &Node, wanted: Option<&ImageSpec>) -> Result<Vec<Image>> {
+    let pinned = pinned(node);
+    if let Some(name) = wanted
+        .map(|image| image.image.as_str())
+        .filter(|name| !name.is_empty())
+    {
+        let found = find(node, name).await?;
+        return Ok(found.iter().map(|image| inspected(image, pinned)).collect());
+    }
+    let options = ListImagesOptionsBuilder::default().all(false).build();
+    let images = node
+        .dockerd
+        .call("list images", |docker| async move {
+            docker.list_images(Some(options)).await
+        })
+        .await?;
+    Ok(images.iter().map(|image| listed(image, pinned)).collect())
+}
+
+pub(crate) async fn status(
+    node: &Node,
+    image: &ImageSpec,
+    verbosity: Verbosity,
+) -> Result<ImageStatusResponse> {
+    let found = find(node, named(image)?).await?;
+    let info = match (&found, verbosity) {
+        (Some(image), Verbosity::Verbose) => {
+            let info = serde_json::json!({ "docker": image });
+            HashMap::from([("info".to_owned(), info.to_string())])
+        }
+        _ => HashMap::new(),
+    };
+    Ok(ImageStatusResponse {
+        image: found.as_ref().map(|image| inspected(image, pinned(node))),
+        info,
+    })
+}
+
+/// Removes an image with all its names: Docker removes it with the last of them.
+pub(crate) async fn remove(node: &Node, image: &ImageSpec) -> Result<()> {
+    let name = named(image)?;
+    let Some(found) = find(node, name).await? else {
+        return Ok(());
+    };
+    let id = found.id.clone().unwrap_or_default();
+    let names = real(found.repo_tags.as_deref().unwrap_or_default());
+    let digests = real(found.repo_digests.as_deref().unwrap_or_default());
+    let what = format!("remove image {name}");
+    for name in names.into_iter().chain(digests).chain([id]) {
+        let name = name.as_str();
+        let removed = node
+            .dockerd
+            .call(&what, |docker| async move {
+                docker
+                    .remove_image(name, None::<RemoveImageOptions>, None)
+                    .await
+            })
+            .await;
+        match removed {
+            Err(error) if error.kind() != Kind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The space that images take, as Docker counts it, which it does by looking at all of them.
+pub(crate) async fn file_systems(node: &Node) -> Result<ImageFsInfoResponse> {
+    let up = node.dockerd.up()?;
+    let path = if up.facts.api < DISK_USAGE_BY_TYPE {
+        "/system/df"
+    } else {
+        "/system/df?type=image"
+    };
+    let used: DiskUsage = node.dockerd.get("measure images", path).await?;
+    let bytes = used
+        .layers_size
+        .or(used.image_usage.map(|images| images.total_size));
+    let usage = FilesystemUsage {
+        timestamp: now(),
+        fs_id: Some(FilesystemIdentifier {
+            mountpoint: up.facts.root.to_string_lossy().into_owned(),
+        }),
+        used_bytes: bytes.map(|value| UInt64Value { value }),
+        inodes_used: None,
+    };
+    Ok(ImageFsInfoResponse {
+        image_filesystems: vec![usage.clone()],
+        // Writable layers are on the same file system, which a kubelet wants to be told.
+        container_filesystems: vec![usage],
+    })
+}
+
+fn pinned(node: &Node) -> &str {
+    let configured = node.config.pause_image.as_deref();
+    configured.unwrap_or(pause::IMAGE)
+}
+
+/// Names without Docker's word for none.
+fn real(names: &[String]) -> Vec<String> {
+    let names = names.iter().filter(|name| !name.contains(NONE));
+    names.cloned().collect()
+}
+
+fn listed(image: &ImageSummary, pinned: &str) -> Image {
+    Image {
+        id: image.id.clone(),
+        repo_tags: real(&image.repo_tags),
+        repo_digests: real(&image.repo_digests),
+        size: image.size.try_into().unwrap_or_default(),
+        pinned: image.repo_tags.iter().any(|tag| tag == pinned),
+        ..Image::default()
+    }
+}
+
+fn inspected(image: &ImageInspect, pinned: &str) -> Image {
+    let tags = image.repo_tags.as_deref().unwrap_or_default();
+    let config = image.config.clone().unwrap_or_default();
+    let user = config.user.unwrap_or_default();
+    let user = user.split(':').next().unwrap_or_default();
+    let uid = if user.is_empty() {
+        Some(0)
+    } else {
+        user.parse().ok()
+    };
+    Image {
+        id: image.id.clone().unwrap_or_default(),
+        repo_tags: real(tags),
+        repo_digests: real(image.repo_digests.as_deref().unwrap_or_default()),
+        size: image
+            .size
+            .and_then(|size| size.try_into().ok())
+            .unwrap_or_default(),
+        username: if uid.is_none() {
+            user.to_owned()
+        } else {
+            String::new()
+        },
+        uid: uid.map(|value| Int64Value { value }),
+        spec: None,
+        pinned: tags.iter().any(|tag| tag == pinned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_tag_is_pulled_and_never_all_of_them() {
+        for (name, pulled) in [
+            ("busybox", "busybox:latest"),
+            ("busybox:1", "busybox:1"),
+            ("127.0.0.1:5000/busybox", "127.0.0.1:5000/busybox:latest"),
+            ("127.0.0.1:5000/busybox:1", "127.0.0.1:5000/busybox:1"),
+            ("a/b@sha256:00", "a/b@sha256:00"),
+        ] {
+            assert_eq!(tagged(name), pulled);
+        }
+    }
+
+    #[test]
+    fn dockers_word_for_none_is_no_name() {
+        let names = ["<none>:<none>", "a:1", "<none>@<none>"].map(ToOwned::to_owned);
+        assert_eq!(real(&names), ["a:1"]);
+    }
+}

@@ -1,0 +1,320 @@
+//! The engine on a Docker Engine that is there already: pods as dockershim made them.
+//!
+//! A pod is a container that does nothing and holds namespaces; the pod's containers join them.
+//! Docker's labels and names say which is which, so that what dockershim and cri-dockerd made can
+//! be read as well, and what is made here by them. The network is CNI's, and not Docker's.
+//!
+//! Invariants:
+//!
+//! - Docker is what is true. What is known here is asked again whenever Docker tells of a change,
+//!   and all of it when Docker has been out of reach. While it is, nothing is answered from memory.
+//! - A pod is seen when its network and its checkpoint are there, and its checkpoint goes last.
+//! - Every request to dockerd has a deadline.
+#![forbid(unsafe_code)]
+
+mod checkpoint;
+mod config;
+mod create;
+mod dockerd;
+mod execs;
+mod failure;
+mod gates;
+mod images;
+mod inspect;
+mod lifecycle;
+mod log;
+mod naming;
+mod node;
+mod pause;
+mod refuse;
+mod sandbox;
+mod security;
+mod status;
+mod views;
+mod watch;
+mod wire;
+
+use std::fs::{self, File};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::stream;
+use rustix::fs::{FlockOperation, fcntl_lock};
+use slipway_cri_api::v1::{
+    AuthConfig, CheckpointContainerRequest, Container, ContainerConfig, ContainerFilter,
+    ContainerStats, ContainerStatsFilter, ContainerStatusResponse, ExecSyncResponse, Image,
+    ImageFsInfoResponse, ImageSpec, ImageStatusResponse, MetricDescriptor, PodSandbox,
+    PodSandboxConfig, PodSandboxFilter, PodSandboxMetrics, PodSandboxStats, PodSandboxStatsFilter,
+    PodSandboxStatusResponse, RuntimeConfig, RuntimeConfigResponse, StatusResponse,
+    UpdateContainerResourcesRequest, UpdatePodSandboxResourcesRequest,
+};
+use slipway_engine::{
+    ContainerEventStream, Engine, Error, PortConnection, PullProgressStream, Result, Session,
+    Streams, Verbosity,
+};
+
+pub use config::Config;
+use node::Node;
+
+/// Where an engine keeps its things, and the configuration of its parts.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What survives a reboot: checkpoints of pods, and what their networks were made with.
+    pub root: PathBuf,
+    /// `[engine.docker]`.
+    pub docker: Config,
+    /// `[network]`.
+    pub network: slipway_network::Config,
+}
+
+/// The engine. It implements [`Engine`], which is how it is used.
+pub struct DockerEngine {
+    node: Arc<Node>,
+}
+
+impl DockerEngine {
+    /// Takes a root directory and connects to dockerd. One that is not there is waited for in the
+    /// background, and until then every operation but Status says so.
+    ///
+    /// # Errors
+    ///
+    /// [`slipway_engine::Kind::FailedPrecondition`] when another daemon holds the root directory,
+    /// or when dockerd is too old; other kinds when the directory cannot be used.
+    pub async fn open(settings: Settings) -> Result<Self> {
+        let Settings {
+            root,
+            docker,
+            network,
+        } = settings;
+        let root = root.join("docker");
+        private_directory(&node::checkpoints(&root))?;
+        let lock = lock(&root)?;
+        let node = Arc::new(Node::new(docker, network, &root, lock)?);
+        watch::start(&node).await?;
+        Ok(Self { node })
+    }
+
+    /// Puts another configuration of the network into force, for operations that begin from now on.
+    pub fn reload(&self, network: slipway_network::Config) {
+        self.node.network.reload(network);
+    }
+}
+
+/// Makes a directory that only root may look into. Blocking, briefly.
+fn private_directory(path: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| Error::precondition(format!("{} cannot be made: {error}", path.display())))
+}
+
+/// Takes the lock of a directory, which ends with this process (fcntl(2)).
+fn lock(directory: &Path) -> Result<File> {
+    let path = directory.join("lock");
+    let failed =
+        |error: std::io::Error| Error::precondition(format!("{}: {error}", path.display()));
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(failed)?;
+    fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+        Error::precondition(format!(
+            "another slipway works on {} ({error}): stop it, or give this one a directory of its \
+             own with --root",
+            directory.display()
+        ))
+    })?;
+    Ok(file)
+}
+
+fn not_yet(what: &str) -> Error {
+    Error::unimplemented(format!("{what} is not there for pods on Docker"))
+}
+
+#[tonic::async_trait]
+impl Engine for DockerEngine {
+    async fn status(&self, verbosity: Verbosity) -> Result<StatusResponse> {
+        Ok(status::status(&self.node, verbosity))
+    }
+
+    async fn runtime_config(&self) -> Result<RuntimeConfigResponse> {
+        status::runtime_config(&self.node)
+    }
+
+    async fn run_pod(&self, config: PodSandboxConfig, handler: String) -> Result<String> {
+        sandbox::run(&self.node, config, handler).await
+    }
+
+    async fn stop_pod(&self, id: &str) -> Result<()> {
+        sandbox::stop(&self.node, id).await
+    }
+
+    async fn remove_pod(&self, id: &str) -> Result<()> {
+        sandbox::remove(&self.node, id).await
+    }
+
+    async fn pod_status(&self, id: &str, verbosity: Verbosity) -> Result<PodSandboxStatusResponse> {
+        views::pod_status(&self.node, id, verbosity)
+    }
+
+    async fn list_pods(&self, filter: Option<PodSandboxFilter>) -> Result<Vec<PodSandbox>> {
+        views::pods(&self.node, filter.as_ref())
+    }
+
+    async fn create_container(&self, pod: &str, config: ContainerConfig) -> Result<String> {
+        lifecycle::create(&self.node, pod, config).await
+    }
+
+    async fn start_container(&self, id: &str) -> Result<()> {
+        lifecycle::start(&self.node, id).await
+    }
+
+    async fn stop_container(&self, id: &str, timeout: i64) -> Result<()> {
+        lifecycle::stop(&self.node, id, timeout).await
+    }
+
+    async fn remove_container(&self, id: &str) -> Result<()> {
+        lifecycle::remove(&self.node, id).await
+    }
+
+    async fn container_status(
+        &self,
+        id: &str,
+        verbosity: Verbosity,
+    ) -> Result<ContainerStatusResponse> {
+        views::container_status(&self.node, id, verbosity)
+    }
+
+    async fn list_containers(&self, filter: Option<ContainerFilter>) -> Result<Vec<Container>> {
+        views::containers(&self.node, filter.as_ref())
+    }
+
+    async fn exec_sync(
+        &self,
+        _id: &str,
+        _command: Vec<String>,
+        _timeout: i64,
+    ) -> Result<ExecSyncResponse> {
+        Err(not_yet("ExecSync"))
+    }
+
+    async fn check_exec(&self, id: &str) -> Result<()> {
+        lifecycle::running(&self.node, id).map(drop)
+    }
+
+    async fn exec(&self, _id: &str, _command: Vec<String>, _streams: Streams) -> Result<Session> {
+        Err(not_yet("Exec"))
+    }
+
+    async fn check_attach(&self, _id: &str, _streams: Streams) -> Result<()> {
+        Err(not_yet("Attach"))
+    }
+
+    async fn attach(&self, _id: &str, _streams: Streams) -> Result<Session> {
+        Err(not_yet("Attach"))
+    }
+
+    async fn check_port_forward(&self, _pod: &str) -> Result<()> {
+        Err(not_yet("PortForward"))
+    }
+
+    async fn connect_port(&self, _pod: &str, _port: u16) -> Result<PortConnection> {
+        Err(not_yet("PortForward"))
+    }
+
+    async fn update_container_resources(
+        &self,
+        _request: UpdateContainerResourcesRequest,
+    ) -> Result<()> {
+        Err(not_yet("UpdateContainerResources"))
+    }
+
+    async fn update_pod_resources(&self, _: UpdatePodSandboxResourcesRequest) -> Result<()> {
+        Err(not_yet("UpdatePodSandboxResources"))
+    }
+
+    async fn container_stats(&self, _id: &str) -> Result<ContainerStats> {
+        Err(not_yet("ContainerStats"))
+    }
+
+    async fn list_container_stats(
+        &self,
+        _filter: Option<ContainerStatsFilter>,
+    ) -> Result<Vec<ContainerStats>> {
+        Err(not_yet("ListContainerStats"))
+    }
+
+    async fn pod_stats(&self, _id: &str) -> Result<PodSandboxStats> {
+        Err(not_yet("PodSandboxStats"))
+    }
+
+    async fn list_pod_stats(
+        &self,
+        _filter: Option<PodSandboxStatsFilter>,
+    ) -> Result<Vec<PodSandboxStats>> {
+        Err(not_yet("ListPodSandboxStats"))
+    }
+
+    async fn metric_descriptors(&self) -> Result<Vec<MetricDescriptor>> {
+        Err(not_yet("ListMetricDescriptors"))
+    }
+
+    async fn list_pod_metrics(&self) -> Result<Vec<PodSandboxMetrics>> {
+        Err(not_yet("ListPodSandboxMetrics"))
+    }
+
+    fn container_events(&self) -> ContainerEventStream {
+        self.node.events.listen()
+    }
+
+    async fn update_runtime_config(&self, config: RuntimeConfig) -> Result<()> {
+        let cidrs = config.network_config.unwrap_or_default().pod_cidr;
+        // A kubelet that knows no range yet says so with an empty one.
+        if cidrs.is_empty() {
+            return Ok(());
+        }
+        let set = self.node.network.set_pod_cidr(&cidrs).await;
+        set.map_err(|error| failure::of_network(&error))
+    }
+
+    async fn checkpoint_container(&self, _: CheckpointContainerRequest) -> Result<()> {
+        Err(not_yet("CheckpointContainer"))
+    }
+
+    async fn reopen_container_log(&self, id: &str) -> Result<()> {
+        let container = self.node.container(id)?;
+        Err(log::cannot_reopen(&container.id))
+    }
+
+    async fn pull_image(&self, image: ImageSpec, auth: Option<AuthConfig>) -> Result<String> {
+        images::pull(&self.node, &image, auth).await
+    }
+
+    async fn list_images(&self, image: Option<ImageSpec>) -> Result<Vec<Image>> {
+        images::list(&self.node, image.as_ref()).await
+    }
+
+    async fn image_status(
+        &self,
+        image: ImageSpec,
+        verbosity: Verbosity,
+    ) -> Result<ImageStatusResponse> {
+        images::status(&self.node, &image, verbosity).await
+    }
+
+    async fn remove_image(&self, image: ImageSpec) -> Result<()> {
+        images::remove(&self.node, &image).await
+    }
+
+    async fn image_fs_info(&self) -> Result<ImageFsInfoResponse> {
+        images::file_systems(&self.node).await
+    }
+
+    fn watch_pull(&self, _image: &str) -> PullProgressStream {
+        Box::pin(stream::empty())
+    }
+}

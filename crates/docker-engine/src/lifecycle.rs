@@ -1,0 +1,181 @@
+//! Making, starting, stopping and removing containers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, KillContainerOptionsBuilder, StopContainerOptionsBuilder,
+};
+use slipway_cri_api::v1::ContainerConfig;
+use slipway_engine::{ContainerName, ContainerState, Error, Kind, Result};
+
+use crate::node::Node;
+use crate::{create, failure, log, naming, refuse, sandbox};
+
+/// How long a process may take to die of SIGKILL: one that waits for a disk or a network file
+/// system in the kernel can take any time.
+const KILL_DEADLINE: Duration = Duration::from_mins(1);
+
+/// Makes a container; on an error nothing of it is left.
+pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig) -> Result<String> {
+    let pod = node.pod(pod)?;
+    let _gate = node.gates.shared(&pod.id).await;
+    let pod = sandbox::ready(node, &pod.id)?;
+    let name = ContainerName::of(&pod.id, &config)?;
+    let facts = node.dockerd.up()?.facts;
+    refuse::container(&pod, &config, &facts)?;
+    let what = format!("make container {name}");
+    let docker_name = naming::of_container(&pod.name, &name);
+    let body = sandbox::blocking(move || create::body(&pod, &name, &config, &facts)).await?;
+    let options = CreateContainerOptionsBuilder::default()
+        .name(&docker_name)
+        .build();
+    let created = node
+        .dockerd
+        .call(&what, |docker| async move {
+            match docker.create_container(Some(options), body).await {
+                Ok(created) => Ok(Some(created.id)),
+                Err(error) if failure::is_conflict(&error) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+        .await?;
+    let Some(id) = created else {
+        let holder = holder(node, &docker_name).await?.unwrap_or_default();
+        return Err(Error::already_exists(format!(
+            "{what}: it exists already as {holder}; remove it first or use the next attempt number"
+        )));
+    };
+    node.refresh(&id).await?;
+    Ok(id)
+}
+
+/// The id of the container that has a name in Docker.
+pub(crate) async fn holder(node: &Node, docker_name: &str) -> Result<Option<String>> {
+    let what = format!("inspect container {docker_name}");
+    let asked = node
+        .dockerd
+        .call(&what, |docker| async move {
+            docker.inspect_container(docker_name, None).await
+        })
+        .await;
+    match asked {
+        Ok(inspected) => Ok(inspected.id),
+        Err(error) if error.kind() == Kind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Executes a created container's process.
+pub(crate) async fn start(node: &Arc<Node>, id: &str) -> Result<()> {
+    let container = node.container(id)?;
+    let _gate = node.gates.shared(&container.name.pod).await;
+    let id = container.id.as_str();
+    // Docker would start one that has run once more.
+    node.container(id)?.state.started(0)?;
+    sandbox::ready(node, &container.name.pod)?;
+    let what = format!("start container {id}");
+    let started = node
+        .dockerd
+        .call(&what, |docker| async move {
+            docker.start_container(id, None).await
+        })
+        .await;
+    node.refresh(id).await?;
+    started?;
+    log::link(node, id).await
+}
+
+/// Sends the stop signal, and SIGKILL after `timeout` seconds.
+pub(crate) async fn stop(node: &Arc<Node>, id: &str, timeout: i64) -> Result<()> {
+    node.dockerd.up()?;
+    let Some(container) = node.containers.find(id)? else {
+        return Ok(());
+    };
+    if !container.state.is_running() {
+        return Ok(());
+    }
+    let id = container.id.as_str();
+    let Some(seconds) = i32::try_from(timeout).ok().filter(|&seconds| seconds > 0) else {
+        return kill(node, id).await;
+    };
+    let options = StopContainerOptionsBuilder::default().t(seconds).build();
+    let what = format!("stop container {id}");
+    let longer = Duration::from_secs(u64::from(seconds.unsigned_abs()));
+    node.dockerd
+        .call_longer(longer, &what, |docker| async move {
+            missing_is_fine(docker.stop_container(id, Some(options)).await)
+        })
+        .await?;
+    node.refresh(id).await
+}
+
+/// Kills a container, or a pod's pause container, and waits until it is known to have ended.
+pub(crate) async fn kill(node: &Arc<Node>, id: &str) -> Result<()> {
+    let options = KillContainerOptionsBuilder::default()
+        .signal("SIGKILL")
+        .build();
+    let what = format!("kill container {id}");
+    node.dockerd
+        .call(&what, |docker| async move {
+            match docker.kill_container(id, Some(options)).await {
+                // It has ended by itself.
+                Err(error) if failure::is_conflict(&error) => Ok(()),
+                other => missing_is_fine(other),
+            }
+        })
+        .await?;
+    let ended = node.until(|| {
+        let container = node.containers.find(id).ok().flatten();
+        let pod = node.pods.find(id).ok().flatten();
+        !container.is_some_and(|container| container.state.is_running())
+            && pod.is_none_or(|pod| pod.pid.is_none())
+    });
+    // It may have ended before it was asked to, and told of that already.
+    node.refresh(id).await?;
+    tokio::time::timeout(KILL_DEADLINE, ended).await.map_err(|_| {
+        Error::deadline(format!(
+            "container {id} has not died of SIGKILL within {} s: see what its processes wait for \
+             in the kernel (/proc/<pid>/stack)",
+            KILL_DEADLINE.as_secs()
+        ))
+    })
+}
+
+fn missing_is_fine(
+    done: std::result::Result<(), bollard::errors::Error>,
+) -> std::result::Result<(), bollard::errors::Error> {
+    match done {
+        Err(error) if failure::is_missing(&error) => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes a container and its writable layer; one that runs is killed first.
+pub(crate) async fn remove(node: &Arc<Node>, id: &str) -> Result<()> {
+    node.dockerd.up()?;
+    let Some(container) = node.containers.find(id)? else {
+        return Ok(());
+    };
+    log::unlink(&container);
+    let docker: Docker = node.dockerd.up()?.docker;
+    sandbox::remove_container(node, &docker, &container.id).await?;
+    node.refresh(&container.id).await
+}
+
+/// A running container.
+///
+/// # Errors
+///
+/// [`Kind::FailedPrecondition`] where it does not run.
+pub(crate) fn running(node: &Node, id: &str) -> Result<Arc<crate::inspect::Container>> {
+    let container = node.container(id)?;
+    if matches!(container.state, ContainerState::Running { .. }) {
+        return Ok(container);
+    }
+    Err(Error::precondition(format!(
+        "container {} is not running: commands can be run only while it is",
+        container.id
+    )))
+}

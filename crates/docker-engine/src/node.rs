@@ -1,0 +1,290 @@
+//! What the engine holds, and what it knows of pods and containers.
+//!
+//! Docker is asked for one container whenever something has happened to it, one request at a time
+//! for each, so that what is known of it never goes back in time.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bollard::models::ContainerInspectResponse;
+use slipway_cri_api::v1::{ContainerEventResponse, ContainerEventType};
+use slipway_engine::{ContainerState, Error, Events, Index, Kind, Result};
+use slipway_network::Network;
+use tokio::sync::watch;
+
+use crate::checkpoint::Checkpoints;
+use crate::config::Config;
+use crate::dockerd::Dockerd;
+use crate::execs::Execs;
+use crate::gates::Gates;
+use crate::images::ImageNames;
+use crate::inspect::{Container, Found, Pod, read};
+use crate::{naming, views};
+
+/// Everything that the operations work on. Nothing in it cannot be rebuilt from Docker and from
+/// the checkpoints.
+pub(crate) struct Node {
+    pub(crate) config: Config,
+    pub(crate) dockerd: Dockerd,
+    pub(crate) network: Network,
+    pub(crate) checkpoints: Checkpoints,
+    /// By Docker's names and ids.
+    pub(crate) pods: Index<String, Pod>,
+    pub(crate) containers: Index<String, Container>,
+    /// Docker's names of pods that are being made: nobody sees them yet.
+    pub(crate) making: Mutex<HashSet<String>>,
+    pub(crate) events: Events,
+    pub(crate) execs: Execs,
+    pub(crate) image_names: ImageNames,
+    /// Of pods: shared by whoever adds to one, alone for whoever stops or removes it.
+    pub(crate) gates: Gates,
+    /// Held while Docker is asked about a container.
+    turns: Gates,
+    /// Held while something changes and is told of.
+    telling: Mutex<()>,
+    /// Changes with everything that is known.
+    pub(crate) changes: watch::Sender<u64>,
+    /// Held for as long as the daemon runs.
+    _lock: std::fs::File,
+}
+
+impl Node {
+    pub(crate) fn new(
+        config: Config,
+        network: slipway_network::Config,
+        root: &Path,
+        lock: std::fs::File,
+    ) -> Result<Self> {
+        Ok(Self {
+            dockerd: Dockerd::new(&config)?,
+            config,
+            network: Network::new(network, cni(root)),
+            checkpoints: Checkpoints::new(checkpoints(root)),
+            pods: Index::new("pod"),
+            containers: Index::new("container"),
+            making: Mutex::default(),
+            events: Events::default(),
+            execs: Execs::default(),
+            image_names: ImageNames::default(),
+            gates: Gates::default(),
+            turns: Gates::default(),
+            telling: Mutex::default(),
+            changes: watch::Sender::new(0),
+            _lock: lock,
+        })
+    }
+
+    /// A pod. An id that is not known is known not to be there, unless Docker cannot be asked.
+    pub(crate) fn pod(&self, id: &str) -> Result<Arc<Pod>> {
+        self.dockerd.up()?;
+        self.pods.get(id)
+    }
+
+    /// A container, as [`Node::pod`].
+    pub(crate) fn container(&self, id: &str) -> Result<Arc<Container>> {
+        self.dockerd.up()?;
+        self.containers.get(id)
+    }
+
+    /// The containers of a pod, ordered by id.
+    pub(crate) fn containers_of(&self, pod: &str) -> Vec<Arc<Container>> {
+        let mut all = self.containers.all();
+        all.retain(|container| container.name.pod == pod);
+        all
+    }
+
+    /// Asks Docker about a container of its own and takes what it says.
+    pub(crate) async fn refresh(&self, id: &str) -> Result<()> {
+        let docker = self.dockerd.up()?.docker;
+        self.refresh_from(&docker, id).await.map(drop)
+    }
+
+    /// As [`Node::refresh`], also with a dockerd that is only just being connected to.
+    pub(crate) async fn refresh_from(&self, docker: &bollard::Docker, id: &str) -> Result<Seen> {
+        let _turn = self.turns.alone(id).await;
+        let what = format!("inspect container {id}");
+        let asked = docker.inspect_container(id, None);
+        let limit = self.config.timeout();
+        match self.dockerd.answer(limit, &what, asked).await {
+            Ok(inspected) => {
+                let image = inspected.image.as_deref().unwrap_or_default();
+                self.image_names.learn(&self.dockerd, docker, image).await;
+                Ok(self.take(id, Some(inspected)))
+            }
+            Err(error) if error.kind() == Kind::NotFound => Ok(self.take(id, None)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Knows from now on what Docker says of a container, and tells of the difference.
+    fn take(&self, id: &str, inspected: Option<ContainerInspectResponse>) -> Seen {
+        let name = inspected
+            .as_ref()
+            .and_then(|inspected| inspected.name.clone())
+            .unwrap_or_default();
+        let found =
+            inspected.and_then(|inspected| read(inspected, |pod| self.checkpoints.get(pod)));
+        let _turn = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        match found {
+            Some(Found::Pod(_) | Found::HalfMade) if self.is_being_made(&name) => {
+                return Seen::Making;
+            }
+            Some(Found::HalfMade) => return Seen::HalfMade,
+            Some(Found::Pod(pod)) => self.take_pod(name, *pod),
+            Some(Found::Container(container)) => self.take_container(name, *container),
+            None => self.forget(id),
+        }
+        self.changes
+            .send_modify(|count| *count = count.wrapping_add(1));
+        Seen::Known
+    }
+
+    fn is_being_made(&self, name: &str) -> bool {
+        let making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        making.contains(name.trim_start_matches('/'))
+    }
+
+    fn take_pod(&self, name: String, pod: Pod) {
+        let before = self.pods.find(&pod.id).ok().flatten();
+        let (id, running) = (pod.id.clone(), pod.pid.is_some());
+        self.pods.put(name, &id, Arc::new(pod));
+        let was_running = before.as_ref().is_some_and(|pod| pod.pid.is_some());
+        if before.is_none() {
+            self.tell(&id, &id, ContainerEventType::ContainerCreatedEvent);
+        }
+        if running && !was_running {
+            self.tell(&id, &id, ContainerEventType::ContainerStartedEvent);
+        }
+        if !running && was_running {
+            self.tell(&id, &id, ContainerEventType::ContainerStoppedEvent);
+        }
+    }
+
+    fn take_container(&self, name: String, container: Container) {
+        let before = self.containers.find(&container.id).ok().flatten();
+        let before = before.map(|container| container.state.clone());
+        let (id, pod) = (container.id.clone(), container.name.pod.clone());
+        let now = container.state.clone();
+        self.containers.put(name, &id, Arc::new(container));
+        if before.is_none() {
+            self.tell(&pod, &id, ContainerEventType::ContainerCreatedEvent);
+        }
+        let began = !matches!(
+            before,
+            Some(ContainerState::Running { .. } | ContainerState::Exited(_))
+        );
+        let ran = match &now {
+            ContainerState::Created => false,
+            ContainerState::Running { .. } => true,
+            ContainerState::Exited(exit) => exit.started_at != 0,
+        };
+        if began && ran {
+            self.tell(&pod, &id, ContainerEventType::ContainerStartedEvent);
+        }
+        let ended = matches!(now, ContainerState::Exited(_));
+        if ended && !matches!(before, Some(ContainerState::Exited(_))) {
+            self.tell(&pod, &id, ContainerEventType::ContainerStoppedEvent);
+        }
+    }
+
+    fn forget(&self, id: &str) {
+        if let Ok(Some(container)) = self.containers.find(id) {
+            self.containers.remove(&container.id);
+            let kind = ContainerEventType::ContainerDeletedEvent;
+            self.tell(&container.name.pod, &container.id, kind);
+        }
+        if let Ok(Some(pod)) = self.pods.find(id) {
+            let status = views::pod_message(&pod);
+            self.pods.remove(&pod.id);
+            self.events.tell(|| ContainerEventResponse {
+                container_id: pod.id.clone(),
+                container_event_type: ContainerEventType::ContainerDeletedEvent.into(),
+                created_at: now(),
+                pod_sandbox_status: Some(status),
+                containers_statuses: views::container_messages(self, &pod.id),
+            });
+        }
+    }
+
+    fn tell(&self, pod: &str, id: &str, kind: ContainerEventType) {
+        self.events.tell(|| {
+            let pod_status = self.pods.find(pod).ok().flatten();
+            ContainerEventResponse {
+                container_id: id.to_owned(),
+                container_event_type: kind.into(),
+                created_at: now(),
+                pod_sandbox_status: pod_status.map(|pod| views::pod_message(&pod)),
+                containers_statuses: views::container_messages(self, pod),
+            }
+        });
+    }
+
+    /// Waits until something is known, however long that takes.
+    pub(crate) async fn until(&self, known: impl Fn() -> bool) {
+        let mut changes = self.changes.subscribe();
+        while !known() {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Holds Docker's name of a pod that is being made.
+    pub(crate) fn make(self: &Arc<Self>, name: &slipway_engine::PodName) -> Result<Making> {
+        let docker_name = naming::of_pod(name);
+        let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if !making.insert(docker_name.clone()) {
+            return Err(Error::already_exists(format!(
+                "pod {name} is being made; wait for that, or use the next attempt number"
+            )));
+        }
+        Ok(Making {
+            node: Arc::clone(self),
+            name: docker_name,
+        })
+    }
+}
+
+/// What has become of something that Docker was asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// It is known as it is now, and if it is gone, that is known.
+    Known,
+    /// A pod that somebody is making.
+    Making,
+    /// A pod that nobody makes any more, and that is not complete.
+    HalfMade,
+}
+
+/// The name of a pod that is being made. Dropping it gives the name back.
+pub(crate) struct Making {
+    node: Arc<Node>,
+    pub(crate) name: String,
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        let mut making = self
+            .node
+            .making
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        making.remove(&self.name);
+    }
+}
+
+/// Where the network keeps what each pod was attached with.
+pub(crate) fn cni(root: &Path) -> PathBuf {
+    root.join("cni")
+}
+
+/// Where the pods' checkpoints are.
+pub(crate) fn checkpoints(root: &Path) -> PathBuf {
+    root.join("pods")
+}
+
+/// Nanoseconds since the epoch.
+pub(crate) fn now() -> i64 {
+    i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,177 @@
+//! What a request asks that Docker cannot do: refused by name, before anything is made, because a
+//! thing that is ignored in silence is worse than one that is refused.
+
+use std::net::IpAddr;
+use std::path::{Component, Path};
+
+use slipway_cri_api::v1::{
+    ContainerConfig, Mount, NamespaceMode, NamespaceOption, PodSandboxConfig, Protocol,
+};
+use slipway_engine::{Error, Result};
+
+use crate::dockerd::Facts;
+use crate::inspect::Pod;
+
+/// Since this version of the interface mounts can be read-only with all that is below them.
+const RECURSIVE_READ_ONLY: (usize, usize) = (1, 44);
+
+/// Since this version of the interface an image can be mounted, and a directory in it by itself.
+const IMAGE_MOUNTS: (usize, usize) = (1, 48);
+
+/// Checks a pod's configuration.
+pub(crate) fn pod(config: &PodSandboxConfig) -> Result<()> {
+    const OPTIONS: &str = "PodSandboxConfig.linux.security_context.namespace_options";
+    let linux = config.linux.clone().unwrap_or_default();
+    let options = linux
+        .security_context
+        .and_then(|security| security.namespace_options)
+        .unwrap_or_default();
+    for (field, mode) in [("network", options.network), ("ipc", options.ipc)] {
+        if mode != NamespaceMode::Pod as i32 && mode != NamespaceMode::Node as i32 {
+            return Err(Error::invalid(format!(
+                "{OPTIONS}.{field} is POD or NODE, the request says {}",
+                named(mode)
+            )));
+        }
+    }
+    if options.pid == NamespaceMode::Target as i32 {
+        return Err(Error::invalid(format!(
+            "{OPTIONS}.pid is POD, CONTAINER or NODE, the request says TARGET, which is for a \
+             container of the pod"
+        )));
+    }
+    if has_own_users(&options) {
+        return Err(Error::precondition(format!(
+            "{OPTIONS}.userns_options: Docker has user namespaces for all containers or for none \
+             (userns-remap), not for one pod"
+        )));
+    }
+    for mapping in &config.port_mappings {
+        for (field, port) in [
+            ("container_port", mapping.container_port),
+            ("host_port", mapping.host_port),
+        ] {
+            if u16::try_from(port).is_err() {
+                return Err(Error::invalid(format!(
+                    "PortMapping.{field} {port} is not a port (0 to 65535)"
+                )));
+            }
+        }
+        if !mapping.host_ip.is_empty() && mapping.host_ip.parse::<IpAddr>().is_err() {
+            return Err(Error::invalid(format!(
+                "PortMapping.host_ip {:?} is not an IP address",
+                mapping.host_ip
+            )));
+        }
+        if Protocol::try_from(mapping.protocol).is_err() {
+            return Err(Error::invalid(format!(
+                "PortMapping.protocol {} is unknown",
+                mapping.protocol
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn has_own_users(options: &NamespaceOption) -> bool {
+    let users = options.userns_options.as_ref();
+    users.is_some_and(|users| users.mode == NamespaceMode::Pod as i32)
+}
+
+fn named(mode: i32) -> String {
+    NamespaceMode::try_from(mode)
+        .map_or_else(|_| mode.to_string(), |mode| mode.as_str_name().to_owned())
+}
+
+/// Checks a container's configuration against its pod's.
+pub(crate) fn container(pod: &Pod, config: &ContainerConfig, facts: &Facts) -> Result<()> {
+    const SECURITY: &str = "ContainerConfig.linux.security_context";
+    let linux = config.linux.clone().unwrap_or_default();
+    let security = linux.security_context.unwrap_or_default();
+    if security.privileged && !pod.privileged {
+        return Err(Error::precondition(
+            "the container is privileged, but its pod was made without \
+             LinuxSandboxSecurityContext.privileged",
+        ));
+    }
+    let capabilities = security.capabilities.unwrap_or_default();
+    if !capabilities.add_ambient_capabilities.is_empty() {
+        return Err(Error::precondition(format!(
+            "{SECURITY}.capabilities.add_ambient_capabilities: Docker gives no ambient capabilities"
+        )));
+    }
+    if security.run_as_group.is_some()
+        && security.run_as_user.is_none()
+        && security.run_as_username.is_empty()
+    {
+        return Err(Error::invalid(format!(
+            "{SECURITY}.run_as_group is set, and neither run_as_user nor run_as_username is"
+        )));
+    }
+    if !config.cdi_devices.is_empty() && facts.api < RECURSIVE_READ_ONLY {
+        return Err(Error::precondition(
+            "ContainerConfig.CDI_devices: this Docker knows no CDI; Docker 25 and later do",
+        ));
+    }
+    for mount in &config.mounts {
+        self::mount(mount, facts)?;
+    }
+    let log = Path::new(&config.log_path);
+    if log.is_absolute() || log.components().any(|part| part == Component::ParentDir) {
+        return Err(Error::invalid(format!(
+            "ContainerConfig.log_path {:?} leaves the pod's log directory; it must be a relative \
+             path without \"..\"",
+            config.log_path
+        )));
+    }
+    Ok(())
+}
+
+fn mount(mount: &Mount, facts: &Facts) -> Result<()> {
+    let path = &mount.container_path;
+    if !Path::new(path).is_absolute() {
+        return Err(Error::invalid(format!(
+            "Mount.container_path {path:?} is not an absolute path"
+        )));
+    }
+    if let Some(image) = &mount.image
+        && !image.image.is_empty()
+    {
+        if facts.api < IMAGE_MOUNTS {
+            return Err(Error::precondition(format!(
+                "Mount.image at {path}: this Docker mounts no images; Docker 28 and later do"
+            )));
+        }
+        if !mount.host_path.is_empty() {
+            return Err(Error::invalid(format!(
+                "Mount at {path} has both an image and a host_path"
+            )));
+        }
+        return Ok(());
+    }
+    if !Path::new(&mount.host_path).is_absolute() {
+        return Err(Error::invalid(format!(
+            "Mount.host_path {:?} for {path} is not an absolute path",
+            mount.host_path
+        )));
+    }
+    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
+        return Err(Error::precondition(format!(
+            "Mount.uidMappings at {path}: Docker has no id-mapped mounts"
+        )));
+    }
+    if mount.recursive_read_only {
+        if !mount.readonly {
+            return Err(Error::invalid(format!(
+                "Mount.recursive_read_only at {path} needs readonly"
+            )));
+        }
+        if facts.api < RECURSIVE_READ_ONLY {
+            return Err(Error::precondition(format!(
+                "Mount.recursive_read_only at {path}: this Docker makes only the mount itself \
+                 read-only; Docker 25 and later can do it with all below it"
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,390 @@
+//! Making, stopping and removing pods.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bollard::Docker;
+use bollard::models::{ContainerCreateBody, HostConfig};
+use bollard::query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder};
+use slipway_cri_api::v1::{LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig};
+use slipway_engine::{Error, Kind, PodName, Result, resolver_configuration};
+use slipway_network::Attachment;
+
+use crate::checkpoint::Checkpoint;
+use crate::dockerd::Facts;
+use crate::inspect::Pod;
+use crate::node::Node;
+use crate::{failure, images, lifecycle, naming, refuse};
+
+/// What dockershim gave to the container that holds a pod's namespaces: killed after the pod's
+/// containers, and before the node's daemons.
+const OOM_SCORE: i64 = -998;
+const CPU_SHARES: i64 = 2;
+
+/// The name of the runtime that a RuntimeClass of dockershim's nodes has: Docker's default one.
+const DEFAULT_HANDLER: &str = "docker";
+
+/// Makes a pod; on an error nothing of it is left.
+pub(crate) async fn run(
+    node: &Arc<Node>,
+    config: PodSandboxConfig,
+    handler: String,
+) -> Result<String> {
+    let name = PodName::of(&config)?;
+    refuse::pod(&config)?;
+    let up = node.dockerd.up()?;
+    let runtime = runtime(&handler, &up.facts)?;
+    let image = images::pause(node, &up).await?;
+    let body = body(&config, runtime, image, &up.facts)?;
+    let making = node.make(&name)?;
+    let id = create(node, &name, &making.name, body).await?;
+    match build(node, &id, config, handler).await {
+        Ok(()) => {
+            drop(making);
+            node.refresh(&id).await?;
+            Ok(id)
+        }
+        Err(error) => {
+            if let Err(left) = undo(node, &up.docker, &id).await {
+                tracing::error!(pod = id, error = %left, "a pod that failed is not wholly undone");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Has Docker make the container. What holds its name without being seen was left by a crash.
+async fn create(
+    node: &Arc<Node>,
+    name: &PodName,
+    docker_name: &str,
+    body: ContainerCreateBody,
+) -> Result<String> {
+    let what = format!("make pod {name}");
+    let options = CreateContainerOptionsBuilder::default()
+        .name(docker_name)
+        .build();
+    let ask = |docker: Docker| {
+        let (options, body) = (options.clone(), body.clone());
+        async move {
+            match docker.create_container(Some(options), body).await {
+                Ok(created) => Ok(Some(created.id)),
+                Err(error) if failure::is_conflict(&error) => Ok(None),
+                Err(error) => Err(error),
+            }
+        }
+    };
+    if let Some(id) = node.dockerd.call(&what, ask).await? {
+        return Ok(id);
+    }
+    let taken = lifecycle::holder(node, docker_name).await?;
+    if let Some(holder) = &taken {
+        if node.pods.find(holder)?.is_some() {
+            return Err(Error::already_exists(format!(
+                "pod {name} exists already as {holder}; remove it first or use the next attempt \
+                 number"
+            )));
+        }
+        tracing::warn!(pod = holder, "removing a pod that was left half-made");
+        undo(node, &node.dockerd.up()?.docker, holder).await?;
+    }
+    node.dockerd.call(&what, ask).await?.ok_or_else(|| {
+        Error::already_exists(format!(
+            "Docker's name {docker_name} of pod {name} is taken"
+        ))
+    })
+}
+
+async fn build(
+    node: &Arc<Node>,
+    id: &str,
+    config: PodSandboxConfig,
+    handler: String,
+) -> Result<()> {
+    let what = format!("start the pause container of pod {id}");
+    node.dockerd
+        .call(&what, |docker| async move {
+            docker.start_container(id, None).await
+        })
+        .await?;
+    let what = format!("inspect the pause container of pod {id}");
+    let inspected = node
+        .dockerd
+        .call(&what, |docker| async move {
+            docker.inspect_container(id, None).await
+        })
+        .await?;
+    let resolver = inspected.resolv_conf_path.unwrap_or_default();
+    write_resolver(PathBuf::from(resolver), &config).await?;
+    let state = inspected.state.unwrap_or_default();
+    let pid = state
+        .pid
+        .filter(|_| state.running == Some(true))
+        .ok_or_else(|| {
+            Error::internal(format!(
+                "the pause container of pod {id} has ended at once with code {}: {}; its log in \
+             Docker may say more",
+                state.exit_code.unwrap_or_default(),
+                state.error.unwrap_or_default()
+            ))
+        })?;
+    let addresses = if has_own_network(&config) {
+        let netns = PathBuf::from(format!("/proc/{pid}/ns/net"));
+        let attachment = Attachment::of_pod(id, &config, netns);
+        let attached = node.network.add(&attachment).await;
+        attached.map_err(|error| failure::of_network(&error))?.ips
+    } else {
+        Vec::new()
+    };
+    let checkpoint = Checkpoint::new(config, handler, &addresses);
+    let (node, id) = (Arc::clone(node), id.to_owned());
+    blocking(move || node.checkpoints.put(&id, &checkpoint)).await
+}
+
+/// Replaces what Docker has made of the node's resolver configuration. All containers of the pod
+/// have this file.
+async fn write_resolver(path: PathBuf, config: &PodSandboxConfig) -> Result<()> {
+    let content = config.dns_config.as_ref().map(resolver_configuration);
+    let Some(content) = content.filter(|content| !content.is_empty()) else {
+        return Ok(());
+    };
+    blocking(move || {
+        std::fs::write(&path, content).map_err(|error| {
+            Error::internal(format!("{} cannot be written: {error}", path.display()))
+        })
+    })
+    .await
+}
+
+/// Runs what blocks on a thread that may.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(Error::internal("the daemon is stopping")),
+    }
+}
+
+/// Stops a pod: its containers are killed, its network is given back.
+pub(crate) async fn stop(node: &Arc<Node>, id: &str) -> Result<()> {
+    node.dockerd.up()?;
+    match node.pods.find(id)? {
+        Some(pod) => {
+            let _gate = node.gates.alone(&pod.id).await;
+            stop_pod(node, &pod.id).await
+        }
+        None => Ok(()),
+    }
+}
+
+async fn stop_pod(node: &Arc<Node>, id: &str) -> Result<()> {
+    for container in node.containers_of(id) {
+        if container.state.is_running() {
+            lifecycle::kill(node, &container.id).await?;
+        }
+    }
+    let Some(pod) = node.pods.find(id)? else {
+        return Ok(());
+    };
+    detach(node, &pod.id, pod.pid).await?;
+    if pod.pid.is_some() {
+        lifecycle::kill(node, id).await?;
+    }
+    Ok(())
+}
+
+/// Gives a pod's network back. Safe to repeat.
+async fn detach(node: &Node, id: &str, pid: Option<i32>) -> Result<()> {
+    let netns = match pid {
+        Some(pid) => format!("/proc/{pid}/ns/net"),
+        // Its number may be another process's by now.
+        None => "/proc/0/ns/net".to_owned(),
+    };
+    let attachment = Attachment {
+        pod_id: id.to_owned(),
+        netns: netns.into(),
+        ..Attachment::default()
+    };
+    let detached = node.network.delete(&attachment).await;
+    detached.map_err(|error| failure::of_network(&error))
+}
+
+/// Removes a pod and its containers.
+pub(crate) async fn remove(node: &Arc<Node>, id: &str) -> Result<()> {
+    node.dockerd.up()?;
+    let Some(pod) = node.pods.find(id)? else {
+        return Ok(());
+    };
+    let id = pod.id.as_str();
+    let _gate = node.gates.alone(id).await;
+    stop_pod(node, id).await?;
+    for container in node.containers_of(id) {
+        lifecycle::remove(node, &container.id).await?;
+    }
+    remove_container(node, &node.dockerd.up()?.docker, id).await?;
+    node.checkpoints.remove(id)?;
+    node.refresh(id).await
+}
+
+/// Has Docker remove a container with its anonymous volumes; one that is not there is fine.
+pub(crate) async fn remove_container(node: &Node, docker: &Docker, id: &str) -> Result<()> {
+    let options = RemoveContainerOptionsBuilder::default()
+        .force(true)
+        .v(true)
+        .build();
+    let what = format!("remove container {id}");
+    let removed = async {
+        match docker.remove_container(id, Some(options)).await {
+            Err(error) if failure::is_missing(&error) => Ok(()),
+            // Somebody else has Docker remove it.
+            Err(error) if failure::is_conflict(&error) => Ok(()),
+            other => other,
+        }
+    };
+    node.dockerd
+        .answer(node.config.timeout(), &what, removed)
+        .await
+}
+
+/// Undoes a pod that was being made. Safe to repeat.
+async fn undo(node: &Arc<Node>, docker: &Docker, id: &str) -> Result<()> {
+    let inspected = docker.inspect_container(id, None);
+    let inspected = node
+        .dockerd
+        .answer(node.config.timeout(), "inspect", inspected)
+        .await;
+    let pid = match inspected {
+        Ok(inspected) => inspected.state.and_then(|state| state.pid),
+        Err(error) if error.kind() == Kind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let pid = pid.and_then(|pid| i32::try_from(pid).ok());
+    detach(node, id, pid.filter(|&pid| pid > 0)).await?;
+    remove_container(node, docker, id).await?;
+    node.checkpoints.remove(id)
+}
+
+/// Undoes a pod of Slipway's that has no checkpoint and that nobody is making: the daemon was
+/// killed over it.
+pub(crate) async fn undo_half_made(node: &Arc<Node>, docker: &Docker, id: &str) {
+    tracing::warn!(pod = id, "removing a pod that was left half-made");
+    if let Err(error) = undo(node, docker, id).await {
+        tracing::error!(pod = id, %error, "a pod that was left half-made is not wholly undone");
+    }
+}
+
+/// Gives back what a pod held that Docker does not have any more.
+pub(crate) async fn lost(node: &Arc<Node>, id: &str) {
+    let _gate = node.gates.alone(id).await;
+    let detached = detach(node, id, None).await;
+    if let Err(error) = detached.and_then(|()| node.checkpoints.remove(id)) {
+        tracing::error!(pod = id, %error, "the network of a pod that is gone is not given back");
+    }
+}
+
+/// Docker's runtime for a handler.
+fn runtime(handler: &str, facts: &Facts) -> Result<Option<String>> {
+    if handler.is_empty() || handler == DEFAULT_HANDLER {
+        return Ok(None);
+    }
+    if facts.runtimes.iter().any(|name| name == handler) {
+        return Ok(Some(handler.to_owned()));
+    }
+    Err(Error::invalid(format!(
+        "RunPodSandboxRequest.runtime_handler {handler:?} is none of Docker's runtimes ({}); add \
+         it to dockerd's configuration, or change the RuntimeClass",
+        facts.runtimes.join(", ")
+    )))
+}
+
+fn has_own_network(config: &PodSandboxConfig) -> bool {
+    options(config).network != NamespaceMode::Node as i32
+}
+
+fn options(config: &PodSandboxConfig) -> slipway_cri_api::v1::NamespaceOption {
+    let linux = config.linux.as_ref();
+    linux
+        .and_then(|linux| linux.security_context.as_ref()?.namespace_options.clone())
+        .unwrap_or_default()
+}
+
+/// What Docker is asked to make.
+fn body(
+    config: &PodSandboxConfig,
+    runtime: Option<String>,
+    image: String,
+    facts: &Facts,
+) -> Result<ContainerCreateBody> {
+    let mut labels = naming::labels(&config.labels, &config.annotations);
+    naming::mark_sandbox(&mut labels);
+    let linux = config.linux.clone().unwrap_or_default();
+    let security = linux.security_context.clone().unwrap_or_default();
+    let options = options(config);
+    let host = |mode: i32| mode == NamespaceMode::Node as i32;
+    let named = |mode, other: Option<&str>| {
+        if host(mode) { Some("host") } else { other }.map(ToOwned::to_owned)
+    };
+    let user = security
+        .run_as_user
+        .map(|user| match &security.run_as_group {
+            Some(group) => format!("{}:{}", user.value, group.value),
+            None => user.value.to_string(),
+        });
+    let groups = security.supplemental_groups.iter().map(i64::to_string);
+    Ok(ContainerCreateBody {
+        hostname: (!host(options.network) && !config.hostname.is_empty())
+            .then(|| config.hostname.clone()),
+        user,
+        image: Some(image),
+        labels: Some(labels),
+        host_config: Some(HostConfig {
+            network_mode: named(options.network, Some("none")),
+            ipc_mode: named(options.ipc, Some("shareable")),
+            pid_mode: named(options.pid, None),
+            uts_mode: named(options.network, None),
+            privileged: Some(security.privileged),
+            readonly_rootfs: Some(security.readonly_rootfs),
+            group_add: Some(groups.collect()),
+            sysctls: Some(sysctls(&linux)),
+            cgroup_parent: cgroup_parent(&linux.cgroup_parent, facts),
+            cpu_shares: Some(CPU_SHARES),
+            oom_score_adj: Some(OOM_SCORE.max(facts.lowest_oom_score)),
+            security_opt: Some(vec!["no-new-privileges".to_owned()]),
+            runtime,
+            ..HostConfig::default()
+        }),
+        ..ContainerCreateBody::default()
+    })
+}
+
+fn sysctls(linux: &LinuxPodSandboxConfig) -> HashMap<String, String> {
+    linux.sysctls.clone()
+}
+
+/// The parent as Docker wants it: with the systemd driver the slice alone.
+fn cgroup_parent(parent: &str, facts: &Facts) -> Option<String> {
+    let parent = match parent.rsplit_once('/') {
+        Some((_, slice)) if facts.systemd_cgroups => slice,
+        _ => parent,
+    };
+    (!parent.is_empty()).then(|| parent.to_owned())
+}
+
+/// The pod of a container that is to be made.
+///
+/// # Errors
+///
+/// [`Kind::FailedPrecondition`] where it does not run.
+pub(crate) fn ready(node: &Node, id: &str) -> Result<Arc<Pod>> {
+    let pod = node.pod(id)?;
+    match pod.pid {
+        Some(_) => Ok(pod),
+        None => Err(Error::precondition(format!(
+            "pod {} is not ready: it was stopped, or its pause container has ended; make a new one",
+            pod.id
+        ))),
+    }
+}

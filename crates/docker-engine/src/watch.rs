@@ -1,0 +1,216 @@
+//! Keeping up with Docker: its containers are all asked about when it is connected to, and each
+//! again when its event stream tells of it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::models::{EventMessage, EventMessageTypeEnum};
+use bollard::query_parameters::{EventsOptionsBuilder, ListContainersOptionsBuilder};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use slipway_engine::{Error, Kind, Result};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::dockerd::{Link, Up};
+use crate::node::{Node, Seen};
+use crate::{naming, sandbox};
+
+/// How long after a failure dockerd is tried again, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How many containers are asked about at once.
+const AT_ONCE: usize = 16;
+
+/// What can change what is known of a container. The other actions (`exec_start`, `top`, …) are
+/// far more frequent.
+const ACTIONS: [&str; 9] = [
+    "create", "start", "die", "oom", "destroy", "rename", "update", "pause", "unpause",
+];
+
+type Events = UnboundedReceiver<Result<EventMessage>>;
+
+/// Connects to dockerd, and follows it for as long as the node is there.
+///
+/// # Errors
+///
+/// Where dockerd is of a kind that cannot be worked with. One that is not there is waited for.
+pub(crate) async fn start(node: &Arc<Node>) -> Result<()> {
+    let first = connect(node).await;
+    if let Err(error) = &first
+        && error.kind() == Kind::FailedPrecondition
+    {
+        return Err(error.clone());
+    }
+    tokio::spawn(follow(Arc::clone(node), first));
+    Ok(())
+}
+
+async fn follow(node: Arc<Node>, mut connected: Result<Events>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let lost = match connected {
+            Ok(events) => {
+                pause = FIRST_PAUSE;
+                listen(&node, events).await
+            }
+            Err(error) => error,
+        };
+        let was_up = node.dockerd.up().is_ok();
+        if was_up || pause == FIRST_PAUSE {
+            tracing::error!(error = %lost, "Docker cannot be asked; waiting for it");
+        }
+        node.dockerd.set(Link::Down(lost));
+        node.execs.abandon();
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        connected = connect(&node).await;
+    }
+}
+
+/// Connects and learns what there is.
+async fn connect(node: &Arc<Node>) -> Result<Events> {
+    let up = node.dockerd.connect().await?;
+    // What happens from here on is told, whatever is found out in the meantime.
+    let events = subscribe(node, &up);
+    synchronise(node, &up).await?;
+    tracing::info!(
+        endpoint = node.dockerd.endpoint(),
+        docker = up.facts.version,
+        api = format!("{}.{}", up.facts.api.0, up.facts.api.1),
+        containers = node.containers.all().len(),
+        pods = node.pods.all().len(),
+        "Docker answers"
+    );
+    node.dockerd.set(Link::Up(up));
+    Ok(events)
+}
+
+fn subscribe(node: &Arc<Node>, up: &Up) -> Events {
+    let since = jiff::Timestamp::now();
+    let since = format!("{}.{:09}", since.as_second(), since.subsec_nanosecond());
+    let filters = HashMap::from([("type", vec!["container"]), ("label", vec![naming::TYPE])]);
+    let options = EventsOptionsBuilder::default()
+        .since(&since)
+        .filters(&filters)
+        .build();
+    let (sender, receiver) = unbounded_channel();
+    let (docker, node) = (up.docker.clone(), Arc::clone(node));
+    tokio::spawn(async move {
+        let mut events = docker.events(Some(options));
+        while let Some(event) = events.next().await {
+            let endpoint = node.dockerd.endpoint();
+            let event =
+                event.map_err(|error| crate::failure::of_docker("follow events", endpoint, &error));
+            let failed = event.is_err();
+            if sender.send(event).is_err() || failed {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+/// Asks about everything, and gives back what no pod stands for.
+async fn synchronise(node: &Arc<Node>, up: &Up) -> Result<()> {
+    // Before Docker is asked, so that nothing that is there only since then is taken for a leftover.
+    let attached = node
+        .network
+        .cached()
+        .map_err(|error| crate::failure::of_network(&error))?;
+    let checkpointed = node.checkpoints.pods()?;
+    let filters = HashMap::from([("label", vec![naming::TYPE])]);
+    let options = ListContainersOptionsBuilder::default()
+        .all(true)
+        .filters(&filters)
+        .build();
+    let listed = node
+        .dockerd
+        .answer(
+            node.config.timeout(),
+            "list containers",
+            up.docker.list_containers(Some(options)),
+        )
+        .await?;
+    let ids: HashSet<String> = listed
+        .into_iter()
+        .filter_map(|container| container.id)
+        .collect();
+    let known = node
+        .containers
+        .all()
+        .into_iter()
+        .map(|known| known.id.clone());
+    let pods = node.pods.all().into_iter().map(|known| known.id.clone());
+    let gone: Vec<_> = known.chain(pods).filter(|id| !ids.contains(id)).collect();
+    let seen: Vec<(String, Seen)> = stream::iter(ids.iter().cloned().chain(gone))
+        .map(|id| async move {
+            let seen = node.refresh_from(&up.docker, &id).await?;
+            Ok::<_, Error>((id, seen))
+        })
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await?;
+    for id in attached.iter().chain(&checkpointed) {
+        if !ids.contains(id) {
+            sandbox::lost(node, id).await;
+        }
+    }
+    for (id, seen) in &seen {
+        if *seen == Seen::HalfMade {
+            sandbox::undo_half_made(node, &up.docker, id).await;
+        }
+    }
+    Ok(())
+}
+
+/// Takes what Docker tells, until it tells no more; answers why.
+async fn listen(node: &Arc<Node>, mut events: Events) -> Error {
+    while let Some(event) = events.recv().await {
+        match event {
+            Ok(event) => take(node, event),
+            Err(error) => return error,
+        }
+    }
+    Error::new(
+        Kind::Unavailable,
+        format!(
+            "dockerd at {} has ended its event stream, as it does when it stops; see to it that \
+             it runs",
+            node.dockerd.endpoint()
+        ),
+    )
+}
+
+fn take(node: &Arc<Node>, event: EventMessage) {
+    let (Some(EventMessageTypeEnum::CONTAINER), Some(action)) = (event.typ, event.action) else {
+        return;
+    };
+    let actor = event.actor.unwrap_or_default();
+    let attributes = actor.attributes.unwrap_or_default();
+    let Some(id) = actor.id else { return };
+    if action == "exec_die" {
+        let code = attributes
+            .get("exitCode")
+            .and_then(|code| code.parse().ok());
+        if let Some(exec) = attributes.get("execID") {
+            node.execs.ended(exec, code.unwrap_or(255));
+        }
+        return;
+    }
+    if !ACTIONS.contains(&action.as_str()) {
+        return;
+    }
+    let pod = attributes
+        .get(naming::TYPE)
+        .is_some_and(|kind| kind == naming::SANDBOX);
+    let node = Arc::clone(node);
+    tokio::spawn(async move {
+        if let Err(error) = node.refresh(&id).await {
+            tracing::warn!(container = id, %error, "what has happened to it is not known yet");
+        }
+        if pod && action == "destroy" {
+            sandbox::lost(&node, &id).await;
+        }
+    });
+}
