@@ -49,6 +49,7 @@ mod stats;
 mod swap;
 pub mod systemd;
 mod terminate;
+mod usage;
 mod v1;
 mod v2;
 
@@ -62,3 +63,4 @@ pub use path::{CgroupPath, PathError};
 pub use pressure::{Pressure, ResourcePressure, Stalls};
 pub use resources::Resources;
 pub use stats::{CpuStats, MemoryStats, PidsStats, Stats, SwapStats};
+pub use usage::Usage;

@@ -172,6 +172,12 @@ impl Dockerd {
         self.in_time(what, wire::get(&self.socket, &path)).await
     }
 
+    /// Posts what needs no body.
+    pub(crate) async fn post(&self, what: &str, path: &str) -> Result<()> {
+        let path = self.versioned(path)?;
+        self.in_time(what, wire::post(&self.socket, &path)).await
+    }
+
     fn versioned(&self, path: &str) -> Result<String> {
         let (major, minor) = self.up()?.facts.api;
         Ok(format!("/v{major}.{minor}{path}"))

@@ -12,10 +12,12 @@
 //! - Every request to dockerd has a deadline.
 #![forbid(unsafe_code)]
 
+mod attach;
 mod checkpoint;
 mod config;
 mod create;
 mod dockerd;
+mod exec;
 mod execs;
 mod failure;
 mod gates;
@@ -26,10 +28,14 @@ mod log;
 mod naming;
 mod node;
 mod pause;
+mod port_forward;
 mod refuse;
 mod sandbox;
 mod security;
+mod stats;
 mod status;
+mod streams;
+mod update;
 mod views;
 mod watch;
 mod wire;
@@ -195,68 +201,69 @@ impl Engine for DockerEngine {
 
     async fn exec_sync(
         &self,
-        _id: &str,
-        _command: Vec<String>,
-        _timeout: i64,
+        id: &str,
+        command: Vec<String>,
+        timeout: i64,
     ) -> Result<ExecSyncResponse> {
-        Err(not_yet("ExecSync"))
+        exec::exec_sync(&self.node, id, command, timeout).await
     }
 
     async fn check_exec(&self, id: &str) -> Result<()> {
         lifecycle::running(&self.node, id).map(drop)
     }
 
-    async fn exec(&self, _id: &str, _command: Vec<String>, _streams: Streams) -> Result<Session> {
-        Err(not_yet("Exec"))
+    async fn exec(&self, id: &str, command: Vec<String>, streams: Streams) -> Result<Session> {
+        exec::exec(&self.node, id, command, streams).await
     }
 
-    async fn check_attach(&self, _id: &str, _streams: Streams) -> Result<()> {
-        Err(not_yet("Attach"))
+    async fn check_attach(&self, id: &str, streams: Streams) -> Result<()> {
+        attach::check(&self.node, id, streams)
     }
 
-    async fn attach(&self, _id: &str, _streams: Streams) -> Result<Session> {
-        Err(not_yet("Attach"))
+    async fn attach(&self, id: &str, streams: Streams) -> Result<Session> {
+        attach::attach(&self.node, id, streams).await
     }
 
-    async fn check_port_forward(&self, _pod: &str) -> Result<()> {
-        Err(not_yet("PortForward"))
+    async fn check_port_forward(&self, pod: &str) -> Result<()> {
+        sandbox::ready(&self.node, pod).map(drop)
     }
 
-    async fn connect_port(&self, _pod: &str, _port: u16) -> Result<PortConnection> {
-        Err(not_yet("PortForward"))
+    async fn connect_port(&self, pod: &str, port: u16) -> Result<PortConnection> {
+        port_forward::connect(&self.node, pod, port).await
     }
 
     async fn update_container_resources(
         &self,
-        _request: UpdateContainerResourcesRequest,
+        request: UpdateContainerResourcesRequest,
     ) -> Result<()> {
-        Err(not_yet("UpdateContainerResources"))
+        update::container(&self.node, request).await
     }
 
-    async fn update_pod_resources(&self, _: UpdatePodSandboxResourcesRequest) -> Result<()> {
-        Err(not_yet("UpdatePodSandboxResources"))
+    async fn update_pod_resources(&self, request: UpdatePodSandboxResourcesRequest) -> Result<()> {
+        // The pod's cgroup is the kubelet's, which has changed it before it says so.
+        self.node.pod(&request.pod_sandbox_id).map(drop)
     }
 
-    async fn container_stats(&self, _id: &str) -> Result<ContainerStats> {
-        Err(not_yet("ContainerStats"))
+    async fn container_stats(&self, id: &str) -> Result<ContainerStats> {
+        stats::container(&self.node, id).await
     }
 
     async fn list_container_stats(
         &self,
-        _filter: Option<ContainerStatsFilter>,
+        filter: Option<ContainerStatsFilter>,
     ) -> Result<Vec<ContainerStats>> {
-        Err(not_yet("ListContainerStats"))
+        stats::containers(&self.node, filter.as_ref()).await
     }
 
-    async fn pod_stats(&self, _id: &str) -> Result<PodSandboxStats> {
-        Err(not_yet("PodSandboxStats"))
+    async fn pod_stats(&self, id: &str) -> Result<PodSandboxStats> {
+        stats::pod(&self.node, id).await
     }
 
     async fn list_pod_stats(
         &self,
-        _filter: Option<PodSandboxStatsFilter>,
+        filter: Option<PodSandboxStatsFilter>,
     ) -> Result<Vec<PodSandboxStats>> {
-        Err(not_yet("ListPodSandboxStats"))
+        stats::pods(&self.node, filter.as_ref()).await
     }
 
     async fn metric_descriptors(&self) -> Result<Vec<MetricDescriptor>> {

@@ -20,6 +20,7 @@ use crate::execs::Execs;
 use crate::gates::Gates;
 use crate::images::ImageNames;
 use crate::inspect::{Container, Found, Pod, read};
+use crate::stats::Observed;
 use crate::{naming, views};
 
 /// Everything that the operations work on. Nothing in it cannot be rebuilt from Docker and from
@@ -37,6 +38,7 @@ pub(crate) struct Node {
     pub(crate) events: Events,
     pub(crate) execs: Execs,
     pub(crate) image_names: ImageNames,
+    pub(crate) observed: Observed,
     /// Of pods: shared by whoever adds to one, alone for whoever stops or removes it.
     pub(crate) gates: Gates,
     /// Held while Docker is asked about a container.
@@ -67,6 +69,7 @@ impl Node {
             events: Events::default(),
             execs: Execs::default(),
             image_names: ImageNames::default(),
+            observed: Observed::default(),
             gates: Gates::default(),
             turns: Gates::default(),
             telling: Mutex::default(),
@@ -191,12 +194,14 @@ impl Node {
     fn forget(&self, id: &str) {
         if let Ok(Some(container)) = self.containers.find(id) {
             self.containers.remove(&container.id);
+            self.observed.forget(&container.id);
             let kind = ContainerEventType::ContainerDeletedEvent;
             self.tell(&container.name.pod, &container.id, kind);
         }
         if let Ok(Some(pod)) = self.pods.find(id) {
             let status = views::pod_message(&pod);
             self.pods.remove(&pod.id);
+            self.observed.forget(&pod.id);
             self.events.tell(|| ContainerEventResponse {
                 container_id: pod.id.clone(),
                 container_event_type: ContainerEventType::ContainerDeletedEvent.into(),

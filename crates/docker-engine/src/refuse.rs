@@ -46,6 +46,9 @@ pub(crate) fn pod(config: &PodSandboxConfig) -> Result<()> {
              (userns-remap), not for one pod"
         )));
     }
+    for name in linux.sysctls.keys() {
+        sysctl(name, &options)?;
+    }
     for mapping in &config.port_mappings {
         for (field, port) in [
             ("container_port", mapping.container_port),
@@ -69,6 +72,38 @@ pub(crate) fn pod(config: &PodSandboxConfig) -> Result<()> {
                 mapping.protocol
             )));
         }
+    }
+    Ok(())
+}
+
+/// Refuses a kernel parameter that Docker sets for no container, or only where the pod has the
+/// namespace for itself.
+fn sysctl(name: &str, options: &NamespaceOption) -> Result<()> {
+    const IPC: [&str; 8] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    let (mode, what) = if name.starts_with("net.") {
+        (options.network, "network")
+    } else if IPC.contains(&name) || name.starts_with("fs.mqueue.") {
+        (options.ipc, "IPC")
+    } else {
+        return Err(Error::invalid(format!(
+            "LinuxPodSandboxConfig.sysctls: {name} is not one of a pod's own (net.*, kernel.shm*, \
+             kernel.msg*, kernel.sem, fs.mqueue.*); set it on the node"
+        )));
+    };
+    if mode == NamespaceMode::Node as i32 {
+        return Err(Error::invalid(format!(
+            "LinuxPodSandboxConfig.sysctls: {name} belongs to the {what} namespace, which this \
+             pod shares with the node; set it on the node"
+        )));
     }
     Ok(())
 }

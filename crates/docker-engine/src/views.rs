@@ -24,7 +24,7 @@ impl Pod {
         }
     }
 
-    fn metadata(&self) -> PodSandboxMetadata {
+    pub(crate) fn metadata(&self) -> PodSandboxMetadata {
         PodSandboxMetadata {
             name: self.name.name.clone(),
             namespace: self.name.namespace.clone(),

@@ -75,6 +75,12 @@ pub(crate) async fn upgrade(
     Ok(TokioIo::new(hyper::upgrade::on(answer).await?))
 }
 
+/// Posts a request without a body, whose answer has none either.
+pub(crate) async fn post(socket: &Path, path: &str) -> Result<(), Failure> {
+    let answer = send(socket, Method::POST, path, None, false).await?;
+    whole(answer).await.map(drop)
+}
+
 async fn send(
     socket: &Path,
     method: Method,

@@ -15,6 +15,7 @@ mod index;
 mod overview;
 mod pod;
 mod router;
+mod rate;
 mod resolver;
 mod session;
 pub mod signal;
@@ -32,6 +33,7 @@ pub use index::{Index, Reservation};
 pub use overview::overview;
 pub use pod::PodName;
 pub use router::{CarryOver, Leaving, Router};
+pub use rate::CpuRate;
 pub use resolver::resolver_configuration;
 pub use session::{
     Connection, Input, Output, PortConnection, Session, SessionEnd, Streams, Terminal, TerminalSize,

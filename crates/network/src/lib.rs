@@ -31,14 +31,18 @@ mod config;
 mod conflist;
 mod error;
 mod executed;
+mod interfaces;
 mod network;
 mod plugin;
 mod pod_cidr;
+mod port;
 mod result;
 mod template;
 
 pub use attachment::{Attachment, Dns, PortMapping, Protocol};
 pub use config::Config;
 pub use error::{Error, PluginFailure, Problem};
+pub use interfaces::{Interface, Traffic, interfaces, usage};
 pub use network::{Attached, Network};
 pub use plugin::Command;
+pub use port::{PortError, connect_to_loopback};

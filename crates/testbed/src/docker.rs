@@ -177,6 +177,11 @@ pub(crate) fn data(scratch: &Scratch) -> PathBuf {
     scratch.join("docker")
 }
 
+/// Whether a mount is dockerd's for as long as it runs, and no container's.
+pub(crate) fn is_own_mount(scratch: &Scratch, point: &Path) -> bool {
+    point == data(scratch) || point == execution(scratch).join("netns/default")
+}
+
 /// What a reboot would end.
 fn execution(scratch: &Scratch) -> PathBuf {
     scratch.join("docker-run")

@@ -5,21 +5,19 @@
 //! [`sampler`]).
 
 mod layer;
-mod network;
-mod rate;
 mod sampler;
 
 use std::sync::Arc;
 
 use rustix::process::Pid;
-use slipway_cgroup::{Cgroup, MemoryStats, ResourcePressure, Stalls, Stats};
+use slipway_cgroup::{Cgroup, Usage};
 use slipway_cri_api::v1::{
-    ContainerAttributes, ContainerStats, ContainerStatsFilter, CpuUsage, FilesystemIdentifier,
-    FilesystemUsage, IoUsage, LinuxPodSandboxStats, MemoryUsage, NamespaceMode,
-    NetworkInterfaceUsage, NetworkUsage, PodSandboxAttributes, PodSandboxStats,
-    PodSandboxStatsFilter, ProcessUsage, PsiData, PsiStats, SwapUsage, UInt64Value,
+    ContainerAttributes, ContainerStats, ContainerStatsFilter, FilesystemIdentifier,
+    FilesystemUsage, LinuxPodSandboxStats, NamespaceMode, NetworkUsage, PodSandboxAttributes,
+    PodSandboxStats, PodSandboxStatsFilter, ProcessUsage, UInt64Value,
 };
 use slipway_engine::{Result, matches_container_stats, matches_pod_stats};
+use slipway_network::Interface;
 
 use crate::container::Container;
 use crate::node::{Node, now};
@@ -28,7 +26,6 @@ use crate::spec::pod_namespaces;
 use crate::views::{container_view, pod_view};
 use crate::{blocking, lifecycle};
 
-pub(crate) use network::{DEFAULT as DEFAULT_INTERFACE, Interface};
 pub(crate) use sampler::{Observed, Sampler, spawn as spawn_sampler};
 
 /// Fewer than this are read faster than another thread begins.
@@ -120,8 +117,8 @@ fn container_stats(node: &Node, container: &Container) -> ContainerStats {
         .is_running()
         .then(|| lifecycle::cgroup(node, container).ok())
         .flatten()
-        .and_then(|cgroup| Used::read(&cgroup, &container.observed));
-    let Used {
+        .and_then(|cgroup| used(&cgroup, &container.observed));
+    let Usage {
         cpu,
         memory,
         swap,
@@ -160,9 +157,9 @@ fn pod_stats(node: &Node, pod: &Pod) -> PodSandboxStats {
         .collect();
     let ready = matches!(pod.state(), PodState::Ready { .. });
     let used = ready
-        .then(|| Used::read(&node.hierarchy.open(&pod.cgroup), &pod.observed))
+        .then(|| used(&node.hierarchy.open(&pod.cgroup), &pod.observed))
         .flatten();
-    let Used {
+    let Usage {
         cpu, memory, io, ..
     } = used.unwrap_or_default();
     let processes = containers
@@ -210,104 +207,16 @@ pub(crate) fn interfaces(pod: &Pod) -> Option<Vec<Interface>> {
         return None;
     }
     // The shim lives in the pod's network namespace.
-    network::interfaces(Pid::from_raw(shim.pid())?).ok()
+    slipway_network::interfaces(Pid::from_raw(shim.pid())?).ok()
 }
 
 fn network_usage(pod: &Pod) -> Option<NetworkUsage> {
-    let mut others = interfaces(pod)?;
-    let default = others
-        .iter()
-        .position(|interface| interface.name == DEFAULT_INTERFACE)
-        .map(|position| others.remove(position));
-    Some(NetworkUsage {
-        timestamp: now(),
-        default_interface: default.map(interface_usage),
-        interfaces: others.into_iter().map(interface_usage).collect(),
-    })
+    interfaces(pod).map(|interfaces| slipway_network::usage(interfaces, now()))
 }
 
-fn interface_usage(interface: Interface) -> NetworkInterfaceUsage {
-    NetworkInterfaceUsage {
-        name: interface.name,
-        rx_bytes: value(interface.received.bytes),
-        rx_errors: value(interface.received.errors),
-        tx_bytes: value(interface.sent.bytes),
-        tx_errors: value(interface.sent.errors),
-    }
-}
-
-/// What a cgroup uses, in CRI's words.
-#[derive(Debug, Default)]
-struct Used {
-    cpu: Option<CpuUsage>,
-    memory: Option<MemoryUsage>,
-    swap: Option<SwapUsage>,
-    io: Option<IoUsage>,
-}
-
-impl Used {
-    /// None where the cgroup has gone: what it is of has ended since the caller looked.
-    fn read(cgroup: &Cgroup, observed: &Observed) -> Option<Self> {
-        let timestamp = now();
-        let Stats { cpu, memory, .. } = cgroup.stats().ok()?;
-        let pressure = cgroup.pressure().unwrap_or_default();
-        let swap = memory
-            .as_ref()
-            .and_then(|memory| memory.swap.as_ref())
-            .map(|swap| SwapUsage {
-                timestamp,
-                swap_available_bytes: swap
-                    .limit
-                    .and_then(|limit| value(limit.saturating_sub(swap.usage))),
-                swap_usage_bytes: value(swap.usage),
-            });
-        Some(Self {
-            cpu: cpu.map(|cpu| CpuUsage {
-                timestamp,
-                usage_core_nano_seconds: value(cpu.usage_nanoseconds),
-                usage_nano_cores: observed
-                    .cpu_used(timestamp, cpu.usage_nanoseconds)
-                    .and_then(value),
-                psi: pressure.cpu.map(psi),
-            }),
-            memory: memory.map(|memory| MemoryUsage {
-                psi: pressure.memory.map(psi),
-                ..memory_usage(timestamp, &memory)
-            }),
-            swap,
-            io: pressure.io.map(|pressure| IoUsage {
-                timestamp,
-                psi: Some(psi(pressure)),
-            }),
-        })
-    }
-}
-
-fn memory_usage(timestamp: i64, memory: &MemoryStats) -> MemoryUsage {
-    MemoryUsage {
-        timestamp,
-        working_set_bytes: value(memory.working_set),
-        available_bytes: memory.available.and_then(value),
-        usage_bytes: value(memory.usage),
-        rss_bytes: value(memory.rss),
-        page_faults: value(memory.page_faults),
-        major_page_faults: value(memory.major_page_faults),
-        psi: None,
-    }
-}
-
-fn psi(pressure: ResourcePressure) -> PsiStats {
-    let data = |stalls: Stalls| PsiData {
-        // CRI counts nanoseconds, the kernel microseconds.
-        total: stalls.total_microseconds.saturating_mul(1000),
-        avg10: stalls.last_10_seconds,
-        avg60: stalls.last_60_seconds,
-        avg300: stalls.last_300_seconds,
-    };
-    PsiStats {
-        full: Some(data(pressure.full)),
-        some: Some(data(pressure.some)),
-    }
+/// None where the cgroup has gone: what it is of has ended since the caller looked.
+fn used(cgroup: &Cgroup, observed: &Observed) -> Option<Usage> {
+    Usage::read(cgroup, now(), |at, used| observed.cpu_used(at, used))
 }
 
 /// A wrapped number, which is there even when it is zero.
@@ -317,31 +226,4 @@ fn psi(pressure: ResourcePressure) -> PsiStats {
 )]
 fn value(value: u64) -> Option<UInt64Value> {
     Some(UInt64Value { value })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pressure_is_told_in_nanoseconds_and_percent() {
-        let stalls = Stalls {
-            last_10_seconds: 1.5,
-            last_60_seconds: 0.5,
-            last_300_seconds: 0.25,
-            total_microseconds: 7,
-        };
-        let told = psi(ResourcePressure {
-            some: stalls,
-            full: Stalls::default(),
-        });
-        let expected = PsiData {
-            total: 7000,
-            avg10: 1.5,
-            avg60: 0.5,
-            avg300: 0.25,
-        };
-        assert_eq!(told.some, Some(expected));
-        assert_eq!(told.full, Some(PsiData::default()));
-    }
 }

@@ -5,12 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use slipway_engine::ContainerState;
+use slipway_engine::{ContainerState, CpuRate};
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
 use super::layer::LayerUsage;
-use super::rate::CpuRate;
 use crate::container::Container;
 use crate::node::{Node, now};
 use crate::{blocking, lifecycle};

@@ -5,7 +5,7 @@ const SHORTEST: u64 = 1_000_000_000;
 
 /// The rate at which a cgroup uses processor time.
 #[derive(Debug, Default)]
-pub(crate) struct CpuRate {
+pub struct CpuRate {
     last: Option<Reading>,
     nano_cores: Option<u64>,
 }
@@ -20,14 +20,14 @@ struct Reading {
 
 impl CpuRate {
     /// A cgroup in which nothing has run before this moment.
-    pub(crate) fn begin(&mut self, at: i64) {
+    pub fn begin(&mut self, at: i64) {
         self.last = Some(Reading { at, used: 0 });
         self.nano_cores = None;
     }
 
     /// Takes a reading and answers the rate between the last two that are at least a second apart,
     /// in billionths of a processor; none while there are no two.
-    pub(crate) fn observe(&mut self, at: i64, used: u64) -> Option<u64> {
+    pub fn observe(&mut self, at: i64, used: u64) -> Option<u64> {
         let now = Reading { at, used };
         let Some(last) = self.last else {
             self.last = Some(now);

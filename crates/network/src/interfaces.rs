@@ -3,31 +3,62 @@
 use std::io;
 
 use rustix::process::Pid;
+use slipway_cri_api::v1::{NetworkInterfaceUsage, NetworkUsage, UInt64Value};
 
-/// The interface that CNI makes in a pod, under the name that Slipway gives it.
-pub(crate) const DEFAULT: &str = "eth0";
+use crate::attachment::INTERFACE;
 
 /// What went through a network interface since it was made.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Interface {
-    pub(crate) name: String,
-    pub(crate) received: Traffic,
-    pub(crate) sent: Traffic,
+pub struct Interface {
+    /// Its name in the pod.
+    pub name: String,
+    /// To the pod.
+    pub received: Traffic,
+    /// From the pod.
+    pub sent: Traffic,
 }
 
 /// One direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Traffic {
-    pub(crate) bytes: u64,
-    pub(crate) packets: u64,
-    pub(crate) errors: u64,
-    pub(crate) dropped: u64,
+pub struct Traffic {
+    /// Bytes.
+    pub bytes: u64,
+    /// Packets.
+    pub packets: u64,
+    /// Packets that were lost to an error.
+    pub errors: u64,
+    /// Packets for which there was no room.
+    pub dropped: u64,
 }
 
 /// The interfaces in the network namespace of a process, without its loopback. Blocking, briefly.
-pub(crate) fn interfaces(process: Pid) -> io::Result<Vec<Interface>> {
+pub fn interfaces(process: Pid) -> io::Result<Vec<Interface>> {
     let path = format!("/proc/{}/net/dev", process.as_raw_nonzero());
     Ok(parse(&std::fs::read_to_string(path)?))
+}
+
+/// The same in the words of CRI's statistics, at a time in nanoseconds since the epoch.
+pub fn usage(mut interfaces: Vec<Interface>, timestamp: i64) -> NetworkUsage {
+    let default = interfaces
+        .iter()
+        .position(|interface| interface.name == INTERFACE)
+        .map(|position| interfaces.remove(position));
+    NetworkUsage {
+        timestamp,
+        default_interface: default.map(of_interface),
+        interfaces: interfaces.into_iter().map(of_interface).collect(),
+    }
+}
+
+fn of_interface(interface: Interface) -> NetworkInterfaceUsage {
+    let value = |value| Some(UInt64Value { value });
+    NetworkInterfaceUsage {
+        name: interface.name,
+        rx_bytes: value(interface.received.bytes),
+        rx_errors: value(interface.received.errors),
+        tx_bytes: value(interface.sent.bytes),
+        tx_errors: value(interface.sent.errors),
+    }
 }
 
 fn parse(text: &str) -> Vec<Interface> {

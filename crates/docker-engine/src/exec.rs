@@ -1,0 +1,303 @@
+//! Commands that are run in a running container.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::models::ExecConfig;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use slipway_cri_api::v1::ExecSyncResponse;
+use slipway_engine::{Error, Result, Session, SessionEnd, Streams, Terminal, TerminalSize};
+use tokio::sync::oneshot;
+
+use crate::lifecycle::running;
+use crate::node::Node;
+use crate::streams::{self, DETACH_KEYS, Ends, Wanted};
+
+/// What is kept of a command's two outputs together, in bytes: a CRI message carries 16 MiB, the
+/// rest of it included.
+const MAX_OUTPUT: usize = 16 * 1024 * 1024 - 1024;
+
+/// How long the end of a command that was killed is waited for.
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The exit codes of a command that Docker could not execute, and how it says so in its output.
+const NOT_EXECUTED: [i32; 2] = [126, 127];
+const COMPLAINT: &str = "OCI runtime exec failed";
+
+/// A command that has been started.
+struct Started {
+    node: Arc<Node>,
+    id: String,
+    exit: oneshot::Receiver<i32>,
+    ends: Ends,
+}
+
+/// Runs a command to its end (CRI `ExecSync`).
+pub(crate) async fn exec_sync(
+    node: &Arc<Node>,
+    id: &str,
+    command: Vec<String>,
+    timeout: i64,
+) -> Result<ExecSyncResponse> {
+    let wanted = Wanted {
+        stdin: false,
+        stdout: true,
+        stderr: true,
+        terminal: false,
+    };
+    let limit = u64::try_from(timeout).ok().filter(|&seconds| seconds > 0);
+    let mut started = start(node, id, command.clone(), wanted).await?;
+    let (stdout, stderr) = (started.ends.stdout.take(), started.ends.stderr.take());
+    let exec = started.id.clone();
+    let finished = async {
+        tokio::join!(
+            streams::collect(stdout, MAX_OUTPUT),
+            streams::collect(stderr, MAX_OUTPUT),
+            started.ended()
+        )
+    };
+    let (stdout, stderr, code) = match limit {
+        None => finished.await,
+        Some(seconds) => {
+            let mut finished = Box::pin(finished);
+            let limit = tokio::time::timeout(Duration::from_secs(seconds), &mut finished);
+            let Ok(finished) = limit.await else {
+                kill(node, &exec).await?;
+                // One that waits for a disk in the kernel dies when that answers.
+                let _ = tokio::time::timeout(KILL_DEADLINE, finished).await;
+                return Err(Error::deadline(format!(
+                    "command {command:?} in container {id} did not end within {seconds} s and was \
+                     killed with all that it had started"
+                )));
+            };
+            finished
+        }
+    };
+    let exit_code = code?;
+    if NOT_EXECUTED.contains(&exit_code) && stdout.starts_with(COMPLAINT.as_bytes()) {
+        let words = String::from_utf8_lossy(&stdout);
+        return Err(Error::precondition(format!(
+            "exec {command:?} in container {id}: Docker answers: {}",
+            words.trim()
+        )));
+    }
+    let room = MAX_OUTPUT - stdout.len();
+    Ok(ExecSyncResponse {
+        stdout: stdout.into(),
+        stderr: stderr.slice(..stderr.len().min(room)).into(),
+        exit_code,
+    })
+}
+
+/// Runs a command with its streams in the caller's hands (CRI `Exec`).
+pub(crate) async fn exec(
+    node: &Arc<Node>,
+    id: &str,
+    command: Vec<String>,
+    streams: Streams,
+) -> Result<Session> {
+    let wanted = Wanted {
+        stdin: streams.stdin,
+        stdout: streams.stdout,
+        stderr: streams.stderr,
+        terminal: streams.terminal,
+    };
+    let mut started = start(node, id, command, wanted).await?;
+    let terminal = streams.terminal.then(|| {
+        Box::new(Screen {
+            node: Arc::clone(node),
+            path: format!("/exec/{}/resize", started.id),
+        }) as Box<dyn Terminal>
+    });
+    Ok(Session {
+        stdin: started.ends.stdin.take(),
+        stdout: started.ends.stdout.take(),
+        stderr: started.ends.stderr.take(),
+        terminal,
+        end: Box::pin(async move { started.ended().await.map(SessionEnd::Exited) }),
+    })
+}
+
+async fn start(
+    node: &Arc<Node>,
+    id: &str,
+    command: Vec<String>,
+    wanted: Wanted,
+) -> Result<Started> {
+    let container = running(node, id)?;
+    if command.is_empty() {
+        return Err(Error::invalid("cmd is empty: there is no command to run"));
+    }
+    let what = format!("exec {command:?} in container {}", container.id);
+    let config = ExecConfig {
+        attach_stdin: Some(wanted.stdin),
+        attach_stdout: Some(wanted.stdout),
+        attach_stderr: Some(wanted.stderr && !wanted.terminal),
+        tty: Some(wanted.terminal),
+        detach_keys: Some(DETACH_KEYS.to_owned()),
+        cmd: Some(command),
+        ..ExecConfig::default()
+    };
+    let container = container.id.as_str();
+    let made = node
+        .dockerd
+        .call(&what, |docker| async move {
+            docker.create_exec(container, config).await
+        })
+        .await?;
+    let exit = node.execs.wait_for(&made.id);
+    let body = serde_json::json!({ "Detach": false, "Tty": wanted.terminal });
+    let path = format!("/exec/{}/start", made.id);
+    let raw = node
+        .dockerd
+        .upgrade(&what, &path, Some(body.to_string()))
+        .await;
+    let raw = raw.inspect_err(|_| node.execs.forget(&made.id))?;
+    Ok(Started {
+        node: Arc::clone(node),
+        ends: streams::split(raw, wanted),
+        id: made.id,
+        exit,
+    })
+}
+
+impl Started {
+    /// Waits for its end. Docker tells of it, but not of the end of one that it could not execute:
+    /// of that the streams' end tells.
+    async fn ended(self) -> Result<i32> {
+        let Self {
+            node,
+            id,
+            mut exit,
+            ends,
+        } = self;
+        // What is not taken out by now nobody reads.
+        drop((ends.stdin, ends.stdout, ends.stderr));
+        let code = tokio::select! {
+            code = &mut exit => code,
+            _ = ends.closed => match inspect(&node, &id).await? {
+                (_, Some(code)) => {
+                    node.execs.forget(&id);
+                    Ok(code)
+                }
+                _ => exit.await,
+            },
+        };
+        code.map_err(|_| {
+            Error::internal(
+                "Docker's event stream has ended before the command did: how it ends is not known",
+            )
+        })
+    }
+}
+
+/// The process of a command as the node numbers it, and its exit code if it has ended.
+async fn inspect(node: &Node, exec: &str) -> Result<(Option<i32>, Option<i32>)> {
+    let what = format!("inspect exec {exec}");
+    let found = node
+        .dockerd
+        .call(
+            &what,
+            |docker| async move { docker.inspect_exec(exec).await },
+        )
+        .await?;
+    let number = |number: Option<i64>| number.and_then(|number| i32::try_from(number).ok());
+    let running = found.running.unwrap_or_default();
+    let code = number(found.exit_code).filter(|_| !running);
+    Ok((number(found.pid).filter(|&pid| pid > 0), code))
+}
+
+/// Kills a command with all that it has started.
+async fn kill(node: &Node, exec: &str) -> Result<()> {
+    let (Some(pid), None) = inspect(node, exec).await? else {
+        return Ok(());
+    };
+    crate::sandbox::blocking(move || {
+        kill_tree(pid);
+        Ok(())
+    })
+    .await
+}
+
+/// Kills a process and its descendants. Those that are found are stopped first, so that none of
+/// them starts another one unseen.
+fn kill_tree(pid: i32) {
+    let mut found = HashSet::new();
+    let mut next = vec![pid];
+    let mut handles = Vec::new();
+    while let Some(pid) = next.pop() {
+        let Some(process) = Pid::from_raw(pid).filter(|_| found.insert(pid)) else {
+            continue;
+        };
+        let Ok(handle) = pidfd_open(process, PidfdFlags::empty()) else {
+            continue;
+        };
+        let _ = pidfd_send_signal(&handle, Signal::STOP);
+        handles.push(handle);
+        next.extend(children(pid));
+    }
+    for handle in handles {
+        let _ = pidfd_send_signal(&handle, Signal::KILL);
+    }
+}
+
+/// The children of all threads of a process (proc(5)).
+fn children(pid: i32) -> Vec<i32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let tasks = tasks.into_iter().flatten().flatten();
+    tasks
+        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|list| {
+            let pids = list.split_whitespace().filter_map(|pid| pid.parse().ok());
+            pids.collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// A terminal of Docker's.
+pub(crate) struct Screen {
+    pub(crate) node: Arc<Node>,
+    /// Where its size is set.
+    pub(crate) path: String,
+}
+
+#[tonic::async_trait]
+impl Terminal for Screen {
+    async fn resize(&self, size: TerminalSize) -> Result<()> {
+        let TerminalSize { width, height } = size;
+        let path = format!("{}?h={height}&w={width}", self.path);
+        self.node.dockerd.post("resize a terminal", &path).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_process_dies_with_what_it_has_started() {
+        let mut parent = Command::new("/bin/sh")
+            .args(["-c", "sleep 1000 & sleep 1000 & wait"])
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(parent.id()).unwrap();
+        while children(pid).len() < 2 {
+            std::thread::yield_now();
+        }
+        let started = children(pid);
+        kill_tree(pid);
+        assert_eq!(parent.wait().unwrap().signal(), Some(9));
+        for child in started {
+            // A zombie, or gone.
+            let state = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+            assert!(
+                state.is_empty() || state.contains(") Z ") || state.contains(") X "),
+                "{state}"
+            );
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! What pods and containers use: CRI's statistics.
+//!
+//! They are read from the cgroups that Docker has made, found by the first process of each
+//! container, so that they cost dockerd nothing. Only what a writable layer holds is asked of it,
+//! for all containers at once, and told from the last answer, which carries its own time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bollard::query_parameters::ListContainersOptionsBuilder;
+use slipway_cgroup::{Cgroup, CgroupPath, Hierarchy, Usage};
+use slipway_cri_api::v1::{
+    ContainerAttributes, ContainerStats, ContainerStatsFilter, FilesystemIdentifier,
+    FilesystemUsage, LinuxPodSandboxStats, NamespaceMode, PodSandboxAttributes, PodSandboxStats,
+    PodSandboxStatsFilter, ProcessUsage, UInt64Value,
+};
+use slipway_engine::{CpuRate, Error, Result, matches_container_stats, matches_pod_stats};
+
+use crate::inspect::{Container, Pod};
+use crate::naming;
+use crate::node::{Node, now};
+use crate::sandbox::blocking;
+
+/// Writable layers are not looked at again sooner than this, and not longer than this part of the
+/// time: Docker looks at every file in them.
+const SHORTEST: Duration = Duration::from_secs(10);
+const SHARE: u32 = 50;
+
+/// What must have been looked at before anybody asks.
+#[derive(Debug, Default)]
+pub(crate) struct Observed {
+    rates: Mutex<HashMap<String, CpuRate>>,
+    layers: Mutex<Layers>,
+}
+
+/// What writable layers hold, by container.
+#[derive(Debug, Default)]
+struct Layers {
+    bytes: BTreeMap<String, u64>,
+    /// Nanoseconds since the epoch.
+    at: i64,
+    /// When they may be looked at again; none while somebody does.
+    next: Next,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+enum Next {
+    #[default]
+    Now,
+    At(Instant),
+    Running,
+}
+
+impl Observed {
+    fn cpu_used(&self, id: &str, at: i64, used: u64) -> Option<u64> {
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        rates.entry(id.to_owned()).or_default().observe(at, used)
+    }
+
+    /// It is gone.
+    pub(crate) fn forget(&self, id: &str) {
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        rates.remove(id);
+    }
+
+    fn layer(&self, id: &str) -> Option<(u64, i64)> {
+        let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        layers.bytes.get(id).map(|bytes| (*bytes, layers.at))
+    }
+
+    /// Whether the caller is to look at the layers.
+    fn begin(&self) -> bool {
+        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = match layers.next {
+            Next::Now => true,
+            Next::At(time) => Instant::now() >= time,
+            Next::Running => false,
+        };
+        if due {
+            layers.next = Next::Running;
+        }
+        due
+    }
+
+    fn end(&self, found: Option<BTreeMap<String, u64>>, at: i64, took: Duration) {
+        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        layers.next = Next::At(Instant::now() + SHORTEST.max(took * SHARE));
+        if let Some(bytes) = found {
+            layers.bytes = bytes;
+            layers.at = at;
+        }
+    }
+}
+
+/// What one container uses; one that does not run uses nothing but its writable layer.
+pub(crate) async fn container(node: &Arc<Node>, id: &str) -> Result<ContainerStats> {
+    let container = node.container(id)?;
+    let mut stats = read_all(node, vec![container], container_stats).await?;
+    stats
+        .pop()
+        .ok_or_else(|| Error::internal("one container has no statistics"))
+}
+
+/// What the containers that a filter asks for use, the newest first.
+pub(crate) async fn containers(
+    node: &Arc<Node>,
+    filter: Option<&ContainerStatsFilter>,
+) -> Result<Vec<ContainerStats>> {
+    node.dockerd.up()?;
+    let mut containers = node.containers.all();
+    containers.retain(|container| matches_container_stats(filter, container.view()));
+    containers.sort_by_key(|container| std::cmp::Reverse(container.created_at));
+    read_all(node, containers, container_stats).await
+}
+
+/// What one pod uses; one that is not ready has containers at most.
+pub(crate) async fn pod(node: &Arc<Node>, id: &str) -> Result<PodSandboxStats> {
+    let pod = node.pod(id)?;
+    let mut stats = read_all(node, vec![pod], pod_stats).await?;
+    stats
+        .pop()
+        .ok_or_else(|| Error::internal("one pod has no statistics"))
+}
+
+/// What the pods that are ready and that a filter asks for use, the newest first.
+pub(crate) async fn pods(
+    node: &Arc<Node>,
+    filter: Option<&PodSandboxStatsFilter>,
+) -> Result<Vec<PodSandboxStats>> {
+    node.dockerd.up()?;
+    let mut pods = node.pods.all();
+    pods.retain(|pod| pod.pid.is_some() && matches_pod_stats(filter, pod.view()));
+    pods.sort_by_key(|pod| std::cmp::Reverse(pod.created_at));
+    read_all(node, pods, pod_stats).await
+}
+
+async fn read_all<T: Send + Sync + 'static, S: Send + 'static>(
+    node: &Arc<Node>,
+    all: Vec<Arc<T>>,
+    read: fn(&Reader, &T) -> S,
+) -> Result<Vec<S>> {
+    look_at_layers(node);
+    let root = node.dockerd.up()?.facts.root.to_string_lossy().into_owned();
+    let node = Arc::clone(node);
+    blocking(move || {
+        let hierarchy =
+            Hierarchy::detect().map_err(|error| Error::internal(format!("cgroups: {error}")))?;
+        let reader = Reader {
+            node,
+            hierarchy,
+            root,
+        };
+        Ok(all.iter().map(|one| read(&reader, one)).collect())
+    })
+    .await
+}
+
+struct Reader {
+    node: Arc<Node>,
+    hierarchy: Hierarchy,
+    /// Docker's directory, as ImageFsInfo names the file system.
+    root: String,
+}
+
+impl Reader {
+    /// What the cgroup of a process uses; none where it has ended.
+    fn used(&self, id: &str, cgroup: &Cgroup) -> Usage {
+        let rate = |at, used| self.node.observed.cpu_used(id, at, used);
+        Usage::read(cgroup, now(), rate).unwrap_or_default()
+    }
+
+    fn cgroup(&self, pid: Option<i32>) -> Option<CgroupPath> {
+        let text = std::fs::read_to_string(format!("/proc/{}/cgroup", pid?)).ok()?;
+        cgroup_path(&text)
+    }
+}
+
+/// The cgroup that `/proc/<pid>/cgroup` names (cgroups(7)): that of the memory controller, or that
+/// of version 2.
+fn cgroup_path(text: &str) -> Option<CgroupPath> {
+    let of = |wanted: &str| {
+        text.lines().find_map(|line| {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (parts.next()?, parts.next()?);
+            let found = controllers.split(',').any(|name| name == wanted);
+            found.then_some(path)
+        })
+    };
+    CgroupPath::parse(of("memory").or_else(|| of(""))?).ok()
+}
+
+fn container_stats(reader: &Reader, container: &Container) -> ContainerStats {
+    let cgroup = reader.cgroup(container.pid);
+    let used = cgroup.map(|path| reader.used(&container.id, &reader.hierarchy.open(&path)));
+    let Usage {
+        cpu,
+        memory,
+        swap,
+        io,
+    } = used.unwrap_or_default();
+    let layer = reader.node.observed.layer(&container.id);
+    ContainerStats {
+        attributes: Some(ContainerAttributes {
+            id: container.id.clone(),
+            metadata: Some(container.metadata()),
+            labels: container.labels.clone(),
+            annotations: container.annotations.clone(),
+        }),
+        cpu,
+        memory,
+        swap,
+        writable_layer: layer.map(|(bytes, timestamp)| FilesystemUsage {
+            timestamp,
+            fs_id: Some(FilesystemIdentifier {
+                mountpoint: reader.root.clone(),
+            }),
+            used_bytes: Some(UInt64Value { value: bytes }),
+            inodes_used: None,
+        }),
+        io,
+    }
+}
+
+/// What is in the pod's cgroup: the cgroup that its pause container's is in, where that is the
+/// pod's alone, as a kubelet has it.
+fn pod_stats(reader: &Reader, pod: &Pod) -> PodSandboxStats {
+    let containers = reader.node.containers_of(&pod.id);
+    let parent = reader.cgroup(pod.pid).and_then(|path| path.parent());
+    let parent = parent.filter(|_| !pod.cgroup_parent.is_empty());
+    let used = parent.map(|path| reader.used(&pod.id, &reader.hierarchy.open(&path)));
+    let Usage {
+        cpu, memory, io, ..
+    } = used.unwrap_or_default();
+    let processes = containers
+        .iter()
+        .filter_map(|container| reader.cgroup(container.pid))
+        .filter_map(|path| reader.hierarchy.open(&path).process_count().ok())
+        .map(|count| count as u64)
+        .sum();
+    let own_network = pod.namespaces.network != NamespaceMode::Node as i32;
+    let interfaces = pod
+        .pid
+        .filter(|_| own_network)
+        .and_then(rustix::process::Pid::from_raw)
+        .and_then(|pid| slipway_network::interfaces(pid).ok());
+    PodSandboxStats {
+        attributes: Some(PodSandboxAttributes {
+            id: pod.id.clone(),
+            metadata: Some(pod.metadata()),
+            labels: pod.labels.clone(),
+            annotations: pod.annotations.clone(),
+        }),
+        linux: Some(LinuxPodSandboxStats {
+            cpu,
+            memory,
+            network: interfaces.map(|interfaces| slipway_network::usage(interfaces, now())),
+            process: pod.pid.map(|_| ProcessUsage {
+                timestamp: now(),
+                process_count: Some(UInt64Value { value: processes }),
+            }),
+            containers: containers
+                .iter()
+                .map(|container| container_stats(reader, container))
+                .collect(),
+            io,
+        }),
+        windows: None,
+    }
+}
+
+/// Has Docker look at the writable layers, if it is time to; nobody waits for it.
+fn look_at_layers(node: &Arc<Node>) {
+    if !node.observed.begin() {
+        return;
+    }
+    let node = Arc::clone(node);
+    tokio::spawn(async move {
+        let (began, at) = (Instant::now(), now());
+        let filters = HashMap::from([("label", vec![naming::TYPE])]);
+        let options = ListContainersOptionsBuilder::default()
+            .all(true)
+            .size(true)
+            .filters(&filters)
+            .build();
+        let listed = node
+            .dockerd
+            .call("measure writable layers", |docker| async move {
+                docker.list_containers(Some(options)).await
+            })
+            .await;
+        let found = listed.map(|listed| {
+            let sizes = listed.into_iter().filter_map(|container| {
+                let bytes = u64::try_from(container.size_rw.unwrap_or_default()).ok()?;
+                Some((container.id?, bytes))
+            });
+            sizes.collect()
+        });
+        if let Err(error) = &found {
+            tracing::warn!(%error, "what writable layers hold is not known");
+        }
+        node.observed.end(found.ok(), at, began.elapsed());
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cgroup_is_found_in_both_versions() {
+        let v1 = "12:pids:/a\n8:cpu,cpuacct:/b\n3:memory:/kubepods/pod1/c1\n0::/x\n";
+        assert_eq!(cgroup_path(v1).unwrap().as_str(), "/kubepods/pod1/c1");
+        let v2 = "0::/kubepods.slice/docker-c1.scope\n";
+        assert_eq!(
+            cgroup_path(v2).unwrap().as_str(),
+            "/kubepods.slice/docker-c1.scope"
+        );
+        assert!(cgroup_path("").is_none());
+    }
+
+    #[test]
+    fn layers_are_looked_at_by_one_and_not_again_at_once() {
+        let observed = Observed::default();
+        assert!(observed.begin());
+        assert!(!observed.begin());
+        let found = BTreeMap::from([("a".to_owned(), 7)]);
+        observed.end(Some(found), 5, Duration::ZERO);
+        assert!(!observed.begin());
+        assert_eq!(observed.layer("a"), Some((7, 5)));
+        assert_eq!(observed.layer("b"), None);
+    }
+}

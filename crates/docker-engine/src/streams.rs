@@ -1,0 +1,204 @@
+//! The raw stream of a process in a container, as the streams that it stands for.
+
+use std::io;
+
+use bytes::Bytes;
+use slipway_engine::{Input, Output};
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf,
+};
+
+use crate::wire::Raw;
+
+/// How much of a stream waits for its reader, in bytes.
+const HELD: usize = 64 * 1024;
+
+/// The head of a frame: which stream it is of, three bytes of nothing, and its length.
+const HEAD: usize = 8;
+
+/// Keys that Docker would take, typed at a terminal, for the wish to let go of it. It can only be
+/// told of others: these nobody types.
+pub(crate) const DETACH_KEYS: &str = "ctrl-_,ctrl-@,ctrl-_,ctrl-@,ctrl-_,ctrl-@";
+
+/// Which streams are wanted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub(crate) stdin: bool,
+    pub(crate) stdout: bool,
+    pub(crate) stderr: bool,
+    /// Whether the process has a terminal: then there are no frames.
+    pub(crate) terminal: bool,
+}
+
+/// A process's streams in this daemon's hands.
+pub(crate) struct Ends {
+    pub(crate) stdin: Option<Input>,
+    pub(crate) stdout: Option<Output>,
+    pub(crate) stderr: Option<Output>,
+    /// Ends when the process has closed all that it writes to.
+    pub(crate) closed: tokio::sync::oneshot::Receiver<()>,
+}
+
+/// Takes a raw stream apart. Bytes flow whether or not anybody waits for `closed`; a stream whose
+/// reader is gone is read and thrown away, so that the process never waits for it.
+pub(crate) fn split(raw: Raw, wanted: Wanted) -> Ends {
+    let (reader, writer) = tokio::io::split(raw);
+    let stdin = wanted.stdin.then(|| {
+        let (ours, theirs) = tokio::io::duplex(HELD);
+        tokio::spawn(feed(theirs, writer));
+        Box::pin(ours) as Input
+    });
+    let pipe = |wanted: bool| {
+        let (theirs, ours) = tokio::io::duplex(HELD);
+        if wanted {
+            (Some(theirs), Some(Box::pin(ours) as Output))
+        } else {
+            (None, None)
+        }
+    };
+    let (to_stdout, stdout) = pipe(wanted.stdout);
+    let (to_stderr, stderr) = pipe(wanted.stderr && !wanted.terminal);
+    let (done, closed) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        // What the other end says of its going is of no use to anybody.
+        let _ = if wanted.terminal {
+            forward(reader, to_stdout).await
+        } else {
+            take_apart(reader, [to_stdout, to_stderr]).await
+        };
+        let _ = done.send(());
+    });
+    Ends {
+        stdin,
+        stdout,
+        stderr,
+        closed,
+    }
+}
+
+/// What is typed, to the process, and its end as well.
+async fn feed(mut from: DuplexStream, mut to: WriteHalf<Raw>) {
+    let _ = tokio::io::copy(&mut from, &mut to).await;
+    let _ = to.shutdown().await;
+}
+
+/// What a terminal shows.
+async fn forward(mut from: ReadHalf<Raw>, mut to: Option<DuplexStream>) -> io::Result<()> {
+    let mut chunk = vec![0; HELD];
+    loop {
+        let count = from.read(&mut chunk).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        pass_on(&mut to, &chunk[..count]).await;
+    }
+}
+
+/// Frames, each to the stream that it is of.
+async fn take_apart(
+    mut from: impl AsyncRead + Unpin,
+    mut to: [Option<impl AsyncWrite + Unpin>; 2],
+) -> io::Result<()> {
+    let mut chunk = vec![0; HELD];
+    let mut head = [0; HEAD];
+    loop {
+        match from.read_exact(&mut head).await {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            other => other?,
+        };
+        let [stream, _, _, _, length @ ..] = head;
+        let mut left = u32::from_be_bytes(length) as usize;
+        let [stdout, stderr] = &mut to;
+        let target = match stream {
+            0 | 1 => stdout,
+            2 => stderr,
+            other => {
+                return Err(io::Error::other(format!("a frame of stream {other}")));
+            }
+        };
+        while left > 0 {
+            let room = left.min(chunk.len());
+            let count = from.read(&mut chunk[..room]).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            pass_on(target, &chunk[..count]).await;
+            left -= count;
+        }
+    }
+}
+
+/// Writes to whoever reads; from then on to nobody, if that one has gone.
+async fn pass_on(to: &mut Option<impl AsyncWrite + Unpin>, bytes: &[u8]) {
+    if let Some(writer) = to
+        && writer.write_all(bytes).await.is_err()
+    {
+        *to = None;
+    }
+}
+
+/// Reads a stream to its end and keeps at most so many bytes.
+pub(crate) async fn collect(output: Option<Output>, most: usize) -> Bytes {
+    let Some(mut output) = output else {
+        return Bytes::new();
+    };
+    let (mut kept, mut chunk) = (Vec::new(), vec![0; HELD]);
+    while let Ok(count @ 1..) = output.read(&mut chunk).await {
+        let room = most - kept.len();
+        kept.extend_from_slice(&chunk[..count.min(room)]);
+    }
+    kept.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(stream: u8, bytes: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+        [&[stream, 0, 0, 0], length.as_slice(), bytes].concat()
+    }
+
+    async fn taken_apart(bytes: &[u8]) -> (io::Result<()>, Vec<u8>, Vec<u8>) {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let done = take_apart(bytes, [Some(&mut stdout), Some(&mut stderr)]).await;
+        (done, stdout, stderr)
+    }
+
+    proptest! {
+        #[test]
+        fn frames_come_apart_as_they_were_put_together(
+            frames in proptest::collection::vec(
+                (1_u8..=2, proptest::collection::vec(any::<u8>(), 0..40)), 0..8),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let all: Vec<u8> = frames.iter().flat_map(|(stream, bytes)| frame(*stream, bytes)).collect();
+            let (done, stdout, stderr) = runtime.block_on(taken_apart(&all));
+            prop_assert!(done.is_ok());
+            let of = |wanted: u8| -> Vec<u8> {
+                let frames = frames.iter().filter(|(stream, _)| *stream == wanted);
+                frames.flat_map(|(_, bytes)| bytes.clone()).collect()
+            };
+            prop_assert_eq!(stdout, of(1));
+            prop_assert_eq!(stderr, of(2));
+        }
+
+        #[test]
+        fn nothing_makes_it_crash(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let _ = runtime.block_on(taken_apart(&bytes));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_nobody_reads_does_not_hold_up_the_other() {
+        let bytes = [frame(1, b"thrown away"), frame(2, b"kept")].concat();
+        let mut kept = Vec::new();
+        take_apart(bytes.as_slice(), [None, Some(&mut kept)])
+            .await
+            .unwrap();
+        assert_eq!(kept, b"kept");
+    }
+}
