@@ -47,6 +47,7 @@ pub(crate) async fn attach(node: &Arc<Node>, id: &str, streams: Streams) -> Resu
         stdout: streams.stdout,
         stderr: streams.stderr && !container.terminal,
         terminal: container.terminal,
+        tells_end: container.stdin_once && !container.terminal,
     };
     let keys = DETACH_KEYS.replace('@', "%40");
     let path = format!(
@@ -65,6 +66,7 @@ pub(crate) async fn attach(node: &Arc<Node>, id: &str, streams: Streams) -> Resu
         }) as Box<dyn Terminal>
     });
     let node = Arc::clone(node);
+    let pumps = ends.pumps;
     Ok(Session {
         stdin: ends.stdin,
         stdout: ends.stdout,
@@ -76,6 +78,7 @@ pub(crate) async fn attach(node: &Arc<Node>, id: &str, streams: Streams) -> Resu
                 state().is_none_or(|container| matches!(container.state, ContainerState::Exited(_)))
             };
             node.until(has_ended).await;
+            pumps.finish();
             Ok(match state().map(|container| container.state.clone()) {
                 Some(ContainerState::Exited(exit)) => SessionEnd::Exited(exit.code),
                 _ => SessionEnd::Detached,

@@ -1,13 +1,15 @@
 //! Commands that are run in a running container.
 
 use std::collections::HashSet;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::models::ExecConfig;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use slipway_cgroup::Hierarchy;
 use slipway_cri_api::v1::ExecSyncResponse;
-use slipway_engine::{Error, Result, Session, SessionEnd, Streams, Terminal, TerminalSize};
+use slipway_engine::{Error, Result, Session, SessionEnd, Streams, Terminal, TerminalSize, new_id};
 use tokio::sync::oneshot;
 
 use crate::lifecycle::running;
@@ -24,6 +26,10 @@ const KILL_DEADLINE: Duration = Duration::from_secs(10);
 /// The exit codes of a command that Docker could not execute, and how it says so in its output.
 const NOT_EXECUTED: [i32; 2] = [126, 127];
 const COMPLAINT: &str = "OCI runtime exec failed";
+
+/// In the environment of a command with a time limit, and of what it starts: its own value tells
+/// whose they are.
+const MARK: &str = "SLIPWAY_EXEC";
 
 /// A command that has been started.
 struct Started {
@@ -45,9 +51,11 @@ pub(crate) async fn exec_sync(
         stdout: true,
         stderr: true,
         terminal: false,
+        tells_end: true,
     };
     let limit = u64::try_from(timeout).ok().filter(|&seconds| seconds > 0);
-    let mut started = start(node, id, command.clone(), wanted).await?;
+    let mark = limit.map(|_| new_id()).transpose()?;
+    let mut started = start(node, id, command.clone(), wanted, mark.as_deref()).await?;
     let (stdout, stderr) = (started.ends.stdout.take(), started.ends.stderr.take());
     let exec = started.id.clone();
     let finished = async {
@@ -63,7 +71,7 @@ pub(crate) async fn exec_sync(
             let mut finished = Box::pin(finished);
             let limit = tokio::time::timeout(Duration::from_secs(seconds), &mut finished);
             let Ok(finished) = limit.await else {
-                kill(node, &exec).await?;
+                kill(node, id, &exec, mark.unwrap_or_default()).await?;
                 // One that waits for a disk in the kernel dies when that answers.
                 let _ = tokio::time::timeout(KILL_DEADLINE, finished).await;
                 return Err(Error::deadline(format!(
@@ -77,7 +85,7 @@ pub(crate) async fn exec_sync(
     let exit_code = code?;
     if NOT_EXECUTED.contains(&exit_code) && stdout.starts_with(COMPLAINT.as_bytes()) {
         let words = String::from_utf8_lossy(&stdout);
-        return Err(Error::precondition(format!(
+        return Err(Error::invalid(format!(
             "exec {command:?} in container {id}: Docker answers: {}",
             words.trim()
         )));
@@ -102,20 +110,30 @@ pub(crate) async fn exec(
         stdout: streams.stdout,
         stderr: streams.stderr,
         terminal: streams.terminal,
+        tells_end: true,
     };
-    let mut started = start(node, id, command, wanted).await?;
+    let mut started = start(node, id, command, wanted, None).await?;
     let terminal = streams.terminal.then(|| {
         Box::new(Screen {
             node: Arc::clone(node),
             path: format!("/exec/{}/resize", started.id),
         }) as Box<dyn Terminal>
     });
+    let hang_up = HangUp {
+        node: Arc::clone(node),
+        exec: started.id.clone(),
+        armed: streams.terminal,
+    };
     Ok(Session {
         stdin: started.ends.stdin.take(),
         stdout: started.ends.stdout.take(),
         stderr: started.ends.stderr.take(),
         terminal,
-        end: Box::pin(async move { started.ended().await.map(SessionEnd::Exited) }),
+        end: Box::pin(async move {
+            let code = started.ended().await;
+            hang_up.disarm();
+            code.map(SessionEnd::Exited)
+        }),
     })
 }
 
@@ -124,6 +142,7 @@ async fn start(
     id: &str,
     command: Vec<String>,
     wanted: Wanted,
+    mark: Option<&str>,
 ) -> Result<Started> {
     let container = running(node, id)?;
     if command.is_empty() {
@@ -137,6 +156,7 @@ async fn start(
         tty: Some(wanted.terminal),
         detach_keys: Some(DETACH_KEYS.to_owned()),
         cmd: Some(command),
+        env: mark.map(|mark| vec![format!("{MARK}={mark}")]),
         ..ExecConfig::default()
     };
     let container = container.id.as_str();
@@ -172,11 +192,10 @@ impl Started {
             mut exit,
             ends,
         } = self;
-        // What is not taken out by now nobody reads.
-        drop((ends.stdin, ends.stdout, ends.stderr));
+        let mut pumps = ends.pumps;
         let code = tokio::select! {
             code = &mut exit => code,
-            _ = ends.closed => match inspect(&node, &id).await? {
+            () = pumps.closed() => match inspect(&node, &id).await? {
                 (_, Some(code)) => {
                     node.execs.forget(&id);
                     Ok(code)
@@ -184,11 +203,43 @@ impl Started {
                 _ => exit.await,
             },
         };
+        pumps.finish();
         code.map_err(|_| {
             Error::internal(
                 "Docker's event stream has ended before the command did: how it ends is not known",
             )
         })
+    }
+}
+
+/// Hangs up on a command in a terminal that has lost its client, as the kernel does where the
+/// terminal is the client's: Docker keeps it.
+struct HangUp {
+    node: Arc<Node>,
+    exec: String,
+    armed: bool,
+}
+
+impl HangUp {
+    /// The command has ended.
+    fn disarm(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        let (node, exec) = (Arc::clone(&self.node), std::mem::take(&mut self.exec));
+        tokio::spawn(async move {
+            if let Ok((Some(pid), None)) = inspect(&node, &exec).await {
+                for process in walk(pid, |_| ()) {
+                    let _ = pidfd_send_signal(&process, Signal::HUP);
+                }
+            }
+        });
     }
 }
 
@@ -209,37 +260,73 @@ async fn inspect(node: &Node, exec: &str) -> Result<(Option<i32>, Option<i32>)> 
 }
 
 /// Kills a command with all that it has started.
-async fn kill(node: &Node, exec: &str) -> Result<()> {
-    let (Some(pid), None) = inspect(node, exec).await? else {
-        return Ok(());
+async fn kill(node: &Node, container: &str, exec: &str, mark: String) -> Result<()> {
+    let first = match inspect(node, exec).await? {
+        (Some(pid), None) => Some(pid),
+        _ => None,
     };
+    let container = node.container(container)?.pid;
     crate::sandbox::blocking(move || {
-        kill_tree(pid);
+        if let Some(pid) = first {
+            kill_tree(pid);
+        }
+        // What has left its parents is found by what it has inherited.
+        for pid in container.map(beside).unwrap_or_default() {
+            if is_marked(pid, &mark) {
+                kill_tree(pid);
+            }
+        }
         Ok(())
     })
     .await
 }
 
+/// The processes in the cgroup of a process.
+fn beside(pid: i32) -> Vec<i32> {
+    let path = std::fs::read_to_string(format!("/proc/{pid}/cgroup"));
+    let path = path.ok().and_then(|text| crate::stats::cgroup_path(&text));
+    let hierarchy = Hierarchy::detect().ok();
+    let processes = path
+        .zip(hierarchy)
+        .and_then(|(path, hierarchy)| hierarchy.open(&path).processes().ok());
+    processes.unwrap_or_default()
+}
+
+fn is_marked(pid: i32, mark: &str) -> bool {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let expected = format!("{MARK}={mark}");
+    environment
+        .split(|byte| *byte == 0)
+        .any(|entry| entry == expected.as_bytes())
+}
+
 /// Kills a process and its descendants. Those that are found are stopped first, so that none of
 /// them starts another one unseen.
 fn kill_tree(pid: i32) {
-    let mut found = HashSet::new();
-    let mut next = vec![pid];
-    let mut handles = Vec::new();
+    let found = walk(pid, |handle| {
+        let _ = pidfd_send_signal(handle, Signal::STOP);
+    });
+    for process in found {
+        let _ = pidfd_send_signal(&process, Signal::KILL);
+    }
+}
+
+/// A process and its descendants, each of them met before its own are looked for.
+fn walk(pid: i32, meet: impl Fn(&OwnedFd)) -> Vec<OwnedFd> {
+    let (mut known, mut next) = (HashSet::new(), vec![pid]);
+    let mut found = Vec::new();
     while let Some(pid) = next.pop() {
-        let Some(process) = Pid::from_raw(pid).filter(|_| found.insert(pid)) else {
+        let Some(process) = Pid::from_raw(pid).filter(|_| known.insert(pid)) else {
             continue;
         };
         let Ok(handle) = pidfd_open(process, PidfdFlags::empty()) else {
             continue;
         };
-        let _ = pidfd_send_signal(&handle, Signal::STOP);
-        handles.push(handle);
+        meet(&handle);
+        found.push(handle);
         next.extend(children(pid));
     }
-    for handle in handles {
-        let _ = pidfd_send_signal(&handle, Signal::KILL);
-    }
+    found
 }
 
 /// The children of all threads of a process (proc(5)).

@@ -65,6 +65,8 @@ fn of_words(message: &str) -> Kind {
         Kind::PermissionDenied
     } else if has(&["manifest unknown", "not found"]) {
         Kind::NotFound
+    } else if has(&["no matching manifest"]) {
+        Kind::FailedPrecondition
     } else if has(&["connection refused", "no such host", "i/o timeout"]) {
         Kind::Unavailable
     } else {

@@ -67,6 +67,7 @@ pub(crate) struct Container {
     pub(crate) stop_signal: String,
     pub(crate) terminal: bool,
     pub(crate) stdin: bool,
+    pub(crate) stdin_once: bool,
 }
 
 /// Something of Kubernetes' that is in Docker.
@@ -111,7 +112,7 @@ pub(crate) fn read(
                 created_at,
                 pid,
                 namespaces: namespaces(&host),
-                privileged: host.privileged.unwrap_or_default(),
+                privileged: is_privileged(checkpoint.as_ref(), &host),
                 cgroup_parent: host.cgroup_parent.unwrap_or_default(),
                 runtime: host.runtime.unwrap_or_default(),
                 checkpoint,
@@ -145,11 +146,22 @@ pub(crate) fn read(
                 stop_signal: config.stop_signal.unwrap_or_default(),
                 terminal: config.tty.unwrap_or_default(),
                 stdin: config.open_stdin.unwrap_or_default(),
+                stdin_once: config.stdin_once.unwrap_or_default(),
                 id,
             })))
         }
         _ => None,
     }
+}
+
+/// Whether a pod may have privileged containers. Its pause container needs no privileges to hold
+/// namespaces, but dockershim gave them to it.
+fn is_privileged(checkpoint: Option<&Checkpoint>, host: &HostConfig) -> bool {
+    let asked = checkpoint
+        .and_then(|checkpoint| checkpoint.config.as_ref()?.linux.as_ref())
+        .and_then(|linux| linux.security_context.as_ref());
+    let asked = asked.is_some_and(|security| security.privileged);
+    asked || host.privileged.unwrap_or_default()
 }
 
 impl Container {

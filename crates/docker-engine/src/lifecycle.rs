@@ -84,7 +84,8 @@ pub(crate) async fn start(node: &Arc<Node>, id: &str) -> Result<()> {
         .await;
     node.refresh(id).await?;
     started?;
-    log::link(node, id).await
+    log::link(node, id).await;
+    Ok(())
 }
 
 /// Sends the stop signal, and SIGKILL after `timeout` seconds.

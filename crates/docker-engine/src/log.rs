@@ -10,37 +10,37 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 
-use slipway_engine::{Error, Result};
+use slipway_engine::Error;
 
 use crate::inspect::Container;
 use crate::node::Node;
 use crate::sandbox::blocking;
 
-/// Puts the link for a container that was started.
-pub(crate) async fn link(node: &Arc<Node>, id: &str) -> Result<()> {
+/// Puts the link for a container that was started, which it is whether or not that can be done.
+pub(crate) async fn link(node: &Arc<Node>, id: &str) {
     let Ok(Some(container)) = node.containers.find(id) else {
-        return Ok(());
+        return;
     };
     let Some(path) = container.log_path.clone() else {
-        return Ok(());
+        return;
     };
     let Some(target) = container.docker_log.clone() else {
         tracing::warn!(
             container = id,
             "Docker has no log file of this container, so that there is none for a kubelet"
         );
-        return Ok(());
+        return;
     };
-    blocking(move || {
-        replace(&path, &target).map_err(|error| {
-            Error::internal(format!(
-                "the log path {} cannot be linked to Docker's {}: {error}",
-                path.display(),
-                target.display()
-            ))
-        })
-    })
-    .await
+    let shown = path.display().to_string();
+    let linked = blocking(move || {
+        replace(&path, &target).map_err(|error| Error::internal(error.to_string()))
+    });
+    if let Err(error) = linked.await {
+        tracing::error!(
+            container = id, path = shown, %error,
+            "a log path cannot be linked to Docker's file; the container goes on without"
+        );
+    }
 }
 
 fn replace(path: &Path, target: &Path) -> io::Result<()> {

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::path::{Component, Path};
 
+use slipway_cgroup::CgroupPath;
 use slipway_cri_api::v1::{
     ContainerConfig, Mount, NamespaceMode, NamespaceOption, PodSandboxConfig, Protocol,
 };
@@ -19,7 +20,7 @@ const RECURSIVE_READ_ONLY: (usize, usize) = (1, 44);
 const IMAGE_MOUNTS: (usize, usize) = (1, 48);
 
 /// Checks a pod's configuration.
-pub(crate) fn pod(config: &PodSandboxConfig) -> Result<()> {
+pub(crate) fn pod(config: &PodSandboxConfig, facts: &Facts) -> Result<()> {
     const OPTIONS: &str = "PodSandboxConfig.linux.security_context.namespace_options";
     let linux = config.linux.clone().unwrap_or_default();
     let options = linux
@@ -46,6 +47,7 @@ pub(crate) fn pod(config: &PodSandboxConfig) -> Result<()> {
              (userns-remap), not for one pod"
         )));
     }
+    cgroup_parent(&linux.cgroup_parent, facts)?;
     for name in linux.sysctls.keys() {
         sysctl(name, &options)?;
     }
@@ -72,6 +74,27 @@ pub(crate) fn pod(config: &PodSandboxConfig) -> Result<()> {
                 mapping.protocol
             )));
         }
+    }
+    Ok(())
+}
+
+fn cgroup_parent(parent: &str, facts: &Facts) -> Result<()> {
+    const FIELD: &str = "LinuxPodSandboxConfig.cgroup_parent";
+    if parent.is_empty() {
+        return Ok(());
+    }
+    CgroupPath::parse(parent)
+        .map_err(|error| Error::invalid(format!("{FIELD} {parent:?}: {error}")))?;
+    if facts.systemd_cgroups != parent.ends_with(".slice") {
+        let driver = if facts.systemd_cgroups {
+            "systemd, which wants a slice"
+        } else {
+            "cgroupfs, which wants a path"
+        };
+        return Err(Error::invalid(format!(
+            "{FIELD} {parent:?}: Docker's cgroup driver is {driver}; give the kubelet the same \
+             cgroupDriver"
+        )));
     }
     Ok(())
 }
@@ -164,9 +187,11 @@ pub(crate) fn container(pod: &Pod, config: &ContainerConfig, facts: &Facts) -> R
 
 fn mount(mount: &Mount, facts: &Facts) -> Result<()> {
     let path = &mount.container_path;
-    if !Path::new(path).is_absolute() {
+    let components = Path::new(path).components();
+    if !Path::new(path).is_absolute() || components.clone().any(|part| part == Component::ParentDir)
+    {
         return Err(Error::invalid(format!(
-            "Mount.container_path {path:?} is not an absolute path"
+            "Mount.container_path {path:?} is not an absolute path without \"..\""
         )));
     }
     if let Some(image) = &mount.image

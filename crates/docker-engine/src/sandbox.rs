@@ -32,8 +32,8 @@ pub(crate) async fn run(
     handler: String,
 ) -> Result<String> {
     let name = PodName::of(&config)?;
-    refuse::pod(&config)?;
     let up = node.dockerd.up()?;
+    refuse::pod(&config, &up.facts)?;
     let runtime = runtime(&handler, &up.facts)?;
     let image = images::pause(node, &up).await?;
     let body = body(&config, runtime, image, &up.facts)?;
@@ -345,7 +345,6 @@ fn body(
             ipc_mode: named(options.ipc, Some("shareable")),
             pid_mode: named(options.pid, None),
             uts_mode: named(options.network, None),
-            privileged: Some(security.privileged),
             readonly_rootfs: Some(security.readonly_rootfs),
             group_add: Some(groups.collect()),
             sysctls: Some(sysctls(&linux)),

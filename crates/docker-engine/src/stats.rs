@@ -178,7 +178,7 @@ impl Reader {
 
 /// The cgroup that `/proc/<pid>/cgroup` names (cgroups(7)): that of the memory controller, or that
 /// of version 2.
-fn cgroup_path(text: &str) -> Option<CgroupPath> {
+pub(crate) fn cgroup_path(text: &str) -> Option<CgroupPath> {
     let of = |wanted: &str| {
         text.lines().find_map(|line| {
             let mut parts = line.splitn(3, ':').skip(1);

@@ -8,6 +8,8 @@ use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf,
 };
 
+use tokio::task::{AbortHandle, JoinHandle};
+
 use crate::wire::Raw;
 
 /// How much of a stream waits for its reader, in bytes.
@@ -28,6 +30,9 @@ pub(crate) struct Wanted {
     pub(crate) stderr: bool,
     /// Whether the process has a terminal: then there are no frames.
     pub(crate) terminal: bool,
+    /// Whether the end of what is typed is told: Docker then ends everything, where the process's
+    /// standard input is not this client's alone.
+    pub(crate) tells_end: bool,
 }
 
 /// A process's streams in this daemon's hands.
@@ -35,19 +40,53 @@ pub(crate) struct Ends {
     pub(crate) stdin: Option<Input>,
     pub(crate) stdout: Option<Output>,
     pub(crate) stderr: Option<Output>,
-    /// Ends when the process has closed all that it writes to.
-    pub(crate) closed: tokio::sync::oneshot::Receiver<()>,
+    /// What moves the bytes.
+    pub(crate) pumps: Pumps,
 }
 
-/// Takes a raw stream apart. Bytes flow whether or not anybody waits for `closed`; a stream whose
-/// reader is gone is read and thrown away, so that the process never waits for it.
+/// Moves bytes between a raw stream and its ends. Dropping it lets go of the process, unless that
+/// has ended: then what it has written is moved to its end.
+pub(crate) struct Pumps {
+    output: JoinHandle<()>,
+    input: Option<AbortHandle>,
+    ended: bool,
+}
+
+impl Pumps {
+    /// Waits until the process has closed all that it writes to.
+    pub(crate) async fn closed(&mut self) {
+        // A crash of it ends the streams as well.
+        let _ = (&mut self.output).await;
+        self.ended = true;
+    }
+
+    /// The process has ended.
+    pub(crate) fn finish(mut self) {
+        self.ended = true;
+    }
+}
+
+impl Drop for Pumps {
+    fn drop(&mut self) {
+        if let Some(input) = &self.input {
+            input.abort();
+        }
+        if !self.ended {
+            self.output.abort();
+        }
+    }
+}
+
+/// Takes a raw stream apart. A stream whose reader is gone is read and thrown away, so that the
+/// process never waits for it.
 pub(crate) fn split(raw: Raw, wanted: Wanted) -> Ends {
     let (reader, writer) = tokio::io::split(raw);
-    let stdin = wanted.stdin.then(|| {
+    let (mut input, mut stdin) = (None, None);
+    if wanted.stdin {
         let (ours, theirs) = tokio::io::duplex(HELD);
-        tokio::spawn(feed(theirs, writer));
-        Box::pin(ours) as Input
-    });
+        input = Some(tokio::spawn(feed(theirs, writer, wanted.tells_end)).abort_handle());
+        stdin = Some(Box::pin(ours) as Input);
+    }
     let pipe = |wanted: bool| {
         let (theirs, ours) = tokio::io::duplex(HELD);
         if wanted {
@@ -58,28 +97,32 @@ pub(crate) fn split(raw: Raw, wanted: Wanted) -> Ends {
     };
     let (to_stdout, stdout) = pipe(wanted.stdout);
     let (to_stderr, stderr) = pipe(wanted.stderr && !wanted.terminal);
-    let (done, closed) = tokio::sync::oneshot::channel();
-    tokio::spawn(async move {
+    let output = tokio::spawn(async move {
         // What the other end says of its going is of no use to anybody.
         let _ = if wanted.terminal {
             forward(reader, to_stdout).await
         } else {
             take_apart(reader, [to_stdout, to_stderr]).await
         };
-        let _ = done.send(());
     });
     Ends {
         stdin,
         stdout,
         stderr,
-        closed,
+        pumps: Pumps {
+            output,
+            input,
+            ended: false,
+        },
     }
 }
 
 /// What is typed, to the process, and its end as well.
-async fn feed(mut from: DuplexStream, mut to: WriteHalf<Raw>) {
+async fn feed(mut from: DuplexStream, mut to: WriteHalf<Raw>, tells_end: bool) {
     let _ = tokio::io::copy(&mut from, &mut to).await;
-    let _ = to.shutdown().await;
+    if tells_end {
+        let _ = to.shutdown().await;
+    }
 }
 
 /// What a terminal shows.

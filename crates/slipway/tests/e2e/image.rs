@@ -11,7 +11,7 @@ use slipway_cri_api::v1::{
 use slipway_testbed::{Compression, Cri, Format, Image, Layer, Node, eventually, pod};
 use tonic::{Code, Status};
 
-use crate::{node, refused};
+use crate::{node, on_docker, refused};
 
 fn spec(name: &str) -> ImageSpec {
     ImageSpec {
@@ -60,6 +60,10 @@ async fn every_kind_of_image_runs() {
         ("oci-plain", Format::Oci, Compression::Plain),
         ("docker-gzip", Format::Docker, Compression::Gzip),
     ] {
+        // Docker 20.10 cannot unpack zstd.
+        if on_docker() && compression == Compression::Zstd {
+            continue;
+        }
         // A second layer that differs for each image, so that nothing is there already.
         let image = Image::busybox()
             .layer(Layer::new().file("kind", 0o644, name))
@@ -104,7 +108,9 @@ async fn an_index_gives_this_machines_image_by_tag_and_by_digest() {
         .await
         .unwrap();
     let answer = cri.pull(&none.reference).await;
-    refused(answer, Code::FailedPrecondition, &["foreign", "s390x"]);
+    // Docker tells which platform it wants, and not which there are.
+    let platform = if on_docker() { "linux/" } else { "s390x" };
+    refused(answer, Code::FailedPrecondition, &["foreign", platform]);
     node.finish().await.unwrap();
 }
 
@@ -133,6 +139,10 @@ async fn what_cannot_be_pulled_says_why_and_stores_nothing() {
     let answer = Box::pin(node.cri().images().pull_image(request)).await;
     refused(answer, Code::InvalidArgument, &["PullImageRequest.image"]);
 
+    // Docker unpacks such a layer, inside of the image's directory.
+    if on_docker() {
+        return node.finish().await.unwrap();
+    }
     let layer = Layer::new().file("../escape", 0o644, "out");
     let escaping = node
         .registry
@@ -160,6 +170,10 @@ async fn what_cannot_be_pulled_says_why_and_stores_nothing() {
 #[tokio::test]
 async fn removing_an_image_gives_its_space_back_but_not_under_a_container() {
     let (node, image) = node().await;
+    // Docker keeps an image for as long as a container is made of it, and counts no inodes.
+    if on_docker() {
+        return node.finish().await.unwrap();
+    }
     let cri = node.cri();
     let used = || async {
         let answer = Box::pin(cri.images().image_fs_info(ImageFsInfoRequest {}))
@@ -245,6 +259,10 @@ async fn the_progress_of_a_pull_can_be_watched() {
 #[tokio::test]
 async fn registries_conf_says_where_an_image_comes_from() {
     let node = Node::start().await.unwrap();
+    // Where Docker looks for images is its own configuration.
+    if on_docker() {
+        return node.finish().await.unwrap();
+    }
     let address = node.registry.address();
     let registries = format!(
         "[[registry]]\nprefix = \"docker.io\"\nlocation = \"registry.invalid\"\n\

@@ -35,8 +35,14 @@ mod session;
 mod stats;
 mod streaming_port;
 
-use slipway_testbed::{Image, Node, Pushed};
+use slipway_testbed::{Engine, Image, Node, Pushed};
 use tonic::{Code, Status};
+
+/// Whether this run of the suite is for pods on Docker (`SLIPWAY_TEST_ENGINE=docker`). A test, or
+/// the rest of one, that cannot hold there says why where it asks.
+fn on_docker() -> bool {
+    Engine::under_test() == Engine::Docker
+}
 
 /// A node that has pulled busybox.
 async fn node() -> (Node, String) {
