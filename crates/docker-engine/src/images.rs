@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::auth::DockerCredentials;
-use bollard::models::{ImageInspect, ImageSummary};
+use bollard::models::{CreateImageInfo, ImageInspect, ImageSummary};
 use bollard::query_parameters::{
     CreateImageOptions, CreateImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptions,
 };
@@ -17,7 +17,7 @@ use slipway_cri_api::v1::{
     AuthConfig, FilesystemIdentifier, FilesystemUsage, Image, ImageFsInfoResponse, ImageSpec,
     ImageStatusResponse, Int64Value, UInt64Value,
 };
-use slipway_engine::{Error, Kind, Result, Verbosity};
+use slipway_engine::{Error, Kind, PullProgressStream, Result, Verbosity};
 
 use crate::dockerd::{Dockerd, Up};
 use crate::node::{Node, now};
@@ -99,10 +99,15 @@ pub(crate) async fn pull(
 async fn fetch(node: &Node, name: &str, auth: Option<DockerCredentials>) -> Result<()> {
     let what = format!("pull image {name}");
     let docker = node.dockerd.up()?.docker;
+    let name = tagged(name);
     let options = CreateImageOptionsBuilder::default()
-        .from_image(&tagged(name))
+        .from_image(&name)
         .build();
-    create(node, &docker, &what, options, None, auth).await
+    let pull = node.pulls.begin(&name);
+    create(node, &docker, &what, options, None, auth, |told| {
+        pull.take(told);
+    })
+    .await
 }
 
 /// Follows what Docker tells of an image that it makes, to its end.
@@ -113,6 +118,7 @@ async fn create(
     options: CreateImageOptions,
     archive: Option<Bytes>,
     auth: Option<DockerCredentials>,
+    take: impl Fn(&CreateImageInfo),
 ) -> Result<()> {
     let archive = archive.map(bollard::body_full);
     let mut progress = Box::pin(docker.create_image(Some(options), archive, auth));
@@ -123,6 +129,7 @@ async fn create(
             None => return Ok(()),
             Some(Err(error)) => return Err(failure::of_docker(what, endpoint, &error)),
             Some(Ok(told)) => {
+                take(&told);
                 if let Some(message) = told.error_detail.and_then(|detail| detail.message) {
                     let error = bollard::errors::Error::DockerStreamError { error: message };
                     return Err(failure::of_docker(what, endpoint, &error));
@@ -130,6 +137,11 @@ async fn create(
             }
         }
     }
+}
+
+/// The states of a pull.
+pub(crate) fn watch(node: &Node, name: &str) -> PullProgressStream {
+    node.pulls.watch(&tagged(name))
 }
 
 /// A name with a tag: of one without a tag Docker would pull all of them.
@@ -187,7 +199,16 @@ pub(crate) async fn pause(node: &Node, up: &Up) -> Result<String> {
         .changes(vec![format!("ENTRYPOINT [{:?}]", pause::PATH)])
         .build();
     let what = format!("import the pause image {name}");
-    create(node, &up.docker, &what, options, Some(archive), None).await?;
+    create(
+        node,
+        &up.docker,
+        &what,
+        options,
+        Some(archive),
+        None,
+        |_| (),
+    )
+    .await?;
     tracing::info!(image = name, "the pause image was given to Docker");
     Ok(name.to_owned())
 }

@@ -206,6 +206,8 @@ fn container_state(state: &DockerState) -> ContainerState {
             ContainerState::Exited(ContainerExit::start_error(finished_at, message))
         };
     }
+    // Docker notes the start of a container when it hears of it, which may be after its end.
+    let finished_at = finished_at.max(started_at);
     let killed = state.oom_killed.unwrap_or_default();
     let mut exit = ContainerExit::of_process(started_at, finished_at, code, killed);
     exit.message = message;

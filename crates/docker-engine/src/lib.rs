@@ -28,7 +28,9 @@ mod log;
 mod naming;
 mod node;
 mod pause;
+mod pins;
 mod port_forward;
+mod progress;
 mod refuse;
 mod sandbox;
 mod security;
@@ -45,7 +47,6 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use futures_util::stream;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use slipway_cri_api::v1::{
     AuthConfig, CheckpointContainerRequest, Container, ContainerConfig, ContainerFilter,
@@ -68,6 +69,8 @@ use node::Node;
 pub struct Settings {
     /// What survives a reboot: checkpoints of pods, and what their networks were made with.
     pub root: PathBuf,
+    /// What does not: pods' network namespaces, mounted.
+    pub state: PathBuf,
     /// `[engine.docker]`.
     pub docker: Config,
     /// `[network]`.
@@ -90,13 +93,20 @@ impl DockerEngine {
     pub async fn open(settings: Settings) -> Result<Self> {
         let Settings {
             root,
+            state,
             docker,
             network,
         } = settings;
         let root = root.join("docker");
         private_directory(&node::checkpoints(&root))?;
         let lock = lock(&root)?;
-        let node = Arc::new(Node::new(docker, network, &root, lock)?);
+        let node = Arc::new(Node::new(
+            docker,
+            network,
+            &root,
+            &state.join("docker"),
+            lock,
+        )?);
         watch::start(&node).await?;
         Ok(Self { node })
     }
@@ -321,7 +331,7 @@ impl Engine for DockerEngine {
         images::file_systems(&self.node).await
     }
 
-    fn watch_pull(&self, _image: &str) -> PullProgressStream {
-        Box::pin(stream::empty())
+    fn watch_pull(&self, image: &str) -> PullProgressStream {
+        images::watch(&self.node, image)
     }
 }

@@ -20,6 +20,8 @@ use crate::execs::Execs;
 use crate::gates::Gates;
 use crate::images::ImageNames;
 use crate::inspect::{Container, Found, Pod, read};
+use crate::pins::Pins;
+use crate::progress::Pulls;
 use crate::stats::Observed;
 use crate::{naming, views};
 
@@ -30,6 +32,7 @@ pub(crate) struct Node {
     pub(crate) dockerd: Dockerd,
     pub(crate) network: Network,
     pub(crate) checkpoints: Checkpoints,
+    pub(crate) pins: Pins,
     /// By Docker's names and ids.
     pub(crate) pods: Index<String, Pod>,
     pub(crate) containers: Index<String, Container>,
@@ -39,6 +42,7 @@ pub(crate) struct Node {
     pub(crate) execs: Execs,
     pub(crate) image_names: ImageNames,
     pub(crate) observed: Observed,
+    pub(crate) pulls: Pulls,
     /// Of pods: shared by whoever adds to one, alone for whoever stops or removes it.
     pub(crate) gates: Gates,
     /// Held while Docker is asked about a container.
@@ -56,6 +60,7 @@ impl Node {
         config: Config,
         network: slipway_network::Config,
         root: &Path,
+        state: &Path,
         lock: std::fs::File,
     ) -> Result<Self> {
         Ok(Self {
@@ -63,6 +68,7 @@ impl Node {
             config,
             network: Network::new(network, cni(root)),
             checkpoints: Checkpoints::new(checkpoints(root)),
+            pins: Pins::new(state.join("netns")),
             pods: Index::new("pod"),
             containers: Index::new("container"),
             making: Mutex::default(),
@@ -70,6 +76,7 @@ impl Node {
             execs: Execs::default(),
             image_names: ImageNames::default(),
             observed: Observed::default(),
+            pulls: Pulls::default(),
             gates: Gates::default(),
             turns: Gates::default(),
             telling: Mutex::default(),

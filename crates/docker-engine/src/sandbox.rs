@@ -8,7 +8,7 @@ use bollard::Docker;
 use bollard::models::{ContainerCreateBody, HostConfig};
 use bollard::query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder};
 use slipway_cri_api::v1::{LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig};
-use slipway_engine::{Error, Kind, PodName, Result, resolver_configuration};
+use slipway_engine::{Error, PodName, Result, resolver_configuration};
 use slipway_network::Attachment;
 
 use crate::checkpoint::Checkpoint;
@@ -130,8 +130,9 @@ async fn build(
             ))
         })?;
     let addresses = if has_own_network(&config) {
-        let netns = PathBuf::from(format!("/proc/{pid}/ns/net"));
-        let attachment = Attachment::of_pod(id, &config, netns);
+        let (pinning, pod) = (Arc::clone(node), id.to_owned());
+        blocking(move || pinning.pins.pin(&pod, pid)).await?;
+        let attachment = Attachment::of_pod(id, &config, node.pins.path(id));
         let attached = node.network.add(&attachment).await;
         attached.map_err(|error| failure::of_network(&error))?.ips
     } else {
@@ -189,7 +190,7 @@ async fn stop_pod(node: &Arc<Node>, id: &str) -> Result<()> {
     let Some(pod) = node.pods.find(id)? else {
         return Ok(());
     };
-    detach(node, &pod.id, pod.pid).await?;
+    detach(node, &pod.id).await?;
     if pod.pid.is_some() {
         lifecycle::kill(node, id).await?;
     }
@@ -197,19 +198,16 @@ async fn stop_pod(node: &Arc<Node>, id: &str) -> Result<()> {
 }
 
 /// Gives a pod's network back. Safe to repeat.
-async fn detach(node: &Node, id: &str, pid: Option<i32>) -> Result<()> {
-    let netns = match pid {
-        Some(pid) => format!("/proc/{pid}/ns/net"),
-        // Its number may be another process's by now.
-        None => "/proc/0/ns/net".to_owned(),
-    };
+async fn detach(node: &Arc<Node>, id: &str) -> Result<()> {
     let attachment = Attachment {
         pod_id: id.to_owned(),
-        netns: netns.into(),
+        netns: node.pins.path(id),
         ..Attachment::default()
     };
     let detached = node.network.delete(&attachment).await;
-    detached.map_err(|error| failure::of_network(&error))
+    detached.map_err(|error| failure::of_network(&error))?;
+    let (node, id) = (Arc::clone(node), id.to_owned());
+    blocking(move || node.pins.unpin(&id)).await
 }
 
 /// Removes a pod and its containers.
@@ -251,18 +249,7 @@ pub(crate) async fn remove_container(node: &Node, docker: &Docker, id: &str) -> 
 
 /// Undoes a pod that was being made. Safe to repeat.
 async fn undo(node: &Arc<Node>, docker: &Docker, id: &str) -> Result<()> {
-    let inspected = docker.inspect_container(id, None);
-    let inspected = node
-        .dockerd
-        .answer(node.config.timeout(), "inspect", inspected)
-        .await;
-    let pid = match inspected {
-        Ok(inspected) => inspected.state.and_then(|state| state.pid),
-        Err(error) if error.kind() == Kind::NotFound => None,
-        Err(error) => return Err(error),
-    };
-    let pid = pid.and_then(|pid| i32::try_from(pid).ok());
-    detach(node, id, pid.filter(|&pid| pid > 0)).await?;
+    detach(node, id).await?;
     remove_container(node, docker, id).await?;
     node.checkpoints.remove(id)
 }
@@ -279,7 +266,7 @@ pub(crate) async fn undo_half_made(node: &Arc<Node>, docker: &Docker, id: &str) 
 /// Gives back what a pod held that Docker does not have any more.
 pub(crate) async fn lost(node: &Arc<Node>, id: &str) {
     let _gate = node.gates.alone(id).await;
-    let detached = detach(node, id, None).await;
+    let detached = detach(node, id).await;
     if let Err(error) = detached.and_then(|()| node.checkpoints.remove(id)) {
         tracing::error!(pod = id, %error, "the network of a pod that is gone is not given back");
     }
@@ -376,7 +363,7 @@ fn cgroup_parent(parent: &str, facts: &Facts) -> Option<String> {
 ///
 /// # Errors
 ///
-/// [`Kind::FailedPrecondition`] where it does not run.
+/// [`slipway_engine::Kind::FailedPrecondition`] where it does not run.
 pub(crate) fn ready(node: &Node, id: &str) -> Result<Arc<Pod>> {
     let pod = node.pod(id)?;
     match pod.pid {

@@ -119,6 +119,7 @@ async fn synchronise(node: &Arc<Node>, up: &Up) -> Result<()> {
         .cached()
         .map_err(|error| crate::failure::of_network(&error))?;
     let checkpointed = node.checkpoints.pods()?;
+    let pinned = node.pins.pods();
     let filters = HashMap::from([("label", vec![naming::TYPE])]);
     let options = ListContainersOptionsBuilder::default()
         .all(true)
@@ -151,10 +152,13 @@ async fn synchronise(node: &Arc<Node>, up: &Up) -> Result<()> {
         .buffer_unordered(AT_ONCE)
         .try_collect()
         .await?;
-    for id in attached.iter().chain(&checkpointed) {
-        if !ids.contains(id) {
-            sandbox::lost(node, id).await;
-        }
+    let leftovers: HashSet<_> = [attached, checkpointed, pinned]
+        .into_iter()
+        .flatten()
+        .filter(|id| !ids.contains(id))
+        .collect();
+    for id in &leftovers {
+        sandbox::lost(node, id).await;
     }
     for (id, seen) in &seen {
         if *seen == Seen::HalfMade {

@@ -58,6 +58,7 @@ impl Started {
             EngineName::Docker => {
                 let settings = slipway_docker_engine::Settings {
                     root: config.root.clone(),
+                    state: config.state.clone(),
                     docker: config.engine.docker.clone(),
                     network: config.network.clone(),
                 };

@@ -65,6 +65,7 @@ pub fn snapshot(scratch: &Scratch) -> BTreeSet<Leak> {
         daemon::state(scratch).join("pods"),
         daemon::root(scratch).join("containers"),
         daemon::root(scratch).join("cni"),
+        daemon::state(scratch).join("docker/netns"),
         daemon::root(scratch).join("docker/pods"),
         daemon::root(scratch).join("docker/cni"),
         docker::data(scratch).join("containers"),

@@ -64,10 +64,21 @@ impl Node {
     pub async fn start_with(
         tell: impl FnOnce(crate::DaemonBuilder) -> crate::DaemonBuilder,
     ) -> Result<Self> {
+        Self::start_on(Engine::under_test(), tell).await
+    }
+
+    /// As [`start_with`](Self::start_with), on an engine whatever this run of the tests is for.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_on(
+        engine: Engine,
+        tell: impl FnOnce(crate::DaemonBuilder) -> crate::DaemonBuilder,
+    ) -> Result<Self> {
         let scratch = Scratch::new()?;
         let cni = Cni::new(&scratch)?;
         let registry = Registry::start(&scratch).await?;
-        let docker = match Engine::under_test() {
+        let docker = match engine {
             Engine::Native => None,
             Engine::Docker => Some(Docker::start(&scratch).await?),
         };

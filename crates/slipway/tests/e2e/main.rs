@@ -13,6 +13,7 @@ mod client;
 mod config;
 mod container;
 mod device;
+mod docker;
 mod events;
 mod exec;
 mod handler;

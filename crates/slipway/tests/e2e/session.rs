@@ -605,11 +605,13 @@ async fn a_hundred_idle_sessions_keep_nothing_busy() {
         after.0 - before.0 <= 15,
         "the daemon: {before:?}, {after:?}"
     );
-    assert!(
-        shim_after.0 - shim_before.0 <= 3,
-        "the shim: {shim_before:?}, {shim_after:?}"
-    );
-    assert_eq!(shim_after.1, 1, "the shim has one thread");
+    if !on_docker() {
+        assert!(
+            shim_after.0 - shim_before.0 <= 3,
+            "the shim: {shim_before:?}, {shim_after:?}"
+        );
+        assert_eq!(shim_after.1, 1, "the shim has one thread");
+    }
     assert!(
         after.1 < threads_before + 50,
         "{threads_before} threads have become {}",

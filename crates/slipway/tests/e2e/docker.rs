@@ -1,0 +1,373 @@
+//! Pods on a Docker Engine: what only they have, and what goes wrong only there.
+
+use std::collections::HashMap;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
+
+use serde_json::Value;
+use slipway_cri_api::v1::{
+    ContainerState, PodSandboxState, ReopenContainerLogRequest, RuntimeConfigRequest, StatusRequest,
+};
+use slipway_testbed::{
+    Cni, Daemon, Docker, Engine, Image, Node, Scratch, eventually, leaks, pod, read_log,
+};
+use tonic::Code;
+
+use crate::refused;
+
+/// How long anything may take before it counts as hanging.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn node() -> (Node, String) {
+    node_with("").await
+}
+
+async fn node_with(config: &str) -> (Node, String) {
+    let node = Node::start_on(Engine::Docker, |daemon| daemon.config(config))
+        .await
+        .unwrap();
+    let pushed = node.provide("busybox:1", &Image::busybox()).await.unwrap();
+    (node, pushed.reference)
+}
+
+fn docker(node: &Node) -> &Docker {
+    node.docker.as_ref().unwrap()
+}
+
+fn inspect(node: &Node, id: &str) -> Value {
+    let text = docker(node).cli(&["inspect", id]).unwrap();
+    let all: Value = serde_json::from_str(&text).unwrap();
+    all[0].clone()
+}
+
+/// Waits until a pod is in a state, or gone.
+async fn pod_becomes(node: &Node, id: &str, state: Option<PodSandboxState>) {
+    eventually("the pod's state", PATIENCE, async || {
+        let pods = node.cri().pods().await?;
+        let found = pods.iter().find(|pod| pod.id == id);
+        Ok(found.map(slipway_cri_api::v1::PodSandbox::state) == state)
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn pods_are_named_and_labelled_as_dockershim_did() {
+    let (node, image) = node().await;
+    let cri = node.cri();
+    let mut config = node.pod("web");
+    config.annotations = [("a/b".to_owned(), "c".to_owned())].into();
+    let metadata = config.metadata.clone().unwrap();
+    let pod = cri.run_pod(&config).await.unwrap();
+    let mut container = pod::sleeper("main", &image);
+    container.metadata.as_mut().unwrap().attempt = 3;
+    container.labels = [("l".to_owned(), "m".to_owned())].into();
+    let id = cri.launch(&pod, &config, &container).await.unwrap();
+
+    let pause = inspect(&node, &pod);
+    let uid = &metadata.uid;
+    assert_eq!(pause["Name"], format!("/k8s_POD_web_default_{uid}_0"));
+    let labels = &pause["Config"]["Labels"];
+    assert_eq!(labels["io.kubernetes.docker.type"], "podsandbox");
+    assert_eq!(labels["io.kubernetes.container.name"], "POD");
+    assert_eq!(labels["annotation.a/b"], "c");
+    assert_eq!(labels["app"], "web");
+    assert_eq!(pause["HostConfig"]["NetworkMode"], "none");
+
+    let inside = inspect(&node, &id);
+    assert_eq!(inside["Name"], format!("/k8s_main_web_default_{uid}_3"));
+    let labels = &inside["Config"]["Labels"];
+    assert_eq!(labels["io.kubernetes.docker.type"], "container");
+    assert_eq!(labels["io.kubernetes.sandbox.id"], pod.as_str());
+    let log = pod::log_path(&config, &container);
+    assert_eq!(
+        labels["io.kubernetes.container.logpath"],
+        log.to_str().unwrap()
+    );
+    assert_eq!(labels["l"], "m");
+    let joined = format!("container:{pod}");
+    for mode in ["NetworkMode", "IpcMode"] {
+        assert_eq!(inside["HostConfig"][mode], joined.as_str(), "{mode}");
+    }
+
+    // None of that shows in CRI.
+    let status = cri.pod_status(&pod).await.unwrap();
+    assert_eq!(status.labels, config.labels);
+    assert_eq!(status.annotations, config.annotations);
+    let status = cri.container_status(&id).await.unwrap();
+    assert_eq!(status.labels, container.labels);
+    assert_eq!(status.image.unwrap().image, image);
+
+    // The log is Docker's own file, and goes with the container.
+    assert_eq!(
+        std::fs::read_link(&log).unwrap().to_str(),
+        inside["LogPath"].as_str()
+    );
+    assert_eq!(read_log(&log)[0].text, "ready");
+    let request = ReopenContainerLogRequest {
+        container_id: id.clone(),
+    };
+    let answer = Box::pin(cri.runtime().reopen_container_log(request)).await;
+    refused(answer, Code::Unimplemented, &["max-size", &id]);
+    cri.stop(&id, 0).await.unwrap();
+    cri.remove(&id).await.unwrap();
+    assert!(std::fs::symlink_metadata(&log).is_err());
+
+    // The driver is what dockerd says.
+    let answer = cri.runtime().runtime_config(RuntimeConfigRequest {}).await;
+    let driver = answer.unwrap().into_inner().linux.unwrap().cgroup_driver();
+    let told = docker(&node)
+        .cli(&["info", "--format", "{{.CgroupDriver}}"])
+        .unwrap();
+    assert_eq!(driver.as_str_name().to_lowercase(), told.trim());
+    node.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_happens_behind_its_back_is_noticed() {
+    let (node, image) = node().await;
+    let cri = node.cri();
+    let docker = docker(&node);
+    let config = node.pod("web");
+    let pod = cri.run_pod(&config).await.unwrap();
+    let ids = [
+        cri.launch(&pod, &config, &pod::sleeper("killed", &image))
+            .await
+            .unwrap(),
+        cri.launch(&pod, &config, &pod::sleeper("removed", &image))
+            .await
+            .unwrap(),
+    ];
+    docker.cli(&["kill", &ids[0]]).unwrap();
+    let killed = cri.wait_for_exit(&ids[0]).await.unwrap();
+    assert_eq!(killed.exit_code, 137);
+    docker.cli(&["rm", "-f", &ids[1]]).unwrap();
+    eventually("the container to be gone", PATIENCE, async || {
+        Ok(cri.containers().await?.len() == 1)
+    })
+    .await
+    .unwrap();
+    refused(
+        cri.container_status(&ids[1]).await,
+        Code::NotFound,
+        &[&ids[1]],
+    );
+    cri.stop(&ids[1], 1).await.expect("it is stopped");
+    cri.remove(&ids[1]).await.expect("it is removed");
+
+    // Without its pause container a pod is not ready, and can be stopped and removed.
+    docker.cli(&["kill", &pod]).unwrap();
+    pod_becomes(&node, &pod, Some(PodSandboxState::SandboxNotready)).await;
+    let late = cri
+        .create(&pod, &config, &pod::sleeper("late", &image))
+        .await;
+    refused(late, Code::FailedPrecondition, &["not ready"]);
+    cri.stop_pod(&pod).await.unwrap();
+    cri.remove_pod(&pod).await.unwrap();
+
+    // One whose pause container is removed is gone, and so is its network.
+    let pod = cri.run_pod(&config).await.unwrap();
+    docker.cli(&["rm", "-f", &pod]).unwrap();
+    pod_becomes(&node, &pod, None).await;
+    leaks::assert_none(&node.scratch);
+    node.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_killed_daemon_finds_everything_again_and_removes_what_is_half_made() {
+    let (mut node, image) = node().await;
+    let config = node.pod("web");
+    let pod = node.cri().run_pod(&config).await.unwrap();
+    let container = pod::sleeper("main", &image);
+    let id = node.cri().launch(&pod, &config, &container).await.unwrap();
+    let before = (
+        node.cri().pod_status(&pod).await.unwrap(),
+        node.cri().container_status(&id).await.unwrap(),
+    );
+    assert!(!before.0.network.as_ref().unwrap().ip.is_empty());
+
+    // As a daemon leaves it that is killed before the pod has a network.
+    let mut half = node.pod("half");
+    let uid = half.metadata.clone().unwrap().uid;
+    let name = format!("k8s_POD_half_default_{uid}_0");
+    let make = |node: &Node| {
+        let labels = [
+            "--label=io.kubernetes.docker.type=podsandbox",
+            "--label=io.slipway.sandbox.checkpointed=true",
+            "--network=none",
+        ];
+        let mut words = vec!["run", "-d", "--name", &name];
+        words.extend(labels);
+        words.push("slipway/pause:1");
+        docker(node).cli(&words).unwrap()
+    };
+    // It is seen by nobody, and does not keep its name.
+    make(&node);
+    assert_eq!(node.cri().pods().await.unwrap().len(), 1);
+    let whole = node.cri().run_pod(&half).await.unwrap();
+    node.cri().remove_pod(&whole).await.unwrap();
+    half.metadata.as_mut().unwrap().attempt = 1;
+    let left = make(&node);
+
+    node.daemon.kill9();
+    node.daemon.restart().await.unwrap();
+    let cri = node.cri();
+    assert_eq!(cri.pods().await.unwrap().len(), 1);
+    assert_eq!(cri.pod_status(&pod).await.unwrap(), before.0);
+    assert_eq!(cri.container_status(&id).await.unwrap(), before.1);
+    let output = cri.exec(&id, &["echo", "again"]).await.unwrap();
+    assert_eq!(output.stdout, b"again\n");
+    assert!(docker(&node).cli(&["inspect", left.trim()]).is_err());
+    let address = before.0.network.unwrap().ip;
+    let shown = cri.exec(&id, &["ip", "-o", "addr"]).await.unwrap();
+    assert!(String::from_utf8_lossy(&shown.stdout).contains(&address));
+    node.finish().await.unwrap();
+}
+
+async fn ready(node: &Node) -> (bool, String) {
+    let request = StatusRequest::default();
+    let answer = Box::pin(node.cri().runtime().status(request)).await;
+    let status = answer.unwrap().into_inner().status.unwrap();
+    let runtime = status.conditions.into_iter();
+    let runtime = runtime.filter(|condition| condition.r#type == "RuntimeReady");
+    let runtime = runtime.last().unwrap();
+    (runtime.status, runtime.message)
+}
+
+#[tokio::test]
+async fn a_dockerd_that_dies_hangs_or_is_not_there_is_told_and_waited_for() {
+    let (mut node, image) = node_with("[engine.docker]\nrequest_timeout = 3\n").await;
+    let config = node.pod("web");
+    let pod = node.cri().run_pod(&config).await.unwrap();
+    let container = pod::sleeper("main", &image);
+    let id = node.cri().launch(&pod, &config, &container).await.unwrap();
+
+    // It takes requests and answers none.
+    docker(&node).freeze();
+    let late = pod::sleeper("late", &image);
+    let answer = node.cri().create(&pod, &config, &late).await;
+    refused(
+        answer,
+        Code::DeadlineExceeded,
+        &["docker.sock", "request_timeout"],
+    );
+    let answer = node.cri().exec(&id, &["true"]).await;
+    refused(answer, Code::DeadlineExceeded, &["docker.sock"]);
+    docker(&node).resume();
+    let output = node.cri().exec(&id, &["echo", "back"]).await.unwrap();
+    assert_eq!(output.stdout, b"back\n");
+
+    // It is gone, and nothing that it ran is told of as gone.
+    let mut dockerd = node.docker.take().unwrap();
+    dockerd.kill9();
+    eventually("Docker's end to be noticed", PATIENCE, async || {
+        Ok(!ready(&node).await.0)
+    })
+    .await
+    .unwrap();
+    assert!(ready(&node).await.1.contains("docker.sock"));
+    let answer = Box::pin(
+        node.cri()
+            .runtime()
+            .list_containers(slipway_cri_api::v1::ListContainersRequest::default()),
+    )
+    .await;
+    refused(answer, Code::Unavailable, &["dockerd", "docker.sock"]);
+    refused(
+        node.cri().stop_pod(&pod).await,
+        Code::Unavailable,
+        &["dockerd"],
+    );
+    refused(
+        node.cri().run_pod(&node.pod("other")).await,
+        Code::Unavailable,
+        &["dockerd"],
+    );
+
+    // A daemon that starts in the meantime waits as well.
+    node.daemon.restart().await.unwrap();
+    assert!(!ready(&node).await.0);
+    dockerd.restart().await.unwrap();
+    node.docker = Some(dockerd);
+    eventually("Docker to be found", PATIENCE, async || {
+        Ok(ready(&node).await.0)
+    })
+    .await
+    .unwrap();
+    // Docker without live-restore ends what had been running.
+    let cri = node.cri();
+    let status = cri.wait_for_exit(&id).await.unwrap();
+    assert_eq!(status.state(), ContainerState::ContainerExited);
+    pod_becomes(&node, &pod, Some(PodSandboxState::SandboxNotready)).await;
+    cri.remove_pod(&pod).await.unwrap();
+    cri.run_pod(&config).await.expect("pods are made again");
+    node.finish().await.unwrap();
+}
+
+/// Answers every request on a socket with this text, until the test ends.
+fn answer_all(socket: &std::path::Path, body: &'static str) {
+    let listener = UnixListener::bind(socket).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { break };
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_docker_that_is_too_old_is_refused() {
+    let scratch = Scratch::new().unwrap();
+    let cni = Cni::new(&scratch).unwrap();
+    let socket = scratch.join("old.sock");
+    answer_all(&socket, r#"{"Version": "19.03.15", "ApiVersion": "1.40"}"#);
+    let endpoint = format!(
+        "[engine.docker]\nendpoint = \"unix://{}\"\n",
+        socket.display()
+    );
+    let said = Daemon::builder(&scratch, &cni)
+        .config(endpoint)
+        .argument("--engine")
+        .argument("docker")
+        .refused()
+        .await
+        .unwrap();
+    for word in ["19.03.15", "1.40", "1.41", "20.10", "old.sock"] {
+        assert!(said.contains(word), "{word:?} is not in: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_seccomp_profile_and_the_capabilities_that_were_asked_for_hold() {
+    use slipway_cri_api::v1::SecurityProfile;
+    use slipway_cri_api::v1::security_profile::ProfileType;
+    let (node, image) = node().await;
+    let cri = node.cri();
+    let config = node.pod("secure");
+    let pod = cri.run_pod(&config).await.unwrap();
+    let modes: HashMap<ProfileType, &str> = [
+        (ProfileType::Unconfined, "Seccomp:\t0"),
+        (ProfileType::RuntimeDefault, "Seccomp:\t2"),
+    ]
+    .into();
+    for (number, (kind, expected)) in modes.into_iter().enumerate() {
+        let script = "grep Seccomp: /proc/self/status";
+        let mut container = pod::shell(&format!("c{number}"), &image, script);
+        let linux = container.linux.as_mut().unwrap();
+        linux.security_context.as_mut().unwrap().seccomp = Some(SecurityProfile {
+            profile_type: kind.into(),
+            ..Default::default()
+        });
+        let id = cri.launch(&pod, &config, &container).await.unwrap();
+        cri.wait_for_exit(&id).await.unwrap();
+        let lines = read_log(&pod::log_path(&config, &container));
+        assert_eq!(lines[0].text, expected);
+    }
+    node.finish().await.unwrap();
+}
