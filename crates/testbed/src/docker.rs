@@ -84,6 +84,8 @@ impl Docker {
         if let Some(pid) = containerd(&self.scratch) {
             process::kill(pid);
         }
+        // A zombie that nobody reaps would look to the next dockerd like one that runs.
+        let _ = fs::remove_file(containerd_pid(&self.scratch));
     }
 
     /// Starts it again, after SIGKILL if it still runs, and waits until it answers.
@@ -191,9 +193,13 @@ fn socket(scratch: &Scratch) -> PathBuf {
     scratch.join("docker.sock")
 }
 
+fn containerd_pid(scratch: &Scratch) -> PathBuf {
+    execution(scratch).join("containerd/containerd.pid")
+}
+
 /// The containerd that dockerd has started.
 fn containerd(scratch: &Scratch) -> Option<i32> {
-    let file = execution(scratch).join("containerd/containerd.pid");
+    let file = containerd_pid(scratch);
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
