@@ -35,6 +35,9 @@ pub(crate) struct Contest {
     /// Measure this runtime too, and print ratios
     #[arg(long, value_enum)]
     against: Option<Peer>,
+    /// What runs Slipway's pods
+    #[arg(long, value_enum, default_value_t = Engine::Native)]
+    engine: Engine,
     /// Measure only the peer, to see what a machine gives
     #[arg(long, requires = "against")]
     alone: bool,
@@ -83,6 +86,15 @@ pub(crate) struct Lists {
     /// Calls of each kind
     #[arg(short, long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]
     calls: u16,
+}
+
+/// What Slipway's pods run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Engine {
+    /// This machine's kernel
+    Native,
+    /// A Docker Engine of its own
+    Docker,
 }
 
 /// A runtime to compare with.

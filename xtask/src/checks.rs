@@ -13,6 +13,7 @@ use crate::table::Table;
 struct Step {
     name: &'static str,
     arguments: &'static [&'static str],
+    environment: &'static [(&'static str, &'static str)],
     needed: bool,
 }
 
@@ -22,6 +23,7 @@ const STEPS: &[Step] = &[
     Step {
         name: "format",
         arguments: &["fmt", "--all", "--check"],
+        environment: &[],
         needed: false,
     },
     Step {
@@ -34,22 +36,45 @@ const STEPS: &[Step] = &[
             "-D",
             "warnings",
         ],
+        environment: &[],
         needed: false,
     },
     Step {
         name: "build",
         arguments: &["build", "--workspace", "--all-targets"],
+        environment: &[],
         needed: true,
     },
     // Documentation tests are among them; asked for alone, they would have dependencies built anew.
     Step {
         name: "tests",
         arguments: &["test", "--workspace", "--no-fail-fast"],
+        environment: &[],
+        needed: false,
+    },
+    // What holds for pods on Docker too.
+    Step {
+        name: "docker",
+        arguments: &[
+            "test",
+            "--workspace",
+            "--test",
+            "e2e",
+            "--",
+            "container::",
+            "exec::",
+            "image::",
+            "log::",
+            "pod::",
+            "session::",
+        ],
+        environment: &[("SLIPWAY_TEST_ENGINE", "docker")],
         needed: false,
     },
     Step {
         name: "fuzz",
         arguments: &["xtask", "fuzz"],
+        environment: &[],
         needed: false,
     },
 ];
@@ -79,7 +104,11 @@ pub(crate) fn run(install: bool) -> Result<ExitCode> {
         }
         println!("\n==> {}: cargo {}", step.name, step.arguments.join(" "));
         let begin = Instant::now();
-        let passed = succeeds(cargo::command(step.arguments).env("SLIPWAY_BIN", &slipway));
+        let passed = succeeds(
+            cargo::command(step.arguments)
+                .env("SLIPWAY_BIN", &slipway)
+                .envs(step.environment.iter().copied()),
+        );
         blocked = step.needed && !passed;
         let outcome = if passed {
             Outcome::Passed

@@ -58,10 +58,16 @@ const NODE: &[Package] = &[
     },
 ];
 
-const CONTAINERD: &[Package] = &[Package {
-    name: "containerd",
-    files: &["/usr/bin/containerd"],
-}];
+const CONTAINERD: &[Package] = &[
+    Package {
+        name: "containerd",
+        files: &["/usr/bin/containerd"],
+    },
+    Package {
+        name: "docker.io",
+        files: &["/usr/sbin/dockerd", "/usr/bin/dockerd"],
+    },
+];
 
 const DPKG: Package = Package {
     name: "dpkg",

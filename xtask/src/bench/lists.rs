@@ -199,6 +199,7 @@ mod tests {
         let options = Lists {
             contest: Contest {
                 against: None,
+                engine: crate::bench::Engine::Native,
                 alone: false,
                 output: Output::Json,
             },

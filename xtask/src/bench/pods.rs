@@ -86,6 +86,7 @@ mod tests {
         let options = Pods {
             contest: Contest {
                 against: Some(Peer::Containerd),
+                engine: crate::bench::Engine::Native,
                 alone: false,
                 output: Output::Json,
             },

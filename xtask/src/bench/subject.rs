@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Error, Result};
-use slipway_testbed::{Cni, Containerd, Daemon, Registry, Runtime, Scratch};
+use slipway_testbed::{Cni, Containerd, Daemon, Docker, Registry, Runtime, Scratch};
 
-use super::{Contest, Peer, memory};
+use super::{Contest, Engine, Peer, memory};
 
 /// A runtime that is measured.
 pub(crate) struct Subject {
@@ -16,6 +16,8 @@ pub(crate) struct Subject {
     pub(crate) scratch: Arc<Scratch>,
     /// Its daemon's size before the first call, in bytes.
     pub(crate) daemon_at_rest: u64,
+    /// Where its pods run on Docker; it ends after the daemon.
+    _docker: Option<Docker>,
 }
 
 /// The daemons there are; each is dropped with what it left.
@@ -44,6 +46,7 @@ impl Subject {
             runtime,
             scratch,
             daemon_at_rest,
+            _docker: None,
         })
     }
 
@@ -84,11 +87,21 @@ impl Ground {
     ) -> Result<Vec<Subject>> {
         let mut subjects = Vec::new();
         if let Some(binary) = slipway {
-            let daemon = Daemon::builder(&Scratch::new()?, &self.cni)
-                .binary(binary)
-                .start()
-                .await?;
-            subjects.push(Subject::new("slipway", Server::Slipway(daemon)).await?);
+            let scratch = Scratch::new()?;
+            let docker = match contest.engine {
+                Engine::Native => None,
+                Engine::Docker => Some(Docker::start(&scratch).await?),
+            };
+            let mut builder = Daemon::builder(&scratch, &self.cni).binary(binary);
+            if let Some(docker) = &docker {
+                builder = builder.docker(docker);
+            }
+            let daemon = builder.start().await?;
+            let subject = Subject::new("slipway", Server::Slipway(daemon)).await?;
+            subjects.push(Subject {
+                _docker: docker,
+                ..subject
+            });
         }
         if contest.against == Some(Peer::Containerd) {
             let scratch = Scratch::new()?;

@@ -223,7 +223,7 @@ impl LogPrinter {
         }
         *inside_line = record.partial;
         let end: &[u8] = if record.partial { b"" } else { b"\n" };
-        batch.add(record.stream, &[record.content, end]);
+        batch.add(record.stream, &[&record.content, end]);
         batch.flush_if_large()
     }
 }
