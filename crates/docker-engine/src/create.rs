@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use bollard::models::{
     ContainerCreateBody, DeviceMapping, DeviceRequest, HealthConfig, HostConfig,
-    HostConfigLogConfig, Mount as DockerMount, MountBindOptions, MountBindOptionsPropagationEnum,
-    MountImageOptions, MountType, RestartPolicy, RestartPolicyNameEnum,
+    HostConfigLogConfig, Mount as DockerMount, MountBindOptions,
+    MountBindOptionsPropagationEnum as Propagation, MountImageOptions, MountType, RestartPolicy,
+    RestartPolicyNameEnum,
 };
 use slipway_cri_api::v1::{
     ContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, Mount,
@@ -232,11 +233,10 @@ fn mount(mount: &Mount, facts: &Facts) -> Result<DockerMount> {
             ..DockerMount::default()
         });
     }
-    use MountBindOptionsPropagationEnum as Docker;
     let propagation = match MountPropagation::try_from(mount.propagation) {
-        Ok(MountPropagation::PropagationPrivate) => Docker::RPRIVATE,
-        Ok(MountPropagation::PropagationHostToContainer) => Docker::RSLAVE,
-        Ok(MountPropagation::PropagationBidirectional) => Docker::RSHARED,
+        Ok(MountPropagation::PropagationPrivate) => Propagation::RPRIVATE,
+        Ok(MountPropagation::PropagationHostToContainer) => Propagation::RSLAVE,
+        Ok(MountPropagation::PropagationBidirectional) => Propagation::RSHARED,
         Err(_) => {
             return Err(Error::invalid(format!(
                 "Mount.propagation {} at {} is unknown",

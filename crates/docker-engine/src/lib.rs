@@ -162,7 +162,7 @@ impl Engine for DockerEngine {
     }
 
     async fn run_pod(&self, config: PodSandboxConfig, handler: String) -> Result<String> {
-        sandbox::run(&self.node, config, handler).await
+        Box::pin(sandbox::run(&self.node, config, handler)).await
     }
 
     async fn stop_pod(&self, id: &str) -> Result<()> {
@@ -182,7 +182,7 @@ impl Engine for DockerEngine {
     }
 
     async fn create_container(&self, pod: &str, config: ContainerConfig) -> Result<String> {
-        lifecycle::create(&self.node, pod, config).await
+        Box::pin(lifecycle::create(&self.node, pod, config)).await
     }
 
     async fn start_container(&self, id: &str) -> Result<()> {

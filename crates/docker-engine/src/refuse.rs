@@ -85,7 +85,7 @@ fn cgroup_parent(parent: &str, facts: &Facts) -> Result<()> {
     }
     CgroupPath::parse(parent)
         .map_err(|error| Error::invalid(format!("{FIELD} {parent:?}: {error}")))?;
-    if facts.systemd_cgroups != parent.ends_with(".slice") {
+    if facts.systemd_cgroups != parent.strip_suffix(".slice").is_some() {
         let driver = if facts.systemd_cgroups {
             "systemd, which wants a slice"
         } else {

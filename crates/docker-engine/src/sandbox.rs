@@ -36,7 +36,7 @@ pub(crate) async fn run(
     refuse::pod(&config, &up.facts)?;
     let runtime = runtime(&handler, &up.facts)?;
     let image = images::pause(node, &up).await?;
-    let body = body(&config, runtime, image, &up.facts)?;
+    let body = body(&config, runtime, image, &up.facts);
     let making = node.make(&name)?;
     let id = create(node, &name, &making.name, body).await?;
     match build(node, &id, config, handler).await {
@@ -304,7 +304,7 @@ fn body(
     runtime: Option<String>,
     image: String,
     facts: &Facts,
-) -> Result<ContainerCreateBody> {
+) -> ContainerCreateBody {
     let mut labels = naming::labels(&config.labels, &config.annotations);
     naming::mark_sandbox(&mut labels);
     let linux = config.linux.clone().unwrap_or_default();
@@ -321,7 +321,7 @@ fn body(
             None => user.value.to_string(),
         });
     let groups = security.supplemental_groups.iter().map(i64::to_string);
-    Ok(ContainerCreateBody {
+    ContainerCreateBody {
         hostname: (!host(options.network) && !config.hostname.is_empty())
             .then(|| config.hostname.clone()),
         user,
@@ -343,7 +343,7 @@ fn body(
             ..HostConfig::default()
         }),
         ..ContainerCreateBody::default()
-    })
+    }
 }
 
 fn sysctls(linux: &LinuxPodSandboxConfig) -> HashMap<String, String> {

@@ -169,11 +169,12 @@ impl Reader {
         let rate = |at, used| self.node.observed.cpu_used(id, at, used);
         Usage::read(cgroup, now(), rate).unwrap_or_default()
     }
+}
 
-    fn cgroup(&self, pid: Option<i32>) -> Option<CgroupPath> {
-        let text = std::fs::read_to_string(format!("/proc/{}/cgroup", pid?)).ok()?;
-        cgroup_path(&text)
-    }
+/// The cgroup of a process; none where it has ended.
+fn cgroup_of(pid: Option<i32>) -> Option<CgroupPath> {
+    let text = std::fs::read_to_string(format!("/proc/{}/cgroup", pid?)).ok()?;
+    cgroup_path(&text)
 }
 
 /// The cgroup that `/proc/<pid>/cgroup` names (cgroups(7)): that of the memory controller, or that
@@ -191,7 +192,7 @@ pub(crate) fn cgroup_path(text: &str) -> Option<CgroupPath> {
 }
 
 fn container_stats(reader: &Reader, container: &Container) -> ContainerStats {
-    let cgroup = reader.cgroup(container.pid);
+    let cgroup = cgroup_of(container.pid);
     let used = cgroup.map(|path| reader.used(&container.id, &reader.hierarchy.open(&path)));
     let Usage {
         cpu,
@@ -226,7 +227,7 @@ fn container_stats(reader: &Reader, container: &Container) -> ContainerStats {
 /// pod's alone, as a kubelet has it.
 fn pod_stats(reader: &Reader, pod: &Pod) -> PodSandboxStats {
     let containers = reader.node.containers_of(&pod.id);
-    let parent = reader.cgroup(pod.pid).and_then(|path| path.parent());
+    let parent = cgroup_of(pod.pid).and_then(|path| path.parent());
     let parent = parent.filter(|_| !pod.cgroup_parent.is_empty());
     let used = parent.map(|path| reader.used(&pod.id, &reader.hierarchy.open(&path)));
     let Usage {
@@ -234,7 +235,7 @@ fn pod_stats(reader: &Reader, pod: &Pod) -> PodSandboxStats {
     } = used.unwrap_or_default();
     let processes = containers
         .iter()
-        .filter_map(|container| reader.cgroup(container.pid))
+        .filter_map(|container| cgroup_of(container.pid))
         .filter_map(|path| reader.hierarchy.open(&path).process_count().ok())
         .map(|count| count as u64)
         .sum();

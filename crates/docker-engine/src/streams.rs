@@ -24,6 +24,10 @@ pub(crate) const DETACH_KEYS: &str = "ctrl-_,ctrl-@,ctrl-_,ctrl-@,ctrl-_,ctrl-@"
 
 /// Which streams are wanted.
 #[derive(Debug, Clone, Copy)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is asked for by itself, as in CRI's ExecRequest"
+)]
 pub(crate) struct Wanted {
     pub(crate) stdin: bool,
     pub(crate) stdout: bool,

@@ -15,7 +15,7 @@ use crate::process::{self, Process};
 use crate::{Scratch, mount, wait};
 
 /// Longer than dockerd takes to come up on a busy machine, or to end with all its containers.
-const STARTING: Duration = Duration::from_secs(60);
+const STARTING: Duration = Duration::from_mins(1);
 const ENDING: Duration = Duration::from_secs(30);
 
 /// How many lines of its log are shown when something went wrong.

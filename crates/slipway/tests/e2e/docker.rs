@@ -229,9 +229,10 @@ async fn ready(node: &Node) -> (bool, String) {
     let request = StatusRequest::default();
     let answer = Box::pin(node.cri().runtime().status(request)).await;
     let status = answer.unwrap().into_inner().status.unwrap();
-    let runtime = status.conditions.into_iter();
-    let runtime = runtime.filter(|condition| condition.r#type == "RuntimeReady");
-    let runtime = runtime.last().unwrap();
+    let mut conditions = status.conditions.into_iter();
+    let runtime = conditions
+        .find(|condition| condition.r#type == "RuntimeReady")
+        .unwrap();
     (runtime.status, runtime.message)
 }
 
