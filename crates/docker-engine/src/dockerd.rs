@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bollard::models::{SystemInfoCgroupDriverEnum, SystemInfoCgroupVersionEnum};
@@ -24,6 +25,8 @@ pub(crate) struct Dockerd {
     endpoint: String,
     timeout: Duration,
     link: watch::Sender<Link>,
+    /// Whether it has been up.
+    was_up: AtomicBool,
 }
 
 /// Whether dockerd can be asked.
@@ -77,6 +80,7 @@ impl Dockerd {
             endpoint: config.endpoint.clone(),
             timeout: config.timeout(),
             link: watch::Sender::new(Link::Down(waiting)),
+            was_up: AtomicBool::new(false),
         })
     }
 
@@ -96,8 +100,22 @@ impl Dockerd {
         }
     }
 
+    /// Whether it is known what dockerd has, or was when it could last be asked.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Unavailable`] where it could not be asked yet.
+    pub(crate) fn is_known(&self) -> Result<()> {
+        if self.was_up.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.up().map(drop)
+    }
+
     pub(crate) fn set(&self, link: Link) {
+        let up = matches!(link, Link::Up(_));
         self.link.send_replace(link);
+        self.was_up.fetch_or(up, Ordering::Release);
     }
 
     /// Has dockerd do something, within the time that a request may take.

@@ -7,7 +7,8 @@
 //! Invariants:
 //!
 //! - Docker is what is true. What is known here is asked again whenever Docker tells of a change,
-//!   and all of it when Docker has been out of reach. While it is, nothing is answered from memory.
+//!   and all of it when Docker has been out of reach. While it is, List and Status tell what it said
+//!   last, Status of the engine that it is, and everything else is refused.
 //! - A pod is seen when its network and its checkpoint are there, and its checkpoint goes last.
 //! - Every request to dockerd has a deadline.
 #![forbid(unsafe_code)]
@@ -48,6 +49,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, fcntl_lock};
+use slipway_cri_api::slipway;
 use slipway_cri_api::v1::{
     AuthConfig, CheckpointContainerRequest, Container, ContainerConfig, ContainerFilter,
     ContainerStats, ContainerStatsFilter, ContainerStatusResponse, ExecSyncResponse, Image,
@@ -57,8 +59,8 @@ use slipway_cri_api::v1::{
     UpdateContainerResourcesRequest, UpdatePodSandboxResourcesRequest,
 };
 use slipway_engine::{
-    ContainerEventStream, Engine, Error, PortConnection, PullProgressStream, Result, Session,
-    Streams, Verbosity,
+    ContainerEventStream, Engine, Error, PodName, PortConnection, PullProgressStream, Result,
+    Session, Streams, Verbosity, overview,
 };
 
 pub use config::Config;
@@ -155,6 +157,20 @@ fn not_yet(what: &str) -> Error {
 impl Engine for DockerEngine {
     async fn status(&self, verbosity: Verbosity) -> Result<StatusResponse> {
         Ok(status::status(&self.node, verbosity))
+    }
+
+    async fn engines(&self) -> Result<Vec<slipway::Engine>> {
+        Ok(vec![overview("docker", self).await?])
+    }
+
+    fn has_pod(&self, id: &str) -> Result<bool> {
+        self.node.dockerd.is_known()?;
+        Ok(self.node.pods.find(id)?.is_some())
+    }
+
+    fn has_container(&self, id: &str) -> Result<bool> {
+        self.node.dockerd.is_known()?;
+        Ok(self.node.containers.find(id)?.is_some())
     }
 
     async fn runtime_config(&self) -> Result<RuntimeConfigResponse> {
@@ -307,7 +323,12 @@ impl Engine for DockerEngine {
         Err(log::cannot_reopen(&container.id))
     }
 
-    async fn pull_image(&self, image: ImageSpec, auth: Option<AuthConfig>) -> Result<String> {
+    async fn pull_image(
+        &self,
+        image: ImageSpec,
+        auth: Option<AuthConfig>,
+        _pod: Option<PodName>,
+    ) -> Result<String> {
         images::pull(&self.node, &image, auth).await
     }
 

@@ -85,15 +85,15 @@ impl Node {
         })
     }
 
-    /// A pod. An id that is not known is known not to be there, unless Docker cannot be asked.
+    /// A pod, as Docker last said that it is.
     pub(crate) fn pod(&self, id: &str) -> Result<Arc<Pod>> {
-        self.dockerd.up()?;
+        self.dockerd.is_known()?;
         self.pods.get(id)
     }
 
     /// A container, as [`Node::pod`].
     pub(crate) fn container(&self, id: &str) -> Result<Arc<Container>> {
-        self.dockerd.up()?;
+        self.dockerd.is_known()?;
         self.containers.get(id)
     }
 

@@ -77,7 +77,7 @@ impl Container {
 }
 
 pub(crate) fn pods(node: &Node, filter: Option<&PodSandboxFilter>) -> Result<Vec<PodSandbox>> {
-    node.dockerd.up()?;
+    node.dockerd.is_known()?;
     let mut pods: Vec<_> = node
         .pods
         .all()
@@ -162,7 +162,7 @@ pub(crate) fn containers(
     node: &Node,
     filter: Option<&ContainerFilter>,
 ) -> Result<Vec<ContainerMessage>> {
-    node.dockerd.up()?;
+    node.dockerd.is_known()?;
     let mut containers: Vec<_> = node
         .containers
         .all()

@@ -268,13 +268,8 @@ async fn a_dockerd_that_dies_hangs_or_is_not_there_is_told_and_waited_for() {
     .await
     .unwrap();
     assert!(ready(&node).await.1.contains("docker.sock"));
-    let answer = Box::pin(
-        node.cri()
-            .runtime()
-            .list_containers(slipway_cri_api::v1::ListContainersRequest::default()),
-    )
-    .await;
-    refused(answer, Code::Unavailable, &["dockerd", "docker.sock"]);
+    let seen = node.cri().containers().await.unwrap();
+    assert_eq!(seen[0].state(), ContainerState::ContainerRunning);
     refused(
         node.cri().stop_pod(&pod).await,
         Code::Unavailable,
@@ -289,6 +284,8 @@ async fn a_dockerd_that_dies_hangs_or_is_not_there_is_told_and_waited_for() {
     // A daemon that starts in the meantime waits as well.
     node.daemon.restart().await.unwrap();
     assert!(!ready(&node).await.0);
+    let answer = node.cri().containers().await;
+    refused(answer, Code::Unavailable, &["dockerd", "docker.sock"]);
     dockerd.restart().await.unwrap();
     node.docker = Some(dockerd);
     eventually("Docker to be found", PATIENCE, async || {
