@@ -34,6 +34,14 @@ impl Checkpoint {
         }
     }
 
+    /// Of a pod that another runtime has made, of which Docker knows the rest.
+    pub(crate) fn adopted(addresses: &[IpAddr]) -> Self {
+        Self {
+            addresses: addresses.iter().map(ToString::to_string).collect(),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         let addresses = self.addresses.iter();
         addresses

@@ -18,6 +18,10 @@ pub struct Config {
     /// where Docker does not have it. None takes the built-in one, which needs no registry.
     #[schemars(extend("x-restart" = true), example = "registry.k8s.io/pause:3.10")]
     pub pause_image: Option<String>,
+    /// Where dockershim or cri-dockerd has recorded the networks of the pods that it made (libcni's
+    /// cache). They are given back by what is found there.
+    #[schemars(extend("x-restart" = true))]
+    pub cni_cache: PathBuf,
     /// How long dockerd may take to answer one request, in seconds, from 1 to 600: beside the time
     /// that a container is given to stop. A pull may take as long as it likes.
     #[schemars(extend("x-restart" = true))]
@@ -29,6 +33,7 @@ impl Default for Config {
         Self {
             endpoint: "unix:///var/run/docker.sock".to_owned(),
             pause_image: None,
+            cni_cache: "/var/lib/cni/cache".into(),
             request_timeout: 60,
         }
     }
@@ -47,6 +52,10 @@ impl Config {
                     Self::default().endpoint
                 ),
             );
+        }
+        if !self.cni_cache.is_absolute() {
+            let path = self.cni_cache.display();
+            complain("cni_cache", format!("\"{path}\" is not an absolute path"));
         }
         if self.pause_image.as_deref() == Some("") {
             let reason = "is empty; leave it out for the built-in image";
@@ -88,11 +97,12 @@ mod tests {
         let wrong = Config {
             endpoint: "tcp://127.0.0.1:2375".to_owned(),
             pause_image: Some(String::new()),
+            cni_cache: "cache".into(),
             request_timeout: 0,
         };
         assert_eq!(
             complaints(&wrong),
-            ["endpoint", "pause_image", "request_timeout"]
+            ["endpoint", "cni_cache", "pause_image", "request_timeout"]
         );
         let relative = Config {
             endpoint: "unix://docker.sock".to_owned(),

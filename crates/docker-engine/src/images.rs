@@ -11,13 +11,15 @@ use bollard::query_parameters::{
     CreateImageOptions, CreateImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptions,
 };
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use serde::Deserialize;
 use slipway_cri_api::v1::{
     AuthConfig, FilesystemIdentifier, FilesystemUsage, Image, ImageFsInfoResponse, ImageSpec,
     ImageStatusResponse, Int64Value, UInt64Value,
 };
 use slipway_engine::{Error, Kind, PullProgressStream, Result, Verbosity};
+use tokio::io::AsyncRead;
+use tokio_util::io::StreamReader;
 
 use crate::dockerd::{Dockerd, Up};
 use crate::node::{Node, now};
@@ -142,6 +144,13 @@ async fn create(
 /// The states of a pull.
 pub(crate) fn watch(node: &Node, name: &str) -> PullProgressStream {
     node.pulls.watch(&tagged(name))
+}
+
+/// What `docker save` writes of an image; an end that comes too early is an error.
+pub(crate) fn export(node: &Node, id: &str) -> Result<impl AsyncRead + Send + use<>> {
+    let docker = node.dockerd.up()?.docker;
+    let bytes = docker.export_image(id).map_err(std::io::Error::other);
+    Ok(StreamReader::new(Box::pin(bytes)))
 }
 
 /// A name with a tag: of one without a tag Docker would pull all of them.

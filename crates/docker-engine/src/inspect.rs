@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use bollard::models::{
     ContainerInspectResponse, ContainerState as DockerState, HostConfig, Mount as DockerMount,
-    MountBindOptionsPropagationEnum,
+    MountBindOptionsPropagationEnum, NetworkSettings,
 };
 use slipway_cri_api::v1::{
     ContainerMetadata, HugepageLimit, LinuxContainerResources, Mount, MountPropagation,
@@ -29,12 +29,14 @@ pub(crate) struct Pod {
     /// The first process of its namespaces; none when it has ended.
     pub(crate) pid: Option<i32>,
     pub(crate) namespaces: NamespaceOption,
+    /// Whether Docker itself has given it its network, as dockershim could have it.
+    pub(crate) docker_network: bool,
     pub(crate) privileged: bool,
     /// As Docker has it.
     pub(crate) cgroup_parent: String,
     /// Docker's runtime.
     pub(crate) runtime: String,
-    /// None where it was not made by Slipway.
+    /// None where another runtime has made it and it was not adopted yet.
     pub(crate) checkpoint: Option<Checkpoint>,
     pub(crate) addresses: Vec<IpAddr>,
 }
@@ -96,16 +98,17 @@ pub(crate) fn read(
     match all.get(naming::TYPE)?.as_str() {
         naming::SANDBOX => {
             let own = all.contains_key(naming::CHECKPOINTED);
-            let checkpoint = checkpoint(&id).filter(|_| own);
+            let checkpoint = checkpoint(&id);
             if own && checkpoint.is_none() {
                 return Some(Found::HalfMade);
             }
             Some(Found::Pod(Box::new(Pod {
                 name: naming::parse_pod(&docker_name)?,
-                addresses: checkpoint
-                    .as_ref()
-                    .map(Checkpoint::addresses)
-                    .unwrap_or_default(),
+                addresses: checkpoint.as_ref().map_or_else(
+                    || addresses(inspected.network_settings.as_ref()),
+                    Checkpoint::addresses,
+                ),
+                docker_network: has_docker_network(&host),
                 id,
                 labels,
                 annotations,
@@ -151,6 +154,23 @@ pub(crate) fn read(
             })))
         }
         _ => None,
+    }
+}
+
+/// The addresses that Docker has given to a container.
+fn addresses(settings: Option<&NetworkSettings>) -> Vec<IpAddr> {
+    let networks = settings.and_then(|settings| settings.networks.as_ref());
+    let networks = networks.into_iter().flat_map(|networks| networks.values());
+    let addresses = networks.flat_map(|one| [&one.ip_address, &one.global_ipv6_address]);
+    addresses
+        .filter_map(|address| address.as_deref()?.parse().ok())
+        .collect()
+}
+
+fn has_docker_network(host: &HostConfig) -> bool {
+    match host.network_mode.as_deref() {
+        None | Some("none" | "host") => false,
+        Some(mode) => !mode.starts_with("container:"),
     }
 }
 

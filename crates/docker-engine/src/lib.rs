@@ -8,11 +8,13 @@
 //!
 //! - Docker is what is true. What is known here is asked again whenever Docker tells of a change,
 //!   and all of it when Docker has been out of reach. While it is, List and Status tell what it said
-//!   last, Status of the engine that it is, and everything else is refused.
+//!   last, of containers without their state, Status of the engine that it is, and everything else is
+//!   refused.
 //! - A pod is seen when its network and its checkpoint are there, and its checkpoint goes last.
 //! - Every request to dockerd has a deadline.
 #![forbid(unsafe_code)]
 
+mod adopt;
 mod attach;
 mod checkpoint;
 mod config;
@@ -62,6 +64,7 @@ use slipway_engine::{
     ContainerEventStream, Engine, Error, PodName, PortConnection, PullProgressStream, Result,
     Session, Streams, Verbosity, overview,
 };
+use tokio::io::AsyncRead;
 
 pub use config::Config;
 use node::Node;
@@ -99,18 +102,22 @@ impl DockerEngine {
             docker,
             network,
         } = settings;
-        let root = root.join("docker");
-        private_directory(&node::checkpoints(&root))?;
+        let own = root.join("docker");
+        private_directory(&node::checkpoints(&own))?;
         let lock = lock(&root)?;
-        let node = Arc::new(Node::new(
-            docker,
-            network,
-            &root,
-            &state.join("docker"),
-            lock,
-        )?);
+        let state = state.join("docker");
+        let node = Arc::new(Node::new(docker, network, &own, &state, lock)?);
         watch::start(&node).await?;
         Ok(Self { node })
+    }
+
+    /// An image as `docker save` writes it. Docker is asked when it is first read from.
+    ///
+    /// # Errors
+    ///
+    /// [`slipway_engine::Kind::Unavailable`] when Docker is out of reach.
+    pub fn export_image(&self, id: &str) -> Result<impl AsyncRead + Send + use<>> {
+        images::export(&self.node, id)
     }
 
     /// Puts another configuration of the network into force, for operations that begin from now on.

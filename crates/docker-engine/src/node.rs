@@ -25,6 +25,15 @@ use crate::progress::Pulls;
 use crate::stats::Observed;
 use crate::{naming, views};
 
+/// How something is looked at. A container that Docker cannot be asked about may have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// As it is.
+    Present,
+    /// As it was when Docker could last be asked.
+    Remembered,
+}
+
 /// Everything that the operations work on. Nothing in it cannot be rebuilt from Docker and from
 /// the checkpoints.
 pub(crate) struct Node {
@@ -82,6 +91,19 @@ impl Node {
             telling: Mutex::default(),
             changes: watch::Sender::new(0),
             _lock: lock,
+        })
+    }
+
+    /// How pods and containers are looked at now.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Unavailable`] when it is not known which ones there are.
+    pub(crate) fn look(&self) -> Result<Sight> {
+        self.dockerd.is_known()?;
+        Ok(match self.dockerd.up() {
+            Ok(_) => Sight::Present,
+            Err(_) => Sight::Remembered,
         })
     }
 
@@ -214,7 +236,7 @@ impl Node {
                 container_event_type: ContainerEventType::ContainerDeletedEvent.into(),
                 created_at: now(),
                 pod_sandbox_status: Some(status),
-                containers_statuses: views::container_messages(self, &pod.id),
+                containers_statuses: views::container_messages(self, &pod.id, Sight::Present),
             });
         }
     }
@@ -227,7 +249,7 @@ impl Node {
                 container_event_type: kind.into(),
                 created_at: now(),
                 pod_sandbox_status: pod_status.map(|pod| views::pod_message(&pod)),
-                containers_statuses: views::container_messages(self, pod),
+                containers_statuses: views::container_messages(self, pod, Sight::Present),
             }
         });
     }

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use slipway_cri_api::v1::{
-    Container as ContainerMessage, ContainerFilter, ContainerResources, ContainerStatus,
-    ContainerStatusResponse, ContainerUser, ImageSpec, LinuxContainerUser, LinuxPodSandboxStatus,
-    Namespace, NamespaceOption, PodIp, PodSandbox, PodSandboxFilter, PodSandboxMetadata,
-    PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus, PodSandboxStatusResponse,
+    Container as ContainerMessage, ContainerFilter, ContainerResources, ContainerState as CriState,
+    ContainerStatus, ContainerStatusResponse, ContainerUser, ImageSpec, LinuxContainerUser,
+    LinuxPodSandboxStatus, Namespace, NamespaceOption, PodIp, PodSandbox, PodSandboxFilter,
+    PodSandboxMetadata, PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
+    PodSandboxStatusResponse,
 };
 use slipway_engine::{
     ContainerState, ContainerView, PodView, Result, Verbosity, matches_container, matches_pod,
@@ -14,7 +15,7 @@ use slipway_engine::{
 };
 
 use crate::inspect::{Container, Pod};
-use crate::node::{Node, now};
+use crate::node::{Node, Sight, now};
 
 impl Pod {
     fn state(&self) -> PodSandboxState {
@@ -65,12 +66,19 @@ impl Pod {
 }
 
 impl Container {
+    fn state_seen(&self, sight: Sight) -> CriState {
+        match sight {
+            Sight::Present => self.state.cri(),
+            Sight::Remembered => CriState::ContainerUnknown,
+        }
+    }
+
     /// What filters look at.
-    pub(crate) fn view(&self) -> ContainerView<'_> {
+    pub(crate) fn view(&self, sight: Sight) -> ContainerView<'_> {
         ContainerView {
             id: &self.id,
             pod: &self.name.pod,
-            state: self.state.cri(),
+            state: self.state_seen(sight),
             labels: &self.labels,
         }
     }
@@ -122,11 +130,11 @@ pub(crate) fn pod_message(pod: &Pod) -> PodSandboxStatus {
 }
 
 /// The containers of a pod as their statuses have them, ordered by id.
-pub(crate) fn container_messages(node: &Node, pod: &str) -> Vec<ContainerStatus> {
+pub(crate) fn container_messages(node: &Node, pod: &str, sight: Sight) -> Vec<ContainerStatus> {
     let containers = node.containers_of(pod);
     containers
         .iter()
-        .map(|container| status_message(node, container))
+        .map(|container| status_message(node, container, sight))
         .collect()
 }
 
@@ -135,7 +143,8 @@ pub(crate) fn pod_status(
     id: &str,
     verbosity: Verbosity,
 ) -> Result<PodSandboxStatusResponse> {
-    let pod = node.pod(id)?;
+    let sight = node.look()?;
+    let pod = node.pods.get(id)?;
     let info = match verbosity {
         Verbosity::Plain => HashMap::new(),
         Verbosity::Verbose => info(&serde_json::json!({
@@ -149,7 +158,7 @@ pub(crate) fn pod_status(
     Ok(PodSandboxStatusResponse {
         status: Some(pod_message(&pod)),
         info,
-        containers_statuses: container_messages(node, &pod.id),
+        containers_statuses: container_messages(node, &pod.id, sight),
         timestamp: now(),
     })
 }
@@ -162,19 +171,19 @@ pub(crate) fn containers(
     node: &Node,
     filter: Option<&ContainerFilter>,
 ) -> Result<Vec<ContainerMessage>> {
-    node.dockerd.is_known()?;
+    let sight = node.look()?;
     let mut containers: Vec<_> = node
         .containers
         .all()
         .iter()
-        .filter(|container| matches_container(filter, container.view()))
-        .map(|container| list_message(container))
+        .filter(|container| matches_container(filter, container.view(sight)))
+        .map(|container| list_message(container, sight))
         .collect();
     containers.sort_by_key(|container| std::cmp::Reverse(container.created_at));
     Ok(containers)
 }
 
-fn list_message(container: &Container) -> ContainerMessage {
+fn list_message(container: &Container, sight: Sight) -> ContainerMessage {
     ContainerMessage {
         id: container.id.clone(),
         pod_sandbox_id: container.name.pod.clone(),
@@ -182,7 +191,7 @@ fn list_message(container: &Container) -> ContainerMessage {
         image: Some(image_spec(container)),
         // The id here, the digest in the status: kubelets compare this one with Image.id.
         image_ref: container.image_id.clone(),
-        state: container.state.cri().into(),
+        state: container.state_seen(sight).into(),
         created_at: container.created_at,
         labels: container.labels.clone(),
         annotations: container.annotations.clone(),
@@ -202,7 +211,8 @@ pub(crate) fn container_status(
     id: &str,
     verbosity: Verbosity,
 ) -> Result<ContainerStatusResponse> {
-    let container = node.container(id)?;
+    let sight = node.look()?;
+    let container = node.containers.get(id)?;
     let info = match verbosity {
         Verbosity::Plain => HashMap::new(),
         Verbosity::Verbose => info(&serde_json::json!({
@@ -213,12 +223,12 @@ pub(crate) fn container_status(
         })),
     };
     Ok(ContainerStatusResponse {
-        status: Some(status_message(node, &container)),
+        status: Some(status_message(node, &container, sight)),
         info,
     })
 }
 
-fn status_message(node: &Node, container: &Container) -> ContainerStatus {
+fn status_message(node: &Node, container: &Container, sight: Sight) -> ContainerStatus {
     let (started_at, finished_at, exit_code, reason, message) = match container.state.clone() {
         ContainerState::Created => Default::default(),
         ContainerState::Running { started_at } => (started_at, 0, 0, String::new(), String::new()),
@@ -234,7 +244,7 @@ fn status_message(node: &Node, container: &Container) -> ContainerStatus {
     ContainerStatus {
         id: container.id.clone(),
         metadata: Some(container.metadata()),
-        state: container.state.cri().into(),
+        state: container.state_seen(sight).into(),
         created_at: container.created_at,
         started_at,
         finished_at,

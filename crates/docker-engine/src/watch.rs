@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::dockerd::{Link, Up};
 use crate::node::{Node, Seen};
-use crate::{naming, sandbox};
+use crate::{adopt, naming, sandbox};
 
 /// How long after a failure dockerd is tried again, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -163,6 +163,11 @@ async fn synchronise(node: &Arc<Node>, up: &Up) -> Result<()> {
     for (id, seen) in &seen {
         if *seen == Seen::HalfMade {
             sandbox::undo_half_made(node, &up.docker, id).await;
+        }
+    }
+    for pod in node.pods.all() {
+        if pod.checkpoint.is_none() {
+            adopt::adopt(node, &up.docker, &pod).await;
         }
     }
     Ok(())

@@ -48,6 +48,9 @@ pub(crate) struct Record {
     /// Where the configuration was read from.
     pub(crate) file: PathBuf,
     pub(crate) list: Conflist,
+    /// Another runtime's record of it, where that one has made it.
+    #[serde(default)]
+    pub(crate) foreign: Option<PathBuf>,
 }
 
 /// What there is to undo.

@@ -23,6 +23,7 @@
 //! itself, not from a directory beside it (`loadOnlyInlinedPlugins` of version 1.1.0).
 #![forbid(unsafe_code)]
 
+mod adoption;
 mod attachment;
 mod cache;
 mod catalog;

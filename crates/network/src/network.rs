@@ -16,7 +16,7 @@ use crate::catalog::{Catalog, Selected};
 use crate::chain::{Chain, Pod};
 use crate::conflist::Conflist;
 use crate::pod_cidr::{self, PodCidrs};
-use crate::{Config, Error, result};
+use crate::{Config, Error, adoption, result};
 
 /// The file systems that a network namespace is seen on: nsfs, and procfs for links under /proc.
 const NAMESPACE_FILE_SYSTEMS: [u64; 2] = [0x6e73_6673, 0x9fa0];
@@ -111,6 +111,15 @@ impl Network {
         self.run(move |inner| inner.delete(&pod)).await
     }
 
+    /// Takes over what another runtime has attached a pod with, as libcni has recorded it in its
+    /// directory `cache`, and answers the pod's addresses; none where there is no record of it, and
+    /// today's configuration is taken for the one that it was attached with. Once it is detached,
+    /// the record goes too. What was taken over already stays as it is.
+    pub async fn adopt(&self, pod: &Attachment, cache: &Path) -> Result<Vec<IpAddr>, Error> {
+        let (pod, cache) = (pod.clone(), cache.to_owned());
+        self.run(move |inner| inner.adopt(pod, &cache)).await
+    }
+
     /// Takes the node's range of pod addresses, or ranges with commas between them: where there is a
     /// template, a configuration is made of it and put into force, unless another one is.
     pub async fn set_pod_cidr(&self, cidrs: &str) -> Result<(), Error> {
@@ -169,6 +178,7 @@ impl Inner {
             attachment,
             file: file.clone(),
             list: list.clone(),
+            foreign: None,
         };
         if let Err(error) = entry.begin(&record) {
             return Err(abandon(entry, error));
@@ -177,6 +187,45 @@ impl Inner {
             Ok(attached) => Ok(attached),
             Err(cause) => Err(undo(&chain, entry, &record, cause)),
         }
+    }
+
+    fn adopt(&self, pod: Attachment, cache: &Path) -> Result<Vec<IpAddr>, Error> {
+        pod.validate()?;
+        let Reloaded { config, catalog } = &*self.reloaded();
+        let entry = self.cache.create(&pod.pod_id, patience(config))?;
+        if matches!(entry.record()?, Recorded::Attachment(_)) {
+            let result = entry.result()?;
+            return Ok(result.as_ref().map(result::addresses).unwrap_or_default());
+        }
+        let found = adoption::find(cache, &pod.pod_id).map_err(|source| Error::Cache {
+            action: "look for another runtime's records in",
+            path: cache.to_owned(),
+            source,
+        });
+        let (record, result) = match found {
+            Ok(Some(foreign)) => {
+                let record = Record {
+                    attachment: pod,
+                    file: foreign.file.clone(),
+                    list: foreign.list,
+                    foreign: Some(foreign.file),
+                };
+                (record, Some(foreign.result))
+            }
+            Ok(None) => match substitute(catalog, &pod, "it is another runtime's, and not found") {
+                Ok(record) => (record, None),
+                Err(error) => return Err(abandon(entry, error)),
+            },
+            Err(error) => return Err(abandon(entry, error)),
+        };
+        if let Err(error) = entry.begin(&record) {
+            return Err(abandon(entry, error));
+        }
+        let Some(result) = result else {
+            return Ok(Vec::new());
+        };
+        entry.progress(&result)?;
+        Ok(result::addresses(&result))
     }
 
     fn delete(&self, pod: &Attachment) -> Result<(), Error> {
@@ -196,7 +245,22 @@ impl Inner {
             given => given,
         };
         detach(&chain, &entry, &record.attachment, netns)?;
+        if let Some(foreign) = &record.foreign {
+            forget(foreign)?;
+        }
         entry.remove()
+    }
+}
+
+/// Removes another runtime's record of what is detached now.
+fn forget(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Cache {
+            action: "remove",
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -207,13 +271,14 @@ fn substitute(catalog: &Catalog, pod: &Attachment, reason: &str) -> Result<Recor
         pod = pod.pod_id,
         network = selected.list.name,
         reason,
-        "the record of the pod's network is damaged; detaching it with today's configuration"
+        "there is no good record of the pod's network; it will be detached with today's configuration"
     );
     let Selected { file, list } = Arc::unwrap_or_clone(selected);
     Ok(Record {
         attachment: pod.clone(),
         file,
         list,
+        foreign: None,
     })
 }
 
@@ -226,6 +291,7 @@ fn attach(chain: &Chain<'_>, entry: &Entry, record: &Record) -> Result<Attached,
         attachment,
         file,
         list,
+        foreign: _,
     } = record;
     let pod = Pod {
         attachment,

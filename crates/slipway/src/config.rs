@@ -168,6 +168,10 @@ impl Config {
             self.engine.name = engine;
             overridden("engine.name", "--engine");
         }
+        if let Some(also) = args.also {
+            self.engine.also = Some(also);
+            overridden("engine.also", "--also");
+        }
         if let Some(format) = args.log_format {
             self.log_format = format;
             overridden("log_format", "--log-format");
@@ -232,9 +236,7 @@ impl Config {
                 );
             }
         }
-        self.engine
-            .docker
-            .check(&mut below("engine.docker", complain));
+        self.engine.check(&mut below("engine", complain));
         self.runtime.check(&mut below("runtime", complain));
         self.image.check(&mut below("image", complain));
         self.network.check(&mut below("network", complain));

@@ -1,25 +1,69 @@
-//! Which engine runs the pods, and what a reload puts into force in it.
+//! Which engines run the pods, and what a reload puts into force in them.
 
 use std::sync::Arc;
 
 use clap::ValueEnum;
+use futures_util::StreamExt as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use slipway_cri_api::v1::ImageSpec;
 use slipway_docker_engine::DockerEngine;
-use slipway_engine::Engine;
+use slipway_engine::{CarryOver, Engine, Error, Leaving, Result, Router, Verbosity};
 use slipway_native::Native;
 
 use crate::config::Config;
 
 /// What runs pods.
 // What its comments say is what an administrator reads in the configuration's reference.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct EngineConfig {
-    /// What pods are made with.
+    /// What new pods are made with.
     #[schemars(extend("x-restart" = true))]
     pub(crate) name: EngineName,
+    /// Another engine, which keeps the pods that it has until they end: `docker` beside `native`,
+    /// so that a node leaves Docker without being drained.
+    #[schemars(extend("x-restart" = true), example = &"docker")]
+    pub(crate) also: Option<EngineName>,
+    /// Whether an image that only the other engine has is taken from there, verified, when a new
+    /// pod wants it. Otherwise it is not there for new pods, and is pulled.
+    #[schemars(extend("x-restart" = true))]
+    pub(crate) carry_images_over: bool,
     pub(crate) docker: slipway_docker_engine::Config,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            name: EngineName::Native,
+            also: None,
+            carry_images_over: true,
+            docker: slipway_docker_engine::Config::default(),
+        }
+    }
+}
+
+impl EngineConfig {
+    /// Looks for values that cannot be used, or not together. Each is told to `complain`, by its
+    /// key in this table and in a sentence.
+    pub(crate) fn check(&self, complain: &mut dyn FnMut(&str, String)) {
+        match (self.name, self.also) {
+            (_, None) | (EngineName::Native, Some(EngineName::Docker)) => {}
+            (name, Some(also)) if name == also => complain(
+                "also",
+                format!("it is {also:?}, which new pods go to already; leave it out")
+                    .to_lowercase(),
+            ),
+            (_, Some(_)) => complain(
+                "also",
+                "pods are moved from Docker, not to it: it can only be \"docker\", beside name = \
+                 \"native\""
+                    .to_owned(),
+            ),
+        }
+        self.docker
+            .check(&mut |key, reason| complain(&format!("docker.{key}"), reason));
+    }
 }
 
 /// What pods are made with.
@@ -35,58 +79,140 @@ pub(crate) enum EngineName {
     Docker,
 }
 
-/// The engine of this daemon.
-pub(crate) enum Started {
-    Native(Arc<Native>),
-    Docker(Arc<DockerEngine>),
+/// The engines of this daemon.
+pub(crate) struct Started {
+    native: Option<Arc<Native>>,
+    docker: Option<Arc<DockerEngine>>,
+    /// As those see them who only use them.
+    pub(crate) engine: Arc<dyn Engine>,
 }
 
 impl Started {
     /// Starts what the configuration names.
-    pub(crate) async fn new(config: &Config) -> slipway_engine::Result<Self> {
-        Ok(match config.engine.name {
-            EngineName::Native => {
-                let settings = slipway_native::Settings {
-                    root: config.root.clone(),
-                    state: config.state.clone(),
-                    runtime: config.runtime.clone(),
-                    image: config.image.clone(),
-                    network: config.network.clone(),
-                };
-                Self::Native(Arc::new(Native::open(settings).await?))
+    pub(crate) async fn new(config: &Config) -> Result<Self> {
+        Ok(match (config.engine.name, config.engine.also) {
+            (EngineName::Native, None) => {
+                let native = native(config).await?;
+                Self {
+                    engine: Arc::clone(&native) as _,
+                    native: Some(native),
+                    docker: None,
+                }
             }
-            EngineName::Docker => {
-                let settings = slipway_docker_engine::Settings {
-                    root: config.root.clone(),
-                    state: config.state.clone(),
-                    docker: config.engine.docker.clone(),
-                    network: config.network.clone(),
-                };
-                Self::Docker(Arc::new(DockerEngine::open(settings).await?))
+            (EngineName::Docker, _) => {
+                let docker = docker(config).await?;
+                Self {
+                    engine: Arc::clone(&docker) as _,
+                    native: None,
+                    docker: Some(docker),
+                }
+            }
+            (EngineName::Native, Some(_)) => {
+                let native = native(config).await?;
+                let docker = docker(config).await?;
+                tokio::spawn(tell_of_the_last(Arc::clone(&docker)));
+                Self {
+                    engine: Arc::new(router(config, &native, &docker)),
+                    native: Some(native),
+                    docker: Some(docker),
+                }
             }
         })
     }
 
-    /// As those see it who only use it.
-    pub(crate) fn engine(&self) -> Arc<dyn Engine> {
-        match self {
-            Self::Native(native) => Arc::clone(native) as _,
-            Self::Docker(docker) => Arc::clone(docker) as _,
-        }
-    }
-
     /// Puts into force what takes no restart.
-    pub(crate) async fn reload(&self, config: &Config) -> slipway_engine::Result<()> {
-        let network = config.network.clone();
-        match self {
-            Self::Native(native) => {
-                let (runtime, image) = (config.runtime.clone(), config.image.clone());
-                native.reload(runtime, image, network).await
+    pub(crate) async fn reload(&self, config: &Config) -> Result<()> {
+        if let Some(native) = &self.native {
+            let (runtime, image) = (config.runtime.clone(), config.image.clone());
+            let network = config.network.clone();
+            native.reload(runtime, image, network).await?;
+        }
+        if let Some(docker) = &self.docker {
+            docker.reload(config.network.clone());
+        }
+        Ok(())
+    }
+}
+
+async fn native(config: &Config) -> Result<Arc<Native>> {
+    let settings = slipway_native::Settings {
+        root: config.root.clone(),
+        state: config.state.clone(),
+        runtime: config.runtime.clone(),
+        image: config.image.clone(),
+        network: config.network.clone(),
+    };
+    Ok(Arc::new(Native::open(settings).await?))
+}
+
+async fn docker(config: &Config) -> Result<Arc<DockerEngine>> {
+    let settings = slipway_docker_engine::Settings {
+        root: config.root.clone(),
+        state: config.state.clone(),
+        docker: config.engine.docker.clone(),
+        network: config.network.clone(),
+    };
+    Ok(Arc::new(DockerEngine::open(settings).await?))
+}
+
+fn router(config: &Config, native: &Arc<Native>, docker: &Arc<DockerEngine>) -> Router {
+    let leaves = Leaving {
+        name: "Docker",
+        engine: Arc::clone(docker) as _,
+    };
+    let carry_over = config.engine.carry_images_over.then(|| {
+        Box::new(FromDocker {
+            native: Arc::clone(native),
+            docker: Arc::clone(docker),
+        }) as Box<dyn CarryOver>
+    });
+    Router::new(Arc::clone(native) as _, leaves, carry_over)
+}
+
+/// Images of Docker's, for new pods.
+struct FromDocker {
+    native: Arc<Native>,
+    docker: Arc<DockerEngine>,
+}
+
+#[tonic::async_trait]
+impl CarryOver for FromDocker {
+    async fn carry(&self, image: &str) -> Result<()> {
+        let spec = ImageSpec {
+            image: image.to_owned(),
+            ..ImageSpec::default()
+        };
+        let status = self.docker.image_status(spec, Verbosity::Plain).await?;
+        let Some(found) = status.image else {
+            return Err(Error::not_found(format!("image {image} is not in Docker")));
+        };
+        let names = [found.repo_tags, found.repo_digests].concat();
+        let archive = Box::pin(self.docker.export_image(&found.id)?);
+        let imported = self.native.import_image(&found.id, names, archive).await;
+        imported.map_err(|error| {
+            error.context(format!("image {image} could not be taken over from Docker"))
+        })?;
+        tracing::info!(image, id = found.id, "taken over from Docker");
+        Ok(())
+    }
+}
+
+/// Says so when Docker has lost its last pod.
+async fn tell_of_the_last(docker: Arc<DockerEngine>) {
+    let mut events = docker.container_events();
+    let mut left = true;
+    loop {
+        if let Ok(pods) = docker.list_pods(None).await {
+            if left && pods.is_empty() {
+                tracing::info!(
+                    "no pod is left in Docker: it can be stopped, and the configuration needs no \
+                     engine.also any more"
+                );
             }
-            Self::Docker(docker) => {
-                docker.reload(network);
-                Ok(())
-            }
+            left = !pods.is_empty();
+        }
+        if events.next().await.is_none() {
+            events = docker.container_events();
         }
     }
 }

@@ -47,9 +47,14 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
 
-    /// What pods are made with [key: engine.name; default: native]
+    /// What new pods are made with [key: engine.name; default: native]
     #[arg(long, value_name = "ENGINE")]
     pub(crate) engine: Option<EngineName>,
+
+    /// Another engine, which keeps the pods that it has until they end: docker beside native
+    /// [key: engine.also; default: none]
+    #[arg(long, value_name = "ENGINE")]
+    pub(crate) also: Option<EngineName>,
 
     /// Directory of the network configurations [key: network.conf_dir; default: /etc/cni/net.d]
     #[arg(long, value_name = "DIR")]
@@ -125,7 +130,7 @@ pub(crate) async fn run(args: ServeArgs, manager: ServiceManager) -> anyhow::Res
     let mut registry = Registry::default();
     let calls = CallMetrics::new(&mut registry);
     let started = Started::new(&config).await?;
-    let engine = started.engine();
+    let engine = Arc::clone(&started.engine);
     let streaming = Streaming::start(&config.streaming, Arc::clone(&engine)).await?;
     if let Some(address) = config.metrics_listen {
         metrics::serve(address, registry).await?;

@@ -34,6 +34,16 @@ pub struct DaemonBuilder {
 }
 
 impl Daemon {
+    /// Has the daemon run new pods itself, from its next start on, and keep those that the Docker
+    /// Engine has; `more` lines go into its `[engine]`.
+    ///
+    /// # Errors
+    /// When its configuration cannot be written.
+    pub fn leave_docker(&self, docker: &Docker, more: &str) -> Result<()> {
+        let engine = format!("name = \"native\"\nalso = \"docker\"\n{more}");
+        use_docker(self.scratch(), &engine, &docker.socket())
+    }
+
     /// Starts the daemon and waits until it answers Version.
     ///
     /// # Errors
@@ -82,6 +92,17 @@ impl DerefMut for Daemon {
     }
 }
 
+/// Says in a drop-in of its own which engines the daemon has from its next start on.
+fn use_docker(scratch: &Scratch, engine: &str, socket: &Path) -> Result<()> {
+    let drop_ins = scratch.join("conf.d");
+    std::fs::create_dir_all(&drop_ins)?;
+    let text = format!(
+        "[engine]\n{engine}\n[engine.docker]\nendpoint = \"unix://{}\"\n",
+        socket.display()
+    );
+    Ok(std::fs::write(drop_ins.join("docker.toml"), text)?)
+}
+
 impl DaemonBuilder {
     /// The directory that it will work in.
     pub fn scratch(&self) -> &Arc<Scratch> {
@@ -113,7 +134,7 @@ impl DaemonBuilder {
     #[must_use]
     pub fn docker(mut self, docker: &Docker) -> Self {
         self.docker = Some(docker.socket());
-        self.argument("--engine").argument("docker")
+        self
     }
 
     /// The text of its configuration file (TOML); empty if never called.
@@ -180,13 +201,7 @@ impl DaemonBuilder {
             std::fs::write(drop_ins.join("driver.toml"), driver)?;
         }
         if let Some(socket) = &self.docker {
-            let drop_ins = scratch.join("conf.d");
-            std::fs::create_dir_all(&drop_ins)?;
-            let endpoint = format!(
-                "[engine.docker]\nendpoint = \"unix://{}\"\n",
-                socket.display()
-            );
-            std::fs::write(drop_ins.join("docker.toml"), endpoint)?;
+            use_docker(scratch, "name = \"docker\"", socket)?;
         }
         std::fs::write(&config, self.config)?;
         std::fs::write(&registries, self.registries)?;

@@ -5,6 +5,7 @@
 //! They need root and the packages that `cargo xtask test` names, and `slipway-shim` built beside
 //! `slipway`.
 
+mod adoption;
 mod authority;
 mod cdi;
 mod cgroup_driver;
@@ -18,6 +19,7 @@ mod events;
 mod exec;
 mod handler;
 mod image;
+mod leaving;
 mod lists;
 mod log;
 mod metrics;

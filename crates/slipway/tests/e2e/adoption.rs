@@ -1,0 +1,245 @@
+//! Pods that dockershim or cri-dockerd has made: their containers are labelled as theirs are, and
+//! their network was made by plugins of which libcni has kept a record.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+use slipway_cri_api::v1::{ContainerState, PodSandboxState};
+use slipway_network::{Attachment, Network};
+use slipway_testbed::{Cni, Daemon, Docker, Image, Node, Registry, Scratch, eventually};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A node on which dockershim has run a pod with a container.
+struct Inherited {
+    docker: Docker,
+    registry: Registry,
+    cni: Cni,
+    pod: String,
+    id: String,
+    address: String,
+    log: std::path::PathBuf,
+}
+
+async fn inherited(scratch: &std::sync::Arc<Scratch>) -> Inherited {
+    let cni = Cni::new(scratch).unwrap();
+    let registry = Registry::start(scratch).await.unwrap();
+    let docker = Docker::start(scratch).await.unwrap();
+    let image = registry.push("busybox:1", &Image::busybox()).await.unwrap();
+    docker.cli(&["pull", "-q", &image.reference]).unwrap();
+    let run = |arguments: &[&str], labels: &[(&str, &str)], script: &str| {
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(key, value)| format!("--label={key}={value}"))
+            .collect();
+        let mut words = vec!["run", "-d"];
+        words.extend(arguments);
+        words.extend(labels.iter().map(String::as_str));
+        words.extend([&image.reference, "sh", "-c", script]);
+        docker.cli(&words).unwrap().trim().to_owned()
+    };
+    let named = [
+        ("io.kubernetes.pod.name", "web"),
+        ("io.kubernetes.pod.namespace", "default"),
+        ("io.kubernetes.pod.uid", "u-1"),
+        ("app", "shop"),
+    ];
+    let own = [
+        ("annotation.kubernetes.io/config.source", "api"),
+        ("io.kubernetes.container.name", "POD"),
+        ("io.kubernetes.docker.type", "podsandbox"),
+    ];
+    let pod = run(
+        &[
+            "--name=k8s_POD_web_default_u-1_3",
+            "--net=none",
+            "--ipc=shareable",
+        ],
+        &[&named[..], &own].concat(),
+        "sleep 10000 & wait",
+    );
+    let pid = docker
+        .cli(&["inspect", "-f", "{{.State.Pid}}", &pod])
+        .unwrap();
+    let address = attach(scratch, &cni, &pod, pid.trim()).await;
+
+    let log = scratch.join("main_0.log");
+    let own = [
+        ("annotation.io.kubernetes.container.hash", "5f"),
+        ("io.kubernetes.container.name", "main"),
+        ("io.kubernetes.container.logpath", log.to_str().unwrap()),
+        ("io.kubernetes.docker.type", "container"),
+        ("io.kubernetes.sandbox.id", &pod),
+    ];
+    let joined = format!("container:{pod}");
+    let id = run(
+        &[
+            "--name=k8s_main_web_default_u-1_0",
+            &format!("--net={joined}"),
+            &format!("--ipc={joined}"),
+        ],
+        &[&named[..], &own].concat(),
+        "trap 'exit 7' TERM; echo from docker; sleep 10000 & wait",
+    );
+    let kept = docker.cli(&["inspect", "-f", "{{.LogPath}}", &id]).unwrap();
+    symlink(kept.trim(), &log).unwrap();
+    Inherited {
+        docker,
+        registry,
+        cni,
+        pod,
+        id,
+        address,
+        log,
+    }
+}
+
+/// Attaches a pod as dockershim did, and records it as libcni does.
+async fn attach(scratch: &Scratch, cni: &Cni, pod: &str, pid: &str) -> String {
+    let config = slipway_network::Config {
+        conf_dir: cni.conf_dir().to_owned(),
+        bin_dirs: vec![cni.bin_dir().to_owned()],
+        ..Default::default()
+    };
+    let own = scratch.join("dockershim");
+    let network = Network::new(config, own.clone());
+    let attachment = Attachment {
+        pod_id: pod.to_owned(),
+        name: "web".to_owned(),
+        namespace: "default".to_owned(),
+        uid: "u-1".to_owned(),
+        netns: format!("/proc/{pid}/ns/net").into(),
+        ..Attachment::default()
+    };
+    let attached = network.add(&attachment).await.unwrap();
+    fs::remove_dir_all(own).unwrap();
+    let record = json!({
+        "kind": "cniCacheV1",
+        "containerId": pod,
+        "config": STANDARD.encode(cni.conflist().unwrap()),
+        "ifName": "eth0",
+        "networkName": attached.config_name,
+        "cniArgs": [["IgnoreUnknown", "1"], ["K8S_POD_NAME", "web"]],
+        "capabilityArgs": { "portMappings": [] },
+        "result": attached.result,
+    });
+    let results = scratch.join("cni-cache/results");
+    fs::create_dir_all(&results).unwrap();
+    let name = format!("{}-{pod}-eth0", attached.config_name);
+    fs::write(results.join(name), record.to_string()).unwrap();
+    attached.ips[0].to_string()
+}
+
+/// What was there before is managed from the first second, and nothing of it is restarted.
+async fn is_managed(engines: &str) {
+    let scratch = Scratch::new().unwrap();
+    let Inherited {
+        docker,
+        registry,
+        cni,
+        pod,
+        id,
+        address,
+        log,
+    } = inherited(&scratch).await;
+    let inspect = [
+        "inspect",
+        "-f",
+        "{{.State.StartedAt}} {{.State.Pid}}",
+        &pod,
+        &id,
+    ];
+    let before = docker.cli(&inspect).unwrap();
+    let config = format!(
+        "[engine]\n{engines}\n[engine.docker]\nendpoint = \"unix://{}\"\ncni_cache = \"{}\"\n",
+        docker.socket().display(),
+        scratch.join("cni-cache").display()
+    );
+    let daemon = Daemon::builder(&scratch, &cni)
+        .config(config)
+        .start()
+        .await
+        .unwrap();
+    let node = Node {
+        daemon,
+        docker: Some(docker),
+        registry,
+        cni,
+        scratch,
+    };
+    let cri = node.cri();
+    let pods = cri.pods().await.unwrap();
+    let [found] = &pods[..] else {
+        panic!("one pod is wanted: {pods:?}");
+    };
+    assert_eq!(
+        (&found.id, found.state()),
+        (&pod, PodSandboxState::SandboxReady)
+    );
+    let metadata = found.metadata.clone().unwrap();
+    assert_eq!((metadata.name.as_str(), metadata.attempt), ("web", 3));
+    assert_eq!(
+        (metadata.namespace.as_str(), metadata.uid.as_str()),
+        ("default", "u-1")
+    );
+    let mut labels: Vec<_> = found.labels.keys().map(String::as_str).collect();
+    labels.sort_unstable();
+    let named = [
+        "app",
+        "io.kubernetes.pod.name",
+        "io.kubernetes.pod.namespace",
+        "io.kubernetes.pod.uid",
+    ];
+    assert_eq!(labels, named);
+    assert_eq!(found.annotations["kubernetes.io/config.source"], "api");
+    eventually("the address", PATIENCE, async || {
+        let network = cri.pod_status(&pod).await?.network.unwrap_or_default();
+        Ok(network.ip == address)
+    })
+    .await
+    .unwrap();
+    let status = cri.container_status(&id).await.unwrap();
+    assert_eq!(status.state(), ContainerState::ContainerRunning);
+    assert_eq!(status.metadata.unwrap().name, "main");
+    assert_eq!(status.log_path, log.to_str().unwrap());
+    assert_eq!(status.annotations["io.kubernetes.container.hash"], "5f");
+    let output = cri.exec(&id, &["echo", "here"]).await.unwrap();
+    assert_eq!(output.stdout, b"here\n");
+    assert!(fs::read_to_string(&log).unwrap().contains("from docker"));
+    assert_eq!(node.docker.as_ref().unwrap().cli(&inspect).unwrap(), before);
+
+    cri.stop(&id, 10).await.unwrap();
+    let status = cri.container_status(&id).await.unwrap();
+    assert_eq!(
+        (status.state(), status.exit_code),
+        (ContainerState::ContainerExited, 7)
+    );
+    cri.remove(&id).await.unwrap();
+    assert!(
+        fs::symlink_metadata(&log).is_err(),
+        "the link to Docker's log is still there"
+    );
+    cri.stop_pod(&pod).await.unwrap();
+    let results = node.scratch.join("cni-cache/results");
+    assert_eq!(
+        fs::read_dir(results).unwrap().count(),
+        0,
+        "its network was given back"
+    );
+    cri.remove_pod(&pod).await.unwrap();
+    node.finish().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_of_dockershims_is_managed_on_docker() {
+    is_managed("name = \"docker\"").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_of_dockershims_is_managed_on_a_node_that_leaves_docker() {
+    is_managed("name = \"native\"\nalso = \"docker\"").await;
+}

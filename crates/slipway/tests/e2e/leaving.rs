@@ -1,0 +1,373 @@
+//! A node that leaves Docker without being drained: two engines behind one socket.
+
+use std::process::Command;
+use std::time::Duration;
+
+use slipway_cri_api::v1::{
+    ContainerConfig, ContainerState, ImageSpec, ImageStatusRequest, ListImagesRequest,
+    PodSandboxConfig, PodSandboxState, PullImageRequest, RemoveImageRequest, StatusRequest,
+};
+use slipway_testbed::{
+    Cni, Daemon, Docker, Image, Node, Pushed, Registry, Scratch, eventually, pod, slipway_binary,
+};
+use tonic::Code;
+
+use crate::refused;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A node that had its pods in Docker, and whose daemon now runs new ones itself.
+struct Leaving {
+    node: Node,
+    image: Pushed,
+    /// Docker's pod with its container.
+    config: PodSandboxConfig,
+    container: ContainerConfig,
+    pod: String,
+    id: String,
+}
+
+impl Leaving {
+    async fn new(more: &str) -> Self {
+        let scratch = Scratch::new().unwrap();
+        let cni = Cni::new(&scratch).unwrap();
+        let registry = Registry::start(&scratch).await.unwrap();
+        let docker = Docker::start(&scratch).await.unwrap();
+        let daemon = Daemon::builder(&scratch, &cni).docker(&docker);
+        let mut node = Node {
+            daemon: daemon.start().await.unwrap(),
+            docker: Some(docker),
+            registry,
+            cni,
+            scratch,
+        };
+        let image = node.provide("busybox:1", &Image::busybox()).await.unwrap();
+        let config = node.pod("old");
+        let script = "echo from docker; sleep 1000 & wait";
+        let container = pod::shell("main", &image.reference, script);
+        let pod = node.cri().run_pod(&config).await.unwrap();
+        let id = node.cri().launch(&pod, &config, &container).await.unwrap();
+        let docker = node.docker.as_ref().unwrap();
+        node.daemon.leave_docker(docker, more).unwrap();
+        node.daemon.restart().await.unwrap();
+        Self {
+            node,
+            image,
+            config,
+            container,
+            pod,
+            id,
+        }
+    }
+
+    fn docker(&mut self) -> &mut Docker {
+        self.node.docker.as_mut().unwrap()
+    }
+
+    async fn state(&self, id: &str) -> ContainerState {
+        let status = self.node.cri().container_status(id).await.unwrap();
+        status.state()
+    }
+
+    /// A new pod's container, which runs.
+    async fn launch(&self, name: &str) -> (String, String) {
+        let config = self.node.pod(name);
+        let cri = self.node.cri();
+        let pod = cri.run_pod(&config).await.unwrap();
+        let container = pod::sleeper("main", &self.image.reference);
+        let id = cri.launch(&pod, &config, &container).await.unwrap();
+        (pod, id)
+    }
+
+    fn engines(&self) -> String {
+        let endpoint = format!("unix://{}", self.node.cri().socket().display());
+        let output = Command::new(slipway_binary().unwrap())
+            .args(["--endpoint", &endpoint, "engines"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    async fn image_is_there(&self) -> bool {
+        let image = ImageSpec {
+            image: self.image.reference.clone(),
+            ..Default::default()
+        };
+        let request = ImageStatusRequest {
+            image: Some(image),
+            verbose: false,
+        };
+        let answer = self.node.cri().images().image_status(request).await;
+        answer.unwrap().into_inner().image.is_some()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_keeps_its_pods_and_new_ones_are_native() {
+    let leaving = Leaving::new("").await;
+    let docker = leaving.node.docker.as_ref().unwrap();
+    let inspect = ["inspect", "--format", "{{.State.Pid}}", &leaving.id];
+    let before = docker.cli(&inspect).unwrap();
+    let (new_pod, new_id) = leaving.launch("new").await;
+    let cri = leaving.node.cri();
+    let ids: Vec<_> = cri
+        .pods()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|pod| pod.id)
+        .collect();
+    assert_eq!(
+        ids,
+        [new_pod.clone(), leaving.pod.clone()],
+        "the newest first"
+    );
+    let containers = cri.containers().await.unwrap();
+    let ids: Vec<_> = containers.iter().map(|one| one.id.clone()).collect();
+    assert_eq!(ids, [new_id.clone(), leaving.id.clone()]);
+    let mut addresses = Vec::new();
+    for id in [&new_pod, &leaving.pod] {
+        addresses.push(cri.pod_status(id).await.unwrap().network.unwrap().ip);
+    }
+    assert_ne!(addresses[0], addresses[1]);
+    // Docker has one pod, and Slipway runs the other without it.
+    let listed = docker.cli(&["ps", "-q", "--no-trunc"]).unwrap();
+    assert!(listed.contains(&leaving.pod) && listed.contains(&leaving.id));
+    assert!(!listed.contains(&new_id));
+    let engines = leaving.engines();
+    assert!(
+        engines.contains("Left in docker:") && engines.contains("old"),
+        "{engines}"
+    );
+
+    // A restart of what died goes where its pod is.
+    let again = ContainerConfig {
+        metadata: leaving.container.metadata.clone().map(|metadata| {
+            slipway_cri_api::v1::ContainerMetadata {
+                attempt: metadata.attempt + 1,
+                ..metadata
+            }
+        }),
+        ..leaving.container.clone()
+    };
+    let second = cri
+        .launch(&leaving.pod, &leaving.config, &again)
+        .await
+        .unwrap();
+    assert_eq!(
+        leaving.state(&second).await,
+        ContainerState::ContainerRunning
+    );
+    assert_eq!(
+        docker.cli(&inspect).unwrap(),
+        before,
+        "nothing has restarted it"
+    );
+    let log = pod::log_path(&leaving.config, &leaving.container);
+    assert!(log.exists(), "{}", log.display());
+
+    let cri = leaving.node.cri();
+    cri.stop(&leaving.id, 0).await.unwrap();
+    assert_eq!(
+        leaving.state(&leaving.id).await,
+        ContainerState::ContainerExited
+    );
+    assert_eq!(
+        leaving.state(&new_id).await,
+        ContainerState::ContainerRunning
+    );
+    cri.remove(&leaving.id).await.unwrap();
+    cri.stop_pod(&leaving.pod).await.unwrap();
+    let pods = cri.pods().await.unwrap();
+    let state = |id: &str| pods.iter().find(|pod| pod.id == id).unwrap().state();
+    assert_eq!(state(&leaving.pod), PodSandboxState::SandboxNotready);
+    assert_eq!(state(&new_pod), PodSandboxState::SandboxReady);
+    cri.remove_pod(&leaving.pod).await.unwrap();
+    let engines = leaving.engines();
+    assert!(
+        engines.contains("No pod is left in docker: it can be stopped"),
+        "{engines}"
+    );
+    eventually("the log to say so", PATIENCE, async || {
+        Ok(leaving
+            .node
+            .daemon
+            .log()
+            .contains("no pod is left in Docker"))
+    })
+    .await
+    .unwrap();
+    leaving.node.finish().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_docker_is_away_its_pods_are_unknown_and_the_others_are_none_the_worse() {
+    let mut leaving = Leaving::new("").await;
+    let (pod, id) = leaving.launch("new").await;
+    leaving.docker().kill9();
+    let old = leaving.id.clone();
+    eventually("the loss to be seen", PATIENCE, async || {
+        Ok(leaving.state(&old).await == ContainerState::ContainerUnknown)
+    })
+    .await
+    .unwrap();
+    let cri = leaving.node.cri();
+    assert_eq!(cri.pods().await.unwrap().len(), 2);
+    assert_eq!(cri.containers().await.unwrap().len(), 2);
+    let pods = cri.pods().await.unwrap();
+    assert!(
+        pods.iter()
+            .all(|pod| pod.state() == PodSandboxState::SandboxReady)
+    );
+    assert_eq!(leaving.state(&id).await, ContainerState::ContainerRunning);
+    let output = cri.exec(&id, &["echo", "here"]).await.unwrap();
+    assert_eq!(output.stdout, b"here\n");
+    refused(
+        cri.stop(&leaving.id, 0).await,
+        Code::Unavailable,
+        &["docker.sock"],
+    );
+    refused(
+        cri.stop_pod(&leaving.pod).await,
+        Code::Unavailable,
+        &["docker.sock"],
+    );
+    let status = cri
+        .runtime()
+        .status(StatusRequest::default())
+        .await
+        .unwrap();
+    let conditions = status.into_inner().status.unwrap().conditions;
+    let states: Vec<_> = conditions
+        .iter()
+        .map(|condition| (condition.r#type.as_str(), condition.status))
+        .collect();
+    assert_eq!(
+        states,
+        [
+            ("RuntimeReady", true),
+            ("NetworkReady", true),
+            ("DockerReady", false)
+        ]
+    );
+    cri.stop_pod(&pod).await.unwrap();
+    cri.remove_pod(&pod).await.unwrap();
+    leaving.launch("newer").await;
+
+    leaving.docker().restart().await.unwrap();
+    eventually("Docker's pods to be known again", PATIENCE, async || {
+        Ok(leaving.state(&old).await != ContainerState::ContainerUnknown)
+    })
+    .await
+    .unwrap();
+    let cri = leaving.node.cri();
+    cri.stop_pod(&leaving.pod).await.unwrap();
+    cri.remove_pod(&leaving.pod).await.unwrap();
+    leaving.node.finish().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_a_docker_that_was_never_reached_is_not_said_to_be_gone() {
+    let mut leaving = Leaving::new("").await;
+    leaving.docker().kill9();
+    leaving.node.daemon.restart().await.unwrap();
+    let cri = leaving.node.cri();
+    refused(cri.pods().await, Code::Unavailable, &["docker.sock"]);
+    refused(
+        cri.pod_status(&leaving.pod).await,
+        Code::Unavailable,
+        &[&leaving.pod, "may be in Docker"],
+    );
+    refused(
+        cri.remove_pod(&leaving.pod).await,
+        Code::Unavailable,
+        &["may be in Docker"],
+    );
+    // What is known to be here is looked after.
+    let config = leaving.node.pod("new");
+    let pod = cri.run_pod(&config).await.unwrap();
+    assert_eq!(cri.pod_status(&pod).await.unwrap().id, pod);
+    leaving.docker().restart().await.unwrap();
+    eventually("Docker's pods to be known", PATIENCE, async || {
+        Ok(leaving
+            .node
+            .cri()
+            .pods()
+            .await
+            .is_ok_and(|pods| pods.len() == 2))
+    })
+    .await
+    .unwrap();
+    leaving.node.finish().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_only_docker_has_is_taken_over_without_the_registry() {
+    let mut leaving = Leaving::new("").await;
+    assert!(leaving.image_is_there().await);
+    let images = leaving.node.daemon.root().join("image/layers");
+    let layers = || std::fs::read_dir(&images).unwrap().count();
+    assert_eq!(layers(), 0);
+    leaving.node.registry.kill();
+    let (_, id) = leaving.launch("new").await;
+    assert_eq!(layers(), 1);
+    let status = leaving.node.cri().container_status(&id).await.unwrap();
+    assert_eq!(status.image_ref, leaving.image.by_digest);
+    let cri = leaving.node.cri();
+    let mut images = cri.images();
+    let listed = images.list_images(ListImagesRequest::default()).await;
+    let listed = listed.unwrap().into_inner().images;
+    let same: Vec<_> = listed
+        .iter()
+        .filter(|image| image.id == leaving.image.id)
+        .collect();
+    assert_eq!(same.len(), 1, "it is listed once: {listed:?}");
+    leaving.node.finish().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_leave_docker_keeps_its_images_and_gets_what_its_own_pods_want() {
+    let leaving = Leaving::new("carry_images_over = false").await;
+    assert!(!leaving.image_is_there().await);
+    let cri = leaving.node.cri();
+    let config = leaving.node.pod("new");
+    let pod = cri.run_pod(&config).await.unwrap();
+    let container = pod::sleeper("main", &leaving.image.reference);
+    let words = [leaving.image.reference.as_str(), "pull it first"];
+    refused(
+        cri.create(&pod, &config, &container).await,
+        Code::NotFound,
+        &words,
+    );
+
+    // For a pod of Docker's it is Docker that pulls.
+    let moved = Image::busybox().layer(slipway_testbed::Layer::new().file("new", 0o644, b"x"));
+    let moved = leaving.node.registry.push("moved:1", &moved).await.unwrap();
+    let request = |sandbox: &PodSandboxConfig| PullImageRequest {
+        image: Some(ImageSpec {
+            image: moved.reference.clone(),
+            ..Default::default()
+        }),
+        auth: None,
+        sandbox_config: Some(sandbox.clone()),
+    };
+    let images = leaving.node.daemon.root().join("image/layers");
+    let layers = || std::fs::read_dir(&images).unwrap().count();
+    Box::pin(cri.images().pull_image(request(&leaving.config)))
+        .await
+        .unwrap();
+    assert_eq!(layers(), 0);
+    let docker = leaving.node.docker.as_ref().unwrap();
+    assert!(docker.cli(&["images"]).unwrap().contains("moved"));
+    Box::pin(cri.images().pull_image(request(&config)))
+        .await
+        .unwrap();
+    assert_eq!(layers(), 2);
+    let spec = request(&config).image;
+    let request = RemoveImageRequest { image: spec };
+    Box::pin(cri.images().remove_image(request)).await.unwrap();
+    assert!(!docker.cli(&["images"]).unwrap().contains("moved"));
+    assert_eq!(layers(), 0);
+    leaving.node.finish().await.unwrap();
+}
