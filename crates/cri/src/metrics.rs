@@ -15,21 +15,16 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Call {
-    method: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct End {
     method: String,
     code: String,
 }
 
-/// `slipway_cri_calls_total{method,code}` and `slipway_cri_call_duration_seconds{method}`.
+/// `slipway_cri_calls_total{method,code}` and `slipway_cri_call_duration_seconds{method,code}`.
 #[derive(Debug, Clone)]
 pub struct CallMetrics {
     ends: Family<End, Counter>,
-    durations: Family<Call, Histogram>,
+    durations: Family<End, Histogram>,
 }
 
 impl CallMetrics {
@@ -49,25 +44,20 @@ impl CallMetrics {
         );
         registry.register(
             "slipway_cri_call_duration_seconds",
-            "Time from a CRI call's arrival to its answer",
+            "Time from a CRI call's arrival to its answer, by method and gRPC code",
             metrics.durations.clone(),
         );
         metrics
     }
 
     fn record(&self, method: &str, code: Code, began: Instant) {
-        let method = method.to_owned();
-        self.durations
-            .get_or_create(&Call {
-                method: method.clone(),
-            })
-            .observe(began.elapsed().as_secs_f64());
-        self.ends
-            .get_or_create(&End {
-                method,
-                code: format!("{code:?}"),
-            })
-            .inc();
+        let end = End {
+            method: method.to_owned(),
+            code: format!("{code:?}"),
+        };
+        let took = began.elapsed().as_secs_f64();
+        self.durations.get_or_create(&end).observe(took);
+        self.ends.get_or_create(&end).inc();
     }
 }
 

@@ -15,6 +15,7 @@ use crate::flight::Ticket;
 use crate::layer::{self, Chunk, ChunkReader, Failure, Unpacked, inherit_attributes};
 use crate::manifest::Layer;
 use crate::metadata::LayerRecord;
+use crate::metrics::Metrics;
 use crate::progress::{LayerState, Step};
 use crate::registry::{Outcome, Sink};
 use crate::source::Source;
@@ -37,14 +38,16 @@ pub(crate) struct LayerFetch {
     pub(crate) below: Option<LayerTicket>,
 }
 
-struct LayerSink {
+struct LayerSink<'a> {
+    metrics: &'a Metrics,
     chunks: mpsc::Sender<Chunk>,
     progress: watch::Sender<Step>,
 }
 
-impl Sink for LayerSink {
+impl Sink for LayerSink<'_> {
     async fn take(&mut self, bytes: Bytes) -> bool {
         let length = bytes.len() as u64;
+        self.metrics.arrived(length);
         let wanted = self.chunks.send(Chunk::Data(bytes)).await.is_ok();
         self.progress.send_modify(|step| step.done += length);
         wanted
@@ -93,7 +96,11 @@ impl LayerFetch {
     ) -> Result<(Temporary, Unpacked), Error> {
         let (chunks, receiver) = mpsc::channel(CHUNKS_MAX);
         let unpacking = self.unpack(ChunkReader::new(receiver));
-        let mut sink = LayerSink { chunks, progress };
+        let mut sink = LayerSink {
+            metrics: &self.inner.metrics,
+            chunks,
+            progress,
+        };
         let downloaded = tokio::select! {
             downloaded = self.source.download(&self.layer.blob, &mut sink) => downloaded,
             () = cancel.cancelled() => Err(self.abandoned()),

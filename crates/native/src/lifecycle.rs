@@ -111,6 +111,7 @@ pub(crate) async fn create(
                 Arc::clone(&pod),
                 Some(layers),
                 state,
+                &node.metrics,
             )));
         }
         return Err(error);
@@ -121,6 +122,7 @@ pub(crate) async fn create(
         Arc::clone(&pod),
         Some(layers),
         state,
+        &node.metrics,
     ));
     pod.add_container(&id);
     let kind = ContainerEventType::ContainerCreatedEvent;
@@ -529,10 +531,13 @@ async fn clean(
     }
     let handler = &pod.record.handler;
     let reloaded = node.reloaded();
-    reloaded
+    let forgotten = reloaded
         .handlers
         .forget(&node.state, handler, &record.id)
         .await;
+    if let Err(error) = forgotten {
+        tracing::error!(container = record.id, %error, "a runtime's state is left");
+    }
     let beside = node.hierarchy.beside(cgroup.path());
     let cgroups = Arc::clone(&node.cgroups);
     let bundle = node.bundle(&record.pod, &record.id);

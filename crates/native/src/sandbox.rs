@@ -19,6 +19,7 @@ use slipway_shim::protocol::{Event, Pod as ShimPod, Record, UserMappings};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::node::{Node, now};
+use crate::own_metrics::OneOf;
 use crate::pod::{Pod, PodState};
 use crate::spec::{check_pod, pod_namespaces, user_mappings};
 use crate::store::{PodPhase, PodRecord};
@@ -68,7 +69,8 @@ pub(crate) async fn run(
         Ok((shim, addresses, containers, events)) => {
             let directory = node.pod_directory(&id);
             let state = PodState::Ready { shim, addresses };
-            let pod = Arc::new(Pod::new(record, directory, cgroup, state));
+            let metrics = &node.metrics;
+            let pod = Arc::new(Pod::new(record, directory, cgroup, state, metrics));
             events::tell(
                 node,
                 &pod,
@@ -175,6 +177,7 @@ pub(crate) fn follow(
     mut events: UnboundedReceiver<Event>,
 ) {
     let (node, pod) = (Arc::clone(node), Arc::clone(pod));
+    let shim = OneOf::new(&node.metrics.shims);
     tokio::spawn(async move {
         for record in containers {
             if let Ok(Some(container)) = node.containers.find(&record.container) {
@@ -191,11 +194,13 @@ pub(crate) fn follow(
                 Event::ExecExited { exec, exit } => pod.exec_ended(exec, exit),
             }
         }
+        drop(shim);
         pod.abandon_execs();
         let kind = ContainerEventType::ContainerStoppedEvent;
         events::tell(&node, &pod, pod.id(), kind, || {
             let unasked = pod.lose_shim();
             if unasked {
+                node.metrics.lost_shims.inc();
                 tracing::error!(pod = pod.id(), "the pod's shim has ended unasked");
             }
             unasked
@@ -379,7 +384,10 @@ pub(crate) async fn keep_broken(
     let directory = node.pod_directory(&record.id);
     let shim = Shim::connect(&directory).await.ok();
     let state = PodState::Broken { shim };
-    Ok(Arc::new(Pod::new(record, directory, cgroup, state)))
+    let metrics = &node.metrics;
+    Ok(Arc::new(Pod::new(
+        record, directory, cgroup, state, metrics,
+    )))
 }
 
 /// Removes a released pod's directory, cgroups and record.

@@ -25,6 +25,7 @@ use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use crate::config::Loaded;
 use crate::metrics;
+use crate::metrics::Process;
 use crate::reload::Reload;
 use crate::service_manager::{ServiceManager, State};
 
@@ -134,6 +135,9 @@ pub(crate) async fn run(args: ServeArgs, manager: ServiceManager) -> anyhow::Res
     let engine: Arc<dyn Engine> = Arc::clone(&native) as _;
     let streaming = Streaming::start(&config.streaming, Arc::clone(&engine)).await?;
     if let Some(address) = config.metrics_listen {
+        metrics::register_build(&mut registry);
+        registry.register_collector(Box::new(Process::new()));
+        native.register_metrics(&mut registry);
         metrics::serve(address, registry).await?;
     }
     let listener = listen(&socket)?;

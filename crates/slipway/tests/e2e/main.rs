@@ -26,6 +26,7 @@ mod notify;
 mod pod;
 mod pod_cidr;
 mod port_forward;
+mod prometheus;
 mod resource;
 mod restart;
 mod seccomp;

@@ -1,7 +1,5 @@
 //! Starting the daemon: what it answers first, and what it refuses.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output};
@@ -226,28 +224,5 @@ async fn a_client_that_hangs_up_changes_nothing_about_what_the_call_leaves() {
         );
         node.cri().remove_all().await.unwrap();
     }
-    node.finish().await.unwrap();
-}
-
-#[tokio::test]
-async fn metrics_are_offered_when_asked_for() {
-    let port = slipway_testbed::Scratch::new().unwrap().host_port();
-    let address = format!("127.0.0.1:{port}");
-    let node = Node::start_with(|daemon| {
-        daemon
-            .argument("--metrics-listen")
-            .argument(address.clone())
-    })
-    .await
-    .unwrap();
-    node.cri().pods().await.unwrap();
-    let mut stream = TcpStream::connect(&address).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    assert!(
-        text.contains("slipway_cri_calls_total{method=\"ListPodSandbox\",code=\"Ok\"}"),
-        "{text}"
-    );
     node.finish().await.unwrap();
 }
