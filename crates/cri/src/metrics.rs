@@ -13,6 +13,9 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
+use tracing::Instrument as _;
+
+use crate::trace;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct End {
@@ -77,6 +80,12 @@ impl UnderWay {
         // The sender is in self, so that it cannot go before the wait ends.
         let _ = count.wait_for(|&count| count == 0).await;
     }
+}
+
+/// Whether somebody should look after a call that ended so. Not after what a kubelet asks for on
+/// purpose without knowing whether it is there.
+pub(crate) fn is_failure(code: Code) -> bool {
+    !matches!(code, Code::Ok | Code::NotFound | Code::Unimplemented)
 }
 
 struct OneUnderWay(watch::Sender<usize>);
@@ -144,7 +153,10 @@ where
             .to_owned();
         let calls = self.calls.clone();
         let under_way = self.under_way.begin();
-        let answer = self.inner.call(request);
+        let span = trace::span(request.uri().path(), request.headers());
+        let answer = span
+            .in_scope(|| self.inner.call(request))
+            .instrument(span.clone());
         Box::pin(async move {
             let _under_way = under_way;
             let answer = answer.await;
@@ -155,10 +167,10 @@ where
                 .ok()
                 .and_then(|response| Status::from_header_map(response.headers()));
             let code = ended.as_ref().map_or(Code::Ok, Status::code);
+            trace::end(&span, ended.as_ref());
             let took = began.elapsed();
             match &ended {
-                // What a kubelet asks for on purpose without knowing whether it is there.
-                Some(status) if code == Code::NotFound || code == Code::Unimplemented => {
+                Some(status) if !is_failure(code) => {
                     tracing::debug!(%method, ?code, ?took, "{}", status.message());
                 }
                 Some(status) => tracing::warn!(%method, ?code, ?took, "{}", status.message()),

@@ -43,6 +43,7 @@ use prometheus_client::registry::Registry;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
+use tracing::{Instrument as _, trace_span};
 
 pub use archive::ArchiveReader;
 pub use error::{Error, Kind};
@@ -290,8 +291,9 @@ impl Images {
         let ticket = inner.pulls.join(key, |_, _| {
             let inner = Arc::clone(inner);
             async move {
+                let span = trace_span!(target: "otel", "pull image", image = %reference);
                 let pull = pull::pull(Arc::clone(&inner), reference, credentials);
-                inner.metrics.measure(pull).await
+                inner.metrics.measure(pull.instrument(span)).await
             }
         });
         let outcome = ticket.outcome().await;

@@ -16,6 +16,7 @@ use slipway_shim::protocol::{
     Create, Failure, FailureKind, Overlay, SECCOMP_PROGRAM, UserMappings,
 };
 use slipway_shim::{Placeholder, Shim};
+use tracing::{Instrument as _, trace_span};
 
 use crate::container::Container;
 use crate::layers::HeldLayers;
@@ -94,8 +95,14 @@ pub(crate) async fn create(
         record.gid = resolved.user.gid;
         record.groups.clone_from(&resolved.user.groups);
         node.store.put_container(record.clone()).await?;
-        let (request, placeholder) = made.prepare(resolved).await?;
-        let created = shim.create(request).await;
+        let prepared = made
+            .prepare(resolved)
+            .instrument(trace_span!(target: "otel", "prepare container"));
+        let (request, placeholder) = prepared.await?;
+        let created = shim
+            .create(request)
+            .instrument(trace_span!(target: "otel", "create container"))
+            .await;
         drop(placeholder);
         created.map_err(|error| failure::of_shim(&error))
     };

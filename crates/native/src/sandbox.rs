@@ -17,6 +17,7 @@ use slipway_network::{Attachment, Dns, PortMapping, Protocol};
 use slipway_shim::Shim;
 use slipway_shim::protocol::{Event, Pod as ShimPod, Record, UserMappings};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tracing::{Instrument as _, trace_span};
 
 use crate::node::{Node, now};
 use crate::own_metrics::OneOf;
@@ -145,6 +146,7 @@ async fn build(node: &Arc<Node>, record: &mut PodRecord, cgroup: &CgroupPath) ->
             sysctls: sysctls.unwrap_or_default().into_iter().collect(),
             user,
         })
+        .instrument(trace_span!(target: "otel", "start shim"))
         .await
         .map_err(|error| failure::of_shim(&error))?;
     let (containers, events) = shim
@@ -158,6 +160,7 @@ async fn build(node: &Arc<Node>, record: &mut PodRecord, cgroup: &CgroupPath) ->
         let attached = node
             .network
             .add(&attachment(node, record))
+            .instrument(trace_span!(target: "otel", "attach network"))
             .await
             .map_err(|error| failure::of_network(&error))?;
         attached.ips
@@ -295,6 +298,7 @@ async fn release(node: &Node, record: &PodRecord, shim: Option<Shim>) -> Result<
     if pod_namespaces(&record.config).network != NamespaceMode::Node as i32 {
         node.network
             .delete(&attachment(node, record))
+            .instrument(trace_span!(target: "otel", "detach network"))
             .await
             .map_err(|error| failure::of_network(&error))?;
     }
@@ -306,6 +310,7 @@ async fn release(node: &Node, record: &PodRecord, shim: Option<Shim>) -> Result<
                     // The channel ends with the connection, and that with the process.
                     while events.recv().await.is_some() {}
                 };
+                let end = end.instrument(trace_span!(target: "otel", "end shim"));
                 if tokio::time::timeout(SHIM_DEADLINE, end).await.is_err() {
                     tracing::error!(
                         pod = record.id,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use tracing::Span;
 
 use crate::attachment::Attachment;
 use crate::cache::{Cache, Entry, Record, Recorded};
@@ -135,7 +136,8 @@ impl Network {
         operation: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let inner = Arc::clone(&self.inner);
-        match spawn_blocking(move || operation(&inner)).await {
+        let span = Span::current();
+        match spawn_blocking(move || span.in_scope(|| operation(&inner))).await {
             Ok(outcome) => outcome,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(Error::ShuttingDown),

@@ -8,11 +8,13 @@
 mod client;
 mod completions;
 mod config;
+mod log;
 mod man;
 mod metrics;
 mod reload;
 mod serve;
 mod service_manager;
+mod traces;
 
 use std::process::ExitCode;
 

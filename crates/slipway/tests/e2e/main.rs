@@ -35,6 +35,7 @@ mod serve;
 mod session;
 mod stats;
 mod streaming_port;
+mod traces;
 
 use slipway_testbed::{Image, Node, Pushed};
 use tonic::{Code, Status};
