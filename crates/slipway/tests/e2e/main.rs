@@ -12,6 +12,7 @@ mod checkpoint;
 mod client;
 mod config;
 mod container;
+mod dashboards;
 mod device;
 mod events;
 mod exec;

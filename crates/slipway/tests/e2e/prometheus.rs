@@ -70,6 +70,13 @@ impl Scrape {
         *value
     }
 
+    /// The values that a label has.
+    pub(crate) fn values(&self, name: &str, label: &str) -> BTreeSet<&str> {
+        let samples = self.0.iter().filter(|(of, _, _)| of == name);
+        let values = samples.filter_map(|(_, labels, _)| labels.get(label));
+        values.map(String::as_str).collect()
+    }
+
     /// The names of all samples, each with the names of its labels.
     pub(crate) fn names(&self) -> BTreeMap<&str, BTreeSet<&str>> {
         let mut names: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
