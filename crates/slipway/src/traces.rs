@@ -164,7 +164,7 @@ impl Traces {
         let exporter = exporter
             .build()
             .with_context(|| format!("tracing.endpoint {endpoint} cannot be used"))?;
-        let (queue, worker) = Queue::start(exporter, resource(), endpoint, metrics.clone());
+        let (queue, worker) = Queue::start(exporter, &resource(), endpoint, metrics.clone());
         let ratio = f64::from(config.sampling_rate_per_million) / f64::from(MILLION);
         let provider = SdkTracerProvider::builder()
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(

@@ -101,11 +101,11 @@ impl Queue {
     /// A queue, and the task that empties it into an exporter.
     pub(super) fn start(
         mut exporter: SpanExporter,
-        resource: Resource,
+        resource: &Resource,
         endpoint: &str,
         metrics: SpanMetrics,
     ) -> (Self, Worker) {
-        exporter.set_resource(&resource);
+        exporter.set_resource(resource);
         let (sender, spans) = mpsc::channel(QUEUE);
         let (stop, stopped) = oneshot::channel();
         let sending = Sending {

@@ -98,6 +98,9 @@ fn sample(line: &str) -> (String, BTreeMap<String, String>, f64) {
     (name.to_owned(), labels.collect(), value.parse().unwrap())
 }
 
+/// A sample's name, its labels and its value.
+type Expected = (&'static str, &'static [(&'static str, &'static str)], f64);
+
 async fn eventually_is(server: SocketAddr, name: &str, labels: &[(&str, &str)], expected: f64) {
     eventually(name, Duration::from_secs(20), async || {
         Ok((Scrape::of(server).value(name, labels) - expected).abs() < 0.5)
@@ -186,7 +189,7 @@ async fn pods_containers_and_shims_are_counted_by_their_states() {
     node.cri().create(&pod_id, &config, &later).await.unwrap();
     let lost = node.pod("lost");
     let lost_id = node.cri().run_pod(&lost).await.unwrap();
-    let count = async |expected: [(&str, &[(&str, &str)], f64); 7]| {
+    let count = async |expected: [Expected; 7]| {
         for (name, labels, expected) in expected {
             eventually_is(metrics, name, labels, expected).await;
         }
@@ -204,7 +207,7 @@ async fn pods_containers_and_shims_are_counted_by_their_states() {
 
     node.cri().stop(&id, 0).await.unwrap();
     kill_shim(node.cri(), &lost_id).await;
-    let after: [(&str, &[(&str, &str)], f64); 7] = [
+    let after: [Expected; 7] = [
         ("slipway_pods", &[("state", "ready")], 1.0),
         ("slipway_pods", &[("state", "not_ready")], 1.0),
         ("slipway_shims", &[], 1.0),
@@ -328,7 +331,7 @@ async fn the_process_is_told_of_under_prometheus_own_names() {
     assert!((-2.0..600.0).contains(&age), "{age}");
     let used = scrape.value("process_cpu_seconds_total", &[]);
     assert!(used > 0.0);
-    eventually("CPU time", Duration::from_secs(60), async || {
+    eventually("CPU time", Duration::from_mins(1), async || {
         Ok(Scrape::of(metrics).value("process_cpu_seconds_total", &[]) > used)
     })
     .await
