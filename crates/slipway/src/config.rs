@@ -268,6 +268,8 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 }
 
 #[cfg(test)]
+mod guides;
+#[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;

@@ -166,6 +166,11 @@ impl Tree {
             ("README.md", "README.md"),
             ("SECURITY.md", "SECURITY.md"),
             ("SPECIFICATION.md", "SPECIFICATION.md"),
+            ("docs/configuration.md", "docs/configuration.md"),
+            ("docs/install.md", "docs/install.md"),
+            ("docs/monitoring.md", "docs/monitoring.md"),
+            ("docs/troubleshooting.md", "docs/troubleshooting.md"),
+            ("docs/upgrade.md", "docs/upgrade.md"),
         ] {
             self.write(directory.join(to), source(from)?)?;
         }

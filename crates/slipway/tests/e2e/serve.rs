@@ -11,7 +11,7 @@ use slipway_cri_api::v1::{
 use slipway_testbed::{Node, slipway_binary};
 use tonic::Code;
 
-use crate::refused;
+use crate::{for_everybody, refused};
 
 fn serve(arguments: &[&str], change: impl FnOnce(&mut Command)) -> Output {
     let mut command = Command::new(slipway_binary().unwrap());
@@ -98,17 +98,7 @@ async fn a_second_daemon_on_one_directory_is_refused_and_nobody_else_looks_in() 
 #[test]
 fn who_is_not_root_is_told() {
     let directory = tempfile::tempdir().unwrap();
-    let binary = directory.path().join("slipway");
-    // The build's own directory need not be open to everybody. Another process copies, for a file
-    // that this one has written cannot be executed while another thread's child has it open.
-    let copied = Command::new("cp")
-        .arg(slipway_binary().unwrap())
-        .arg(&binary)
-        .status()
-        .unwrap();
-    assert!(copied.success());
-    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let output = Command::new(binary)
+    let output = Command::new(for_everybody(directory.path()))
         .args(["serve"])
         .uid(65534)
         .gid(65534)
