@@ -39,7 +39,8 @@ pub(crate) struct LayerFetch {
 }
 
 struct LayerSink<'a> {
-    metrics: &'a Metrics,
+    /// Of what comes from registries.
+    metrics: Option<&'a Metrics>,
     chunks: mpsc::Sender<Chunk>,
     progress: watch::Sender<Step>,
 }
@@ -47,7 +48,9 @@ struct LayerSink<'a> {
 impl Sink for LayerSink<'_> {
     async fn take(&mut self, bytes: Bytes) -> bool {
         let length = bytes.len() as u64;
-        self.metrics.arrived(length);
+        if let Some(metrics) = self.metrics {
+            metrics.arrived(length);
+        }
         let wanted = self.chunks.send(Chunk::Data(bytes)).await.is_ok();
         self.progress.send_modify(|step| step.done += length);
         wanted
@@ -97,7 +100,10 @@ impl LayerFetch {
         let (chunks, receiver) = mpsc::channel(CHUNKS_MAX);
         let unpacking = self.unpack(ChunkReader::new(receiver));
         let mut sink = LayerSink {
-            metrics: &self.inner.metrics,
+            metrics: match &*self.source {
+                Source::Registry(_) => Some(&self.inner.metrics),
+                Source::Archive(_) => None,
+            },
             chunks,
             progress,
         };

@@ -15,7 +15,8 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::info::Info;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -33,11 +34,14 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// `slipway_build_info`.
 pub(crate) fn register_build(registry: &mut Registry) {
-    let build = Info::new(vec![
+    // No metric of OpenMetrics' type info, which readers of Prometheus's older text format refuse.
+    let build = Family::<_, Gauge>::default();
+    let labels = [
         ("version", env!("CARGO_PKG_VERSION")),
         ("architecture", std::env::consts::ARCH),
-    ]);
-    registry.register("slipway_build", "What Slipway this is", build);
+    ];
+    build.get_or_create(&labels).set(1);
+    registry.register("slipway_build_info", "What Slipway this is", build);
 }
 
 /// Offers a registry's metrics under `/metrics` until the process ends.
