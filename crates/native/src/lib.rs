@@ -132,6 +132,7 @@ impl Native {
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.node.metrics.register(registry);
         self.node.images.register_metrics(registry);
+        self.node.network.register_metrics(registry);
     }
 
     /// Puts another configuration into force, as a whole: for operations that begin from now on.

@@ -388,7 +388,8 @@ pub(crate) async fn start(node: &Arc<Node>, id: &str) -> Result<()> {
         error.context(format!("container {} cannot be started", container.id()))
     })?;
     let shim = container.pod.shim()?;
-    match shim.start(container.id()).await {
+    let span = trace_span!(target: "otel", "start container");
+    match shim.start(container.id()).instrument(span).await {
         Ok(started_at) => {
             container.set_started(node, started_at);
             Ok(())
@@ -466,7 +467,10 @@ async fn signal_container(
 
 /// Waits for the end of a container that was sent SIGKILL.
 pub(crate) async fn await_exit(container: &Container) -> Result<()> {
-    tokio::time::timeout(KILL_DEADLINE, container.exited()).await.map_err(|_| {
+    let exited = container
+        .exited()
+        .instrument(trace_span!(target: "otel", "await exit"));
+    tokio::time::timeout(KILL_DEADLINE, exited).await.map_err(|_| {
         Error::deadline(format!(
             "container {} has not ended {} s after SIGKILL: a process of it is probably stuck in \
              the kernel (state D in ps), waiting for a disk or a network file system",

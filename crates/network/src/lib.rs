@@ -31,6 +31,7 @@ mod config;
 mod conflist;
 mod error;
 mod executed;
+mod metrics;
 mod network;
 mod plugin;
 mod pod_cidr;

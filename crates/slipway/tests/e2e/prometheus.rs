@@ -279,6 +279,13 @@ async fn what_a_killed_daemon_leaves_is_counted_by_its_kind() {
 
     node.daemon.restart().await.unwrap();
     let scrape = Scrape::of(metrics);
+    // What the daemon gives back at its start is an operation like any other.
+    let operation = [("operation", "delete"), ("result", "success")];
+    let deleted = scrape.value(
+        "slipway_network_operation_duration_seconds_count",
+        &operation,
+    );
+    assert!((deleted - 1.0).abs() < 0.5, "{deleted}");
     for (kind, expected) in [
         ("pod", 1.0),
         ("writable_layer", 1.0),

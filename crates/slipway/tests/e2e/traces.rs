@@ -22,6 +22,7 @@ use slipway_testbed::{Image, Node, eventually};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Code, Request, Response, Status};
 
 use crate::prometheus::{Scrape, measured};
@@ -31,6 +32,8 @@ use crate::refused;
 #[derive(Debug, Clone, Default)]
 struct Received {
     spans: Arc<Mutex<Vec<Span>>>,
+    /// Of each request.
+    authorizations: Arc<Mutex<Vec<Option<String>>>>,
     resources: Arc<Mutex<Vec<Resource>>>,
 }
 
@@ -40,6 +43,9 @@ impl TraceService for Received {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let authorization = request.metadata().get("authorization");
+        let authorization = authorization.map(|value| value.to_str().unwrap().to_owned());
+        self.authorizations.lock().unwrap().push(authorization);
         for of_resource in request.into_inner().resource_spans {
             self.resources.lock().unwrap().extend(of_resource.resource);
             for of_scope in of_resource.scope_spans {
@@ -59,12 +65,16 @@ struct Collector {
 
 impl Collector {
     async fn start(address: &str) -> Self {
+        Self::start_with(address, Server::builder()).await
+    }
+
+    async fn start_with(address: &str, mut server: Server) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let received = Received::default();
         let service = TraceServiceServer::new(received.clone());
         let server = tokio::spawn(async move {
-            tonic::transport::Server::builder()
+            server
                 .add_service(service)
                 .serve_with_incoming(TcpListenerStream::new(listener))
                 .await
@@ -294,5 +304,48 @@ async fn spans_that_nobody_takes_are_dropped_and_hold_nobody_up() {
     let dropped = Scrape::of(metrics).value("slipway_trace_spans_total", &[("result", "dropped")]);
     // At most one queue and one batch of them are kept.
     assert!(dropped >= f64::from(4000 - 2048 - 512), "{dropped}");
+    node.finish().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_is_checked_and_told_who_sends() {
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let authorities = directory.path().join("ca.pem");
+    std::fs::write(&authorities, own.cert.pem()).unwrap();
+    let identity = Identity::from_pem(own.cert.pem(), own.signing_key.serialize_pem());
+    let server = Server::builder().tls_config(ServerTlsConfig::new().identity(identity));
+    let collector = Collector::start_with("127.0.0.1:0", server.unwrap()).await;
+    let endpoint = format!(
+        "[tracing]\nendpoint = \"https://localhost:{}\"\n",
+        collector.address.port()
+    );
+    let trusting = format!("{endpoint}ca_file = {authorities:?}\n");
+    let node = Node::start_with(|builder| {
+        builder
+            .config(trusting)
+            .env("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20open")
+    });
+    let node = node.await.unwrap();
+    let context = format!("00-{TRACE}-{KUBELETS_SPAN}-01");
+    let version = traced(VersionRequest::default(), &context);
+    node.cri().runtime().version(version).await.unwrap();
+    let name = "runtime.v1.RuntimeService/Version";
+    collector.span(TRACE, name).await;
+    let authorizations = collector.received.authorizations.lock().unwrap().clone();
+    assert_eq!(authorizations[0].as_deref(), Some("Bearer open"));
+    node.finish().await.unwrap();
+
+    // Without its authority, it gets nothing.
+    let before = collector.spans().len();
+    let node = Node::start_with(|builder| builder.config(endpoint));
+    let node = node.await.unwrap();
+    node.cri().pods().await.unwrap();
+    eventually("the warning", Duration::from_secs(30), async || {
+        Ok(node.daemon.log().contains("traces are not delivered"))
+    })
+    .await
+    .unwrap();
+    assert_eq!(collector.spans().len(), before);
     node.finish().await.unwrap();
 }
