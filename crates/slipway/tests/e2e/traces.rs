@@ -243,6 +243,10 @@ async fn a_kubelets_trace_goes_on_in_the_daemon() {
     let version = traced(VersionRequest::default(), &unsampled);
     runtime.version(version).await.unwrap();
     runtime.version(VersionRequest::default()).await.unwrap();
+    for garbage in ["", "00-", "00-0-0-01", &"f".repeat(4096)] {
+        let version = traced(VersionRequest::default(), garbage);
+        runtime.version(version).await.unwrap();
+    }
     let last = context.replace(TRACE, &"7".repeat(32));
     let version = traced(VersionRequest::default(), &last);
     runtime.version(version).await.unwrap();
