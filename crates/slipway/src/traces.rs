@@ -25,9 +25,6 @@ use tracing_subscriber::layer::Layer as _;
 
 use queue::{Queue, SpanMetrics, Worker};
 
-/// How long a collector may take to answer.
-const ANSWER: Duration = Duration::from_secs(10);
-
 /// How long the daemon waits at its end for a collector to take what is left.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -145,7 +142,6 @@ impl Traces {
         let mut exporter = SpanExporter::builder()
             .with_tonic()
             .with_endpoint(endpoint)
-            .with_timeout(ANSWER)
             // The worker tries again, for longer.
             .with_retry_policy(RetryPolicy::disabled());
         if config.is_encrypted() {

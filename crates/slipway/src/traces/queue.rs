@@ -28,6 +28,9 @@ const BATCH: usize = 512;
 /// How long the first span of a batch waits for others.
 const DELAY: Duration = Duration::from_secs(1);
 
+/// How long a collector may take to answer, or to be reached.
+const ANSWER: Duration = Duration::from_secs(10);
+
 /// How often a batch is sent that the collector does not take, with pauses from
 /// [`FIRST_PAUSE`] to [`LAST_PAUSE`] that double: two minutes. Another batch may be taken.
 const ATTEMPTS: u32 = 8;
@@ -211,14 +214,18 @@ impl Sending {
     }
 
     async fn send(&mut self, batch: &[SpanData]) -> bool {
-        let sent = self.exporter.export(batch.to_vec()).await;
+        let export = self.exporter.export(batch.to_vec());
+        let sent = match timeout(ANSWER, export).await {
+            Ok(sent) => sent.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", ANSWER.as_secs())),
+        };
         match (&sent, self.reached) {
             (Ok(()), false) => {
                 tracing::info!(endpoint = self.endpoint, "traces are delivered again");
             }
             (Err(error), true) => tracing::warn!(
                 endpoint = self.endpoint,
-                %error,
+                error,
                 "traces are not delivered; what is lost is counted in slipway_trace_spans_total"
             ),
             _ => {}
