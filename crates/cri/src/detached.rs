@@ -4,6 +4,7 @@ use std::future::Future;
 
 use slipway_engine::{self as engine, Error};
 use tonic::Status;
+use tracing::Instrument as _;
 
 use crate::status::status;
 
@@ -12,7 +13,7 @@ use crate::status::status;
 pub(crate) async fn detached<T: Send + 'static>(
     operation: impl Future<Output = engine::Result<T>> + Send + 'static,
 ) -> Result<T, Status> {
-    tokio::spawn(operation)
+    tokio::spawn(operation.in_current_span())
         .await
         .unwrap_or_else(|ended| Err(Error::internal(format!("the operation crashed: {ended}"))))
         .map_err(|error| status(&error))

@@ -17,6 +17,7 @@ mod request;
 mod runtime;
 mod status;
 mod streaming;
+mod trace;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -13,11 +13,9 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
+use tracing::Instrument as _;
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Call {
-    method: String,
-}
+use crate::trace;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct End {
@@ -25,11 +23,11 @@ struct End {
     code: String,
 }
 
-/// `slipway_cri_calls_total{method,code}` and `slipway_cri_call_duration_seconds{method}`.
+/// `slipway_cri_calls_total{method,code}` and `slipway_cri_call_duration_seconds{method,code}`.
 #[derive(Debug, Clone)]
 pub struct CallMetrics {
     ends: Family<End, Counter>,
-    durations: Family<Call, Histogram>,
+    durations: Family<End, Histogram>,
 }
 
 impl CallMetrics {
@@ -49,25 +47,20 @@ impl CallMetrics {
         );
         registry.register(
             "slipway_cri_call_duration_seconds",
-            "Time from a CRI call's arrival to its answer",
+            "Time from a CRI call's arrival to its answer, by method and gRPC code",
             metrics.durations.clone(),
         );
         metrics
     }
 
     fn record(&self, method: &str, code: Code, began: Instant) {
-        let method = method.to_owned();
-        self.durations
-            .get_or_create(&Call {
-                method: method.clone(),
-            })
-            .observe(began.elapsed().as_secs_f64());
-        self.ends
-            .get_or_create(&End {
-                method,
-                code: format!("{code:?}"),
-            })
-            .inc();
+        let end = End {
+            method: method.to_owned(),
+            code: format!("{code:?}"),
+        };
+        let took = began.elapsed().as_secs_f64();
+        self.durations.get_or_create(&end).observe(took);
+        self.ends.get_or_create(&end).inc();
     }
 }
 
@@ -87,6 +80,12 @@ impl UnderWay {
         // The sender is in self, so that it cannot go before the wait ends.
         let _ = count.wait_for(|&count| count == 0).await;
     }
+}
+
+/// Whether somebody should look after a call that ended so. Not after what a kubelet asks for on
+/// purpose without knowing whether it is there.
+pub(crate) fn is_failure(code: Code) -> bool {
+    !matches!(code, Code::Ok | Code::NotFound | Code::Unimplemented)
 }
 
 struct OneUnderWay(watch::Sender<usize>);
@@ -154,7 +153,10 @@ where
             .to_owned();
         let calls = self.calls.clone();
         let under_way = self.under_way.begin();
-        let answer = self.inner.call(request);
+        let span = trace::span(request.uri().path(), request.headers());
+        let answer = span
+            .in_scope(|| self.inner.call(request))
+            .instrument(span.clone());
         Box::pin(async move {
             let _under_way = under_way;
             let answer = answer.await;
@@ -165,10 +167,10 @@ where
                 .ok()
                 .and_then(|response| Status::from_header_map(response.headers()));
             let code = ended.as_ref().map_or(Code::Ok, Status::code);
+            trace::end(&span, ended.as_ref());
             let took = began.elapsed();
             match &ended {
-                // What a kubelet asks for on purpose without knowing whether it is there.
-                Some(status) if code == Code::NotFound || code == Code::Unimplemented => {
+                Some(status) if !is_failure(code) => {
                     tracing::debug!(%method, ?code, ?took, "{}", status.message());
                 }
                 Some(status) => tracing::warn!(%method, ?code, ?took, "{}", status.message()),

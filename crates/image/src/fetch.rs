@@ -15,6 +15,7 @@ use crate::flight::Ticket;
 use crate::layer::{self, Chunk, ChunkReader, Failure, Unpacked, inherit_attributes};
 use crate::manifest::Layer;
 use crate::metadata::LayerRecord;
+use crate::metrics::Metrics;
 use crate::progress::{LayerState, Step};
 use crate::registry::{Outcome, Sink};
 use crate::source::Source;
@@ -37,14 +38,19 @@ pub(crate) struct LayerFetch {
     pub(crate) below: Option<LayerTicket>,
 }
 
-struct LayerSink {
+struct LayerSink<'a> {
+    /// Of what comes from registries.
+    metrics: Option<&'a Metrics>,
     chunks: mpsc::Sender<Chunk>,
     progress: watch::Sender<Step>,
 }
 
-impl Sink for LayerSink {
+impl Sink for LayerSink<'_> {
     async fn take(&mut self, bytes: Bytes) -> bool {
         let length = bytes.len() as u64;
+        if let Some(metrics) = self.metrics {
+            metrics.arrived(length);
+        }
         let wanted = self.chunks.send(Chunk::Data(bytes)).await.is_ok();
         self.progress.send_modify(|step| step.done += length);
         wanted
@@ -93,7 +99,14 @@ impl LayerFetch {
     ) -> Result<(Temporary, Unpacked), Error> {
         let (chunks, receiver) = mpsc::channel(CHUNKS_MAX);
         let unpacking = self.unpack(ChunkReader::new(receiver));
-        let mut sink = LayerSink { chunks, progress };
+        let mut sink = LayerSink {
+            metrics: match &*self.source {
+                Source::Registry(_) => Some(&self.inner.metrics),
+                Source::Archive(_) => None,
+            },
+            chunks,
+            progress,
+        };
         let downloaded = tokio::select! {
             downloaded = self.source.download(&self.layer.blob, &mut sink) => downloaded,
             () = cancel.cancelled() => Err(self.abandoned()),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 /// What becomes of work for which nobody waits any more.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -106,14 +107,16 @@ where
         let number = landing.number;
         let work = start(cancel, progress_sender);
         drop(flights);
-        tokio::spawn(async move {
+        let task = async move {
             if let Some(mut previous) = previous {
                 let _ = previous.wait_for(Option::is_some).await;
             }
             let outcome = work.await;
             drop(landing);
             outcome_sender.send_replace(Some(outcome));
-        });
+        };
+        // Of whoever was first to ask for it.
+        tokio::spawn(task.in_current_span());
         self.ticket(key, number, progress, outcome)
     }
 

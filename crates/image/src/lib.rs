@@ -20,6 +20,7 @@ mod flight;
 mod layer;
 mod manifest;
 mod metadata;
+mod metrics;
 mod progress;
 mod pull;
 mod reference;
@@ -38,9 +39,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use oci_spec::image::ImageConfiguration;
+use prometheus_client::registry::Registry;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
+use tracing::{Instrument as _, trace_span};
 
 pub use archive::ArchiveReader;
 pub use error::{Error, Kind};
@@ -51,6 +54,7 @@ pub use registry::Credentials;
 use catalogue::{Catalogue, Found};
 use flight::{Abandoned, Flights};
 use metadata::Changes;
+use metrics::Metrics;
 use progress::{Board, Step};
 use registries::RegistriesFile;
 use registry::Clients;
@@ -206,6 +210,7 @@ struct Inner {
     layers: Flights<String, Step, Result<(), Error>>,
     pulls: Flights<(String, Option<Credentials>), (), Result<String, Error>>,
     board: Board,
+    metrics: Metrics,
     /// Identity of the running kernel's boot.
     boot: String,
     /// Lets one collection end before the next begins, so that what either was asked to remove is
@@ -244,6 +249,7 @@ impl Images {
             layers: Flights::new(Abandoned::IsCancelled),
             pulls: Flights::new(Abandoned::GoesOn),
             board: Board::default(),
+            metrics: Metrics::default(),
             boot,
             collecting: tokio::sync::Mutex::default(),
             settling: AtomicBool::new(false),
@@ -251,6 +257,11 @@ impl Images {
         }));
         images.0.recover()?;
         Ok(images)
+    }
+
+    /// Offers the store's own metrics, `slipway_image_…`, under a registry.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.0.metrics.register(registry);
     }
 
     /// Puts another configuration into force for pulls that begin from now on.
@@ -278,7 +289,12 @@ impl Images {
         let key = (reference.to_string(), credentials.clone());
         let inner = &self.0;
         let ticket = inner.pulls.join(key, |_, _| {
-            pull::pull(Arc::clone(inner), reference, credentials)
+            let inner = Arc::clone(inner);
+            async move {
+                let span = trace_span!(target: "otel", "pull image", image = %reference);
+                let pull = pull::pull(Arc::clone(&inner), reference, credentials);
+                inner.metrics.measure(pull.instrument(span)).await
+            }
         });
         let outcome = ticket.outcome().await;
         outcome.unwrap_or_else(|| Err(inner.store_error("the task of the pull died")))

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use oci_spec::image::{Descriptor, Digest, ImageManifest};
 use tokio::sync::watch;
+use tracing::{Instrument as _, trace_span};
 
 use crate::digest;
 use crate::error::{Error, Kind};
@@ -51,7 +52,9 @@ pub(crate) async fn pull(
     credentials: Option<Credentials>,
 ) -> Result<String, Error> {
     let report = inner.board.start(reference.to_string());
-    let (places, resolved) = resolve(&inner, &reference, credentials.as_ref()).await?;
+    let (places, resolved) = resolve(&inner, &reference, credentials.as_ref())
+        .instrument(trace_span!(target: "otel", "find manifest"))
+        .await?;
     let config = places.config(&resolved.manifest).await?;
     let layers = manifest::configuration(&config)
         .and_then(|config| manifest::layers(&resolved.manifest, &config))
@@ -308,7 +311,13 @@ async fn fetch_layers(
                     lower: chain_ids[..index].iter().rev().cloned().collect(),
                     below,
                 };
-                fetch.run(cancel, steps)
+                let span = trace_span!(
+                    target: "otel",
+                    "fetch layer",
+                    digest = %fetch.layer.blob.digest(),
+                    bytes = fetch.layer.blob.size(),
+                );
+                fetch.run(cancel, steps).instrument(span)
             })
         };
         // The layer below stays wanted for as long as the one above is under way.

@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, watch};
 use crate::events;
 use crate::layers::HeldLayers;
 use crate::node::Node;
+use crate::own_metrics::{Counted, OwnMetrics};
 use crate::pod::Pod;
 use crate::stats::Observed;
 use crate::store::{ContainerRecord, ContainerUpdate, ExitRecord};
@@ -31,7 +32,7 @@ pub(crate) struct Container {
     pid: OnceLock<i32>,
     /// Kept until it is removed.
     layers: std::sync::Mutex<Option<HeldLayers>>,
-    state: watch::Sender<ContainerState>,
+    state: watch::Sender<Counted<ContainerState>>,
     /// As it is on disk; none once it has been deleted there, so that news that comes late does
     /// not bring it back.
     on_disk: Mutex<Option<ContainerRecord>>,
@@ -43,6 +44,7 @@ impl Container {
         pod: Arc<Pod>,
         layers: Option<HeldLayers>,
         state: ContainerState,
+        metrics: &OwnMetrics,
     ) -> Self {
         let on_disk = Mutex::new(Some(record.clone()));
         let update = std::sync::Mutex::new(record.update.clone());
@@ -55,7 +57,7 @@ impl Container {
             update,
             pid: OnceLock::new(),
             layers: std::sync::Mutex::new(layers),
-            state: watch::Sender::new(state),
+            state: watch::Sender::new(Counted::new(state, &metrics.containers)),
             on_disk,
         }
     }
@@ -65,7 +67,7 @@ impl Container {
     }
 
     pub(crate) fn state(&self) -> ContainerState {
-        self.state.borrow().clone()
+        ContainerState::clone(&self.state.borrow())
     }
 
     /// Its init's process id on the node; none while it is not known.
@@ -86,7 +88,7 @@ impl Container {
                 .send_if_modified(|state| match state.started(started_at) {
                     Ok(running) => {
                         self.observed.begin(started_at);
-                        *state = running;
+                        state.set(running);
                         true
                     }
                     Err(_) => false,
@@ -100,8 +102,9 @@ impl Container {
     pub(crate) async fn set_exited(&self, node: &Node, exit: ContainerExit) {
         let change = || {
             self.state.send_if_modified(|state| {
-                let first = !matches!(state, ContainerState::Exited(_));
-                *state = state.exited(exit);
+                let first = !matches!(**state, ContainerState::Exited(_));
+                let exited = state.exited(exit);
+                state.set(exited);
                 first
             })
         };
@@ -175,7 +178,7 @@ impl Container {
         let mut state = self.state.subscribe();
         // The sender lives in self, so that it cannot go before the wait ends.
         let _ = state
-            .wait_for(|state| matches!(state, ContainerState::Exited(_)))
+            .wait_for(|state| matches!(**state, ContainerState::Exited(_)))
             .await;
     }
 

@@ -184,9 +184,9 @@ impl Handlers {
 
     /// Has a runtime forget a container whose processes are gone; safe to repeat. Where it cannot,
     /// its directory for the container is removed, so that no container outlives its runtime.
-    pub(crate) async fn forget(&self, state: &Path, name: &str, container: &str) {
+    pub(crate) async fn forget(&self, state: &Path, name: &str, container: &str) -> Result<()> {
         let (failed, root) = match self.runtime(name) {
-            Ok(None) => return,
+            Ok(None) => return Ok(()),
             Ok(Some(runtime)) => (
                 run(runtime, &["delete", "--force", container]).await.err(),
                 runtime.root.clone(),
@@ -203,11 +203,9 @@ impl Handlers {
                 reason,
                 "its runtime did not delete it; what that keeps of it is removed"
             );
-            let removed = blocking::run(move || remove_directory(&directory)).await;
-            if let Err(error) = removed {
-                tracing::error!(container, %error, "a runtime's state is left");
-            }
+            blocking::run(move || remove_directory(&directory)).await?;
         }
+        Ok(())
     }
 
     /// What the runtimes hold in directories of this daemon's own, by handler.

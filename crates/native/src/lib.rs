@@ -29,6 +29,7 @@ mod lifecycle;
 mod metrics;
 mod mountinfo;
 mod node;
+mod own_metrics;
 mod pod;
 mod port_forward;
 mod program;
@@ -51,6 +52,7 @@ mod volumes;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use prometheus_client::registry::Registry;
 use slipway_cgroup::Hierarchy;
 use slipway_cri_api::slipway;
 use slipway_cri_api::v1::{
@@ -75,6 +77,7 @@ use cgroups::Cgroups;
 pub use config::{Config, Handler, Rlimit};
 use handlers::{Features, Handlers};
 use node::{Node, Reloaded};
+use own_metrics::OwnMetrics;
 #[doc(hidden)]
 pub use spec::fuzzing;
 use store::Store;
@@ -122,6 +125,13 @@ impl Native {
         recovery::recover(&node).await?;
         stats::spawn_sampler(&node);
         Ok(Self { node })
+    }
+
+    /// Offers what the engine and its parts tell of themselves, `slipway_…`, under a registry.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.node.metrics.register(registry);
+        self.node.images.register_metrics(registry);
+        self.node.network.register_metrics(registry);
     }
 
     /// Puts another configuration into force, as a whole: for operations that begin from now on.
@@ -209,6 +219,7 @@ fn assemble(settings: Settings, handlers: Handlers) -> Result<Arc<Node>> {
         sampler: Arc::default(),
         user_namespaces,
         events: Events::default(),
+        metrics: OwnMetrics::default(),
         pods: Arc::new(Index::new("pod")),
         containers: Arc::new(Index::new("container")),
         boot: node::boot()?,

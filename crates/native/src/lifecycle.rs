@@ -16,6 +16,7 @@ use slipway_shim::protocol::{
     Create, Failure, FailureKind, Overlay, SECCOMP_PROGRAM, UserMappings,
 };
 use slipway_shim::{Placeholder, Shim};
+use tracing::{Instrument as _, trace_span};
 
 use crate::container::Container;
 use crate::layers::HeldLayers;
@@ -93,8 +94,14 @@ pub(crate) async fn create(
         record.gid = resolved.user.gid;
         record.groups.clone_from(&resolved.user.groups);
         node.store.put_container(record.clone()).await?;
-        let (request, placeholder) = made.prepare(resolved).await?;
-        let created = shim.create(request).await;
+        let prepared = made
+            .prepare(resolved)
+            .instrument(trace_span!(target: "otel", "prepare container"));
+        let (request, placeholder) = prepared.await?;
+        let created = shim
+            .create(request)
+            .instrument(trace_span!(target: "otel", "create container"))
+            .await;
         drop(placeholder);
         created.map_err(|error| failure::of_shim(&error))
     };
@@ -110,6 +117,7 @@ pub(crate) async fn create(
                 Arc::clone(&pod),
                 Some(layers),
                 state,
+                &node.metrics,
             )));
         }
         return Err(error);
@@ -120,6 +128,7 @@ pub(crate) async fn create(
         Arc::clone(&pod),
         Some(layers),
         state,
+        &node.metrics,
     ));
     pod.add_container(&id);
     let kind = ContainerEventType::ContainerCreatedEvent;
@@ -378,7 +387,8 @@ pub(crate) async fn start(node: &Arc<Node>, id: &str) -> Result<()> {
         error.context(format!("container {} cannot be started", container.id()))
     })?;
     let shim = container.pod.shim()?;
-    match shim.start(container.id()).await {
+    let span = trace_span!(target: "otel", "start container");
+    match shim.start(container.id()).instrument(span).await {
         Ok(started_at) => {
             container.set_started(node, started_at);
             Ok(())
@@ -456,7 +466,10 @@ async fn signal_container(
 
 /// Waits for the end of a container that was sent SIGKILL.
 pub(crate) async fn await_exit(container: &Container) -> Result<()> {
-    tokio::time::timeout(KILL_DEADLINE, container.exited()).await.map_err(|_| {
+    let exited = container
+        .exited()
+        .instrument(trace_span!(target: "otel", "await exit"));
+    tokio::time::timeout(KILL_DEADLINE, exited).await.map_err(|_| {
         Error::deadline(format!(
             "container {} has not ended {} s after SIGKILL: a process of it is probably stuck in \
              the kernel (state D in ps), waiting for a disk or a network file system",
@@ -528,10 +541,13 @@ async fn clean(
     }
     let handler = &pod.record.handler;
     let reloaded = node.reloaded();
-    reloaded
+    let forgotten = reloaded
         .handlers
         .forget(&node.state, handler, &record.id)
         .await;
+    if let Err(error) = forgotten {
+        tracing::error!(container = record.id, %error, "a runtime's state is left");
+    }
     let beside = node.hierarchy.beside(cgroup.path());
     let cgroups = Arc::clone(&node.cgroups);
     let bundle = node.bundle(&record.pod, &record.id);

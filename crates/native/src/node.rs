@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::container::Container;
 use crate::handlers::Handlers;
 use crate::kernel::UserNamespaces;
+use crate::own_metrics::OwnMetrics;
 use crate::pod::Pod;
 use crate::stats::Sampler;
 use crate::store::Store;
@@ -44,6 +45,7 @@ pub(crate) struct Node {
     pub(crate) sampler: Arc<Sampler>,
     pub(crate) user_namespaces: UserNamespaces,
     pub(crate) events: Events,
+    pub(crate) metrics: OwnMetrics,
     pub(crate) pods: Arc<Index<PodName, Pod>>,
     pub(crate) containers: Arc<Index<ContainerName, Container>>,
     /// The boot in which this is: pods of another one are over.

@@ -11,6 +11,7 @@ use slipway_shim::Shim;
 use slipway_shim::protocol::Exit;
 use tokio::sync::{RwLock, oneshot};
 
+use crate::own_metrics::{Counted, OwnMetrics};
 use crate::stats::Observed;
 use crate::store::{PodRecord, PodUpdate};
 
@@ -30,7 +31,7 @@ pub(crate) struct Pod {
     update: Mutex<Option<PodUpdate>>,
     /// Held while a change of the pod or of a container in it is made and told of.
     telling: Mutex<()>,
-    state: Mutex<PodState>,
+    state: Mutex<Counted<PodState>>,
     containers: Mutex<BTreeSet<String>>,
     /// None once the shim has gone: nothing ends any more.
     execs: Mutex<Option<HashMap<u64, ExecEnd>>>,
@@ -61,6 +62,7 @@ impl Pod {
         directory: PathBuf,
         cgroup: CgroupPath,
         state: PodState,
+        metrics: &OwnMetrics,
     ) -> Self {
         Self {
             updating: tokio::sync::Mutex::new(()),
@@ -71,7 +73,7 @@ impl Pod {
             gate: RwLock::new(()),
             observed: Observed::default(),
             telling: Mutex::new(()),
-            state: Mutex::new(state),
+            state: Mutex::new(Counted::new(state, &metrics.pods)),
             containers: Mutex::new(BTreeSet::new()),
             execs: Mutex::new(Some(HashMap::new())),
         }
@@ -82,7 +84,7 @@ impl Pod {
     }
 
     pub(crate) fn state(&self) -> PodState {
-        self.locked_state().clone()
+        PodState::clone(&self.locked_state())
     }
 
     /// What it and its containers may use: as it was made, or as it was changed since.
@@ -110,7 +112,7 @@ impl Pod {
         }
     }
 
-    fn locked_state(&self) -> MutexGuard<'_, PodState> {
+    fn locked_state(&self) -> MutexGuard<'_, Counted<PodState>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -120,7 +122,7 @@ impl Pod {
     ///
     /// [`slipway_engine::Kind::FailedPrecondition`] when the pod is not ready.
     pub(crate) fn shim(&self) -> Result<Shim> {
-        match &*self.locked_state() {
+        match &**self.locked_state() {
             PodState::Ready { shim, .. } => Ok(shim.clone()),
             PodState::Broken { .. } | PodState::Stopped => Err(Error::precondition(format!(
                 "pod {} is not ready: it was stopped, or its shim has gone; make a new one",
@@ -131,7 +133,7 @@ impl Pod {
 
     /// Whatever shim there still is.
     pub(crate) fn any_shim(&self) -> Option<Shim> {
-        match &*self.locked_state() {
+        match &**self.locked_state() {
             PodState::Ready { shim, .. } => Some(shim.clone()),
             PodState::Broken { shim } => shim.clone(),
             PodState::Stopped => None,
@@ -141,27 +143,27 @@ impl Pod {
     /// The pod will be stopped: nothing is added to it from now on. Answers its shim.
     pub(crate) fn begin_stop(&self) -> Option<Shim> {
         let mut state = self.locked_state();
-        let shim = match &*state {
+        let shim = match &**state {
             PodState::Ready { shim, .. } => Some(shim.clone()),
             PodState::Broken { shim } => shim.clone(),
             PodState::Stopped => return None,
         };
-        *state = PodState::Broken { shim: shim.clone() };
+        state.set(PodState::Broken { shim: shim.clone() });
         shim
     }
 
     /// The pod's shim has ended. Answers whether nobody had asked it to.
     pub(crate) fn lose_shim(&self) -> bool {
         let mut state = self.locked_state();
-        let unexpected = matches!(*state, PodState::Ready { .. });
-        if !matches!(*state, PodState::Stopped) {
-            *state = PodState::Broken { shim: None };
+        let unexpected = matches!(**state, PodState::Ready { .. });
+        if !matches!(**state, PodState::Stopped) {
+            state.set(PodState::Broken { shim: None });
         }
         unexpected
     }
 
     pub(crate) fn end_stop(&self) {
-        *self.locked_state() = PodState::Stopped;
+        self.locked_state().set(PodState::Stopped);
     }
 
     /// Waits for those who tell of an earlier change; never long, as nothing is waited for then.

@@ -21,6 +21,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::container::{Container, exit_of};
 use crate::layers::HeldLayers;
 use crate::node::{Node, now};
+use crate::own_metrics::Leak;
 use crate::pod::{Pod, PodState};
 use crate::sandbox::{
     follow, keep_broken, lose_containers, recorded_cgroup, remove_directory, undo, unpin,
@@ -118,10 +119,12 @@ async fn find_pod(node: &Arc<Node>, record: PodRecord) -> Result<Option<(Arc<Pod
     let name = PodName::of(&record.config)?;
     if record.phase() == PodPhase::Starting {
         tracing::warn!(pod = record.id, "undoing a pod that was being made");
+        node.metrics.found(Leak::Pod);
         let Err(error) = undo(node, &record).await else {
             return Ok(None);
         };
         tracing::error!(pod = record.id, %error, "it is not wholly undone");
+        node.metrics.left(Leak::Pod);
         let cgroup = recorded_cgroup(&record)?;
         let broken = keep_broken(node, record, cgroup).await?;
         let reservation = node.pods.reserve(name, broken.id())?;
@@ -147,16 +150,19 @@ async fn find_pod(node: &Arc<Node>, record: PodRecord) -> Result<Option<(Arc<Pod
             }
             Ok(Err(error)) => {
                 tracing::error!(pod = record.id, %error, "the pod's shim has gone");
+                node.metrics.lost_shims.inc();
                 PodState::Broken { shim: None }
             }
             Err(_) => {
                 tracing::error!(pod = record.id, "the pod's shim does not answer");
+                node.metrics.lost_shims.inc();
                 PodState::Broken { shim: None }
             }
         }
     };
     let reservation = node.pods.reserve(name, &record.id)?;
-    let pod = Arc::new(Pod::new(record, directory, cgroup, state));
+    let metrics = &node.metrics;
+    let pod = Arc::new(Pod::new(record, directory, cgroup, state, metrics));
     reservation.fill(Arc::clone(&pod));
     Ok(Some((pod, heard)))
 }
@@ -202,10 +208,12 @@ async fn find_container(
                 container = record.id,
                 "undoing a container that was being made"
             );
+            node.metrics.found(Leak::Container);
             let shim = pod.any_shim();
             let Err(error) = lifecycle::undo(node, &record, shim.as_ref()).await else {
                 return Ok(());
             };
+            node.metrics.left(Leak::Container);
             // Listed, so that a kubelet removes it once that is possible.
             let message = format!("it is not wholly undone: {error}");
             ContainerState::Exited(ContainerExit::unknown(0, now(), message))
@@ -214,7 +222,8 @@ async fn find_container(
     let name = ContainerName::of(&record.pod, &record.config)?;
     let reservation = node.containers.reserve(name, &record.id)?;
     pod.add_container(&record.id);
-    let container = Arc::new(Container::new(record, Arc::clone(pod), layers, state));
+    let pod = Arc::clone(pod);
+    let container = Arc::new(Container::new(record, pod, layers, state, &node.metrics));
     reservation.fill(Arc::clone(&container));
     if let Some(last) = last {
         container.follow(node, &last).await;
@@ -229,36 +238,41 @@ fn last_words(bundle: &Path) -> Option<Record> {
 
 /// Removes what no record stands for, each for itself.
 async fn sweep(node: &Arc<Node>, known: &Known) {
-    let logged = |what: &str, result: Result<()>| {
+    let swept = |kind: Leak, result: Result<()>| {
+        node.metrics.found(kind);
         if let Err(error) = result {
-            tracing::error!(%error, "{what} that nothing stands for is left");
+            tracing::error!(%error, "{} is left", kind.describe());
+            node.metrics.left(kind);
         }
     };
     for pod in entries(&node.state.join("pods")) {
         if !known.pods.contains(&pod) {
-            logged("a pod's directory", sweep_pod(node, &pod).await);
+            swept(Leak::PodDirectory, sweep_pod(node, &pod).await);
             continue;
         }
         for container in entries(&node.pod_directory(&pod).join("containers")) {
             if !known.containers.contains(&container) {
                 let bundle = node.bundle(&pod, &container);
-                logged("a container's bundle", remove_directory(&bundle));
+                swept(Leak::Bundle, remove_directory(&bundle));
             }
         }
     }
     for container in entries(&node.root.join("containers")) {
         if !known.containers.contains(&container) {
             let writable = node.writable(&container);
-            logged("a writable layer", remove_directory(&writable));
+            swept(Leak::WritableLayer, remove_directory(&writable));
         }
     }
-    let swept = Arc::clone(node);
-    let swept = blocking::run(move || checkpoint::sweep(&swept)).await;
-    logged("a checkpoint that was being written", swept);
+    for checkpoint in entries(&checkpoint::parent(node)) {
+        let directory = checkpoint::parent(node).join(checkpoint);
+        let removed = blocking::run(move || remove_directory(&directory)).await;
+        swept(Leak::Checkpoint, removed);
+    }
     let handlers = &node.reloaded().handlers;
     for (handler, container) in handlers.held() {
         if !known.containers.contains(&container) {
-            handlers.forget(&node.state, handler, &container).await;
+            let forgotten = handlers.forget(&node.state, handler, &container).await;
+            swept(Leak::RuntimeState, forgotten);
         }
     }
     for pod in node.network.cached().unwrap_or_default() {
@@ -268,10 +282,8 @@ async fn sweep(node: &Arc<Node>, known: &Known) {
                 ..Attachment::default()
             };
             let deleted = node.network.delete(&attachment).await;
-            logged(
-                "an address",
-                deleted.map_err(|error| failure::of_network(&error)),
-            );
+            let deleted = deleted.map_err(|error| failure::of_network(&error));
+            swept(Leak::Network, deleted);
         }
     }
 }

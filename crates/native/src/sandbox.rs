@@ -19,8 +19,10 @@ use slipway_network::Attachment;
 use slipway_shim::Shim;
 use slipway_shim::protocol::{Event, Pod as ShimPod, Record, UserMappings};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tracing::{Instrument as _, trace_span};
 
 use crate::node::{Node, now};
+use crate::own_metrics::OneOf;
 use crate::pod::{Pod, PodState};
 use crate::spec::{check_pod, pod_namespaces, user_mappings};
 use crate::store::{PodPhase, PodRecord};
@@ -70,7 +72,8 @@ pub(crate) async fn run(
         Ok((shim, addresses, containers, events)) => {
             let directory = node.pod_directory(&id);
             let state = PodState::Ready { shim, addresses };
-            let pod = Arc::new(Pod::new(record, directory, cgroup, state));
+            let metrics = &node.metrics;
+            let pod = Arc::new(Pod::new(record, directory, cgroup, state, metrics));
             events::tell(
                 node,
                 &pod,
@@ -145,6 +148,7 @@ async fn build(node: &Arc<Node>, record: &mut PodRecord, cgroup: &CgroupPath) ->
             sysctls: sysctls.unwrap_or_default().into_iter().collect(),
             user,
         })
+        .instrument(trace_span!(target: "otel", "start shim"))
         .await
         .map_err(|error| failure::of_shim(&error))?;
     let (containers, events) = shim
@@ -158,6 +162,7 @@ async fn build(node: &Arc<Node>, record: &mut PodRecord, cgroup: &CgroupPath) ->
         let attached = node
             .network
             .add(&attachment(node, record))
+            .instrument(trace_span!(target: "otel", "attach network"))
             .await
             .map_err(|error| failure::of_network(&error))?;
         attached.ips
@@ -177,6 +182,7 @@ pub(crate) fn follow(
     mut events: UnboundedReceiver<Event>,
 ) {
     let (node, pod) = (Arc::clone(node), Arc::clone(pod));
+    let shim = OneOf::new(&node.metrics.shims);
     tokio::spawn(async move {
         for record in containers {
             if let Ok(Some(container)) = node.containers.find(&record.container) {
@@ -193,11 +199,13 @@ pub(crate) fn follow(
                 Event::ExecExited { exec, exit } => pod.exec_ended(exec, exit),
             }
         }
+        drop(shim);
         pod.abandon_execs();
         let kind = ContainerEventType::ContainerStoppedEvent;
         events::tell(&node, &pod, pod.id(), kind, || {
             let unasked = pod.lose_shim();
             if unasked {
+                node.metrics.lost_shims.inc();
                 tracing::error!(pod = pod.id(), "the pod's shim has ended unasked");
             }
             unasked
@@ -292,6 +300,7 @@ async fn release(node: &Node, record: &PodRecord, shim: Option<Shim>) -> Result<
     if pod_namespaces(&record.config).network != NamespaceMode::Node as i32 {
         node.network
             .delete(&attachment(node, record))
+            .instrument(trace_span!(target: "otel", "detach network"))
             .await
             .map_err(|error| failure::of_network(&error))?;
     }
@@ -303,6 +312,7 @@ async fn release(node: &Node, record: &PodRecord, shim: Option<Shim>) -> Result<
                     // The channel ends with the connection, and that with the process.
                     while events.recv().await.is_some() {}
                 };
+                let end = end.instrument(trace_span!(target: "otel", "end shim"));
                 if tokio::time::timeout(SHIM_DEADLINE, end).await.is_err() {
                     tracing::error!(
                         pod = record.id,
@@ -381,7 +391,10 @@ pub(crate) async fn keep_broken(
     let directory = node.pod_directory(&record.id);
     let shim = Shim::connect(&directory).await.ok();
     let state = PodState::Broken { shim };
-    Ok(Arc::new(Pod::new(record, directory, cgroup, state)))
+    let metrics = &node.metrics;
+    Ok(Arc::new(Pod::new(
+        record, directory, cgroup, state, metrics,
+    )))
 }
 
 /// Removes a released pod's directory, cgroups and record.

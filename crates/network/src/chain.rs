@@ -85,6 +85,12 @@ impl<'a> Chain<'a> {
         previous: Option<&Value>,
     ) -> Result<Value, Error> {
         let started = Instant::now();
+        let span = tracing::trace_span!(
+            target: "otel",
+            "CNI plugin",
+            otel.name = format!("{command} {}", element.kind),
+        );
+        let _within = span.enter();
         let outcome = plugin.call(&Call {
             command,
             container: &pod.attachment.pod_id,

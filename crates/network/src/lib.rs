@@ -33,6 +33,7 @@ mod conflist;
 mod error;
 mod executed;
 mod interfaces;
+mod metrics;
 mod network;
 mod plugin;
 mod pod_cidr;

@@ -6,15 +6,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use tracing::Span;
 
 use crate::attachment::Attachment;
 use crate::cache::{Cache, Entry, Record, Recorded};
 use crate::catalog::{Catalog, Selected};
 use crate::chain::{Chain, Pod};
 use crate::conflist::Conflist;
+use crate::metrics::Metrics;
+use crate::plugin::Command;
 use crate::pod_cidr::{self, PodCidrs};
 use crate::{Config, Error, adoption, result};
 
@@ -28,6 +32,7 @@ const PLUGINS_WAITED_FOR: u32 = 16;
 /// Attaches pods to the node's network, and detaches them.
 pub struct Network {
     inner: Arc<Inner>,
+    metrics: Metrics,
 }
 
 struct Inner {
@@ -70,7 +75,13 @@ impl Network {
                 cache: Cache::new(cache),
                 writing: Mutex::new(()),
             }),
+            metrics: Metrics::default(),
         }
+    }
+
+    /// Offers the network's own metrics, `slipway_network_…`, under a registry.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
     }
 
     /// Puts another configuration into force for operations that begin from now on; DEL keeps to
@@ -97,7 +108,8 @@ impl Network {
     /// Once begun, it goes on to its end even if the caller does not wait for it.
     pub async fn add(&self, pod: &Attachment) -> Result<Attached, Error> {
         let pod = pod.clone();
-        self.run(move |inner| inner.add(pod)).await
+        let added = self.run(move |inner| inner.add(pod));
+        self.metrics.measure(Command::Add, added).await
     }
 
     /// Detaches a pod, by calling DEL of every plugin in reverse order, with the configuration and
@@ -108,7 +120,8 @@ impl Network {
     /// even if the caller does not wait for it. If it fails, it can be called again.
     pub async fn delete(&self, pod: &Attachment) -> Result<(), Error> {
         let pod = pod.clone();
-        self.run(move |inner| inner.delete(&pod)).await
+        let deleted = self.run(move |inner| inner.delete(&pod));
+        self.metrics.measure(Command::Del, deleted).await
     }
 
     /// Takes over what another runtime has attached a pod with, as libcni has recorded it in its
@@ -144,7 +157,8 @@ impl Network {
         operation: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let inner = Arc::clone(&self.inner);
-        match spawn_blocking(move || operation(&inner)).await {
+        let span = Span::current();
+        match spawn_blocking(move || span.in_scope(|| operation(&inner))).await {
             Ok(outcome) => outcome,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(Error::ShuttingDown),

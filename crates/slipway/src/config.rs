@@ -16,7 +16,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::engines::EngineConfig;
-use crate::serve::{LogFormat, LogLevel, ServeArgs};
+use crate::log::{LogFormat, LogLevel};
+use crate::serve::ServeArgs;
+use crate::traces;
 
 pub(crate) use command::ConfigArgs;
 pub(crate) use keys::{Key, changes};
@@ -46,7 +48,8 @@ pub(crate) struct Config {
     #[schemars(extend("x-restart" = true))]
     pub(crate) log_format: LogFormat,
     /// How much is logged, of what Slipway itself has to say. `SLIPWAY_LOG` in the daemon's
-    /// environment wins over it.
+    /// environment wins over it: one of these words, or directives for single modules and
+    /// libraries, such as `info,h2=debug`.
     pub(crate) log_level: LogLevel,
     /// Where Prometheus metrics are offered; nowhere when it is not set.
     #[schemars(
@@ -60,6 +63,7 @@ pub(crate) struct Config {
     pub(crate) image: slipway_image::Config,
     pub(crate) network: slipway_network::Config,
     pub(crate) streaming: slipway_streaming::Config,
+    pub(crate) tracing: traces::Config,
 }
 
 impl Default for Config {
@@ -76,6 +80,7 @@ impl Default for Config {
             image: slipway_image::Config::default(),
             network: slipway_network::Config::default(),
             streaming: slipway_streaming::Config::default(),
+            tracing: traces::Config::default(),
         }
     }
 }
@@ -241,6 +246,7 @@ impl Config {
         self.image.check(&mut below("image", complain));
         self.network.check(&mut below("network", complain));
         self.streaming.check(&mut below("streaming", complain));
+        self.tracing.check(&mut below("tracing", complain));
     }
 
     /// The path of the socket.
@@ -273,6 +279,8 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() != 0 && one.port() == other.port() && (all || one.ip() == other.ip())
 }
 
+#[cfg(test)]
+mod guides;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

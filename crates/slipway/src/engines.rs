@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use futures_util::StreamExt as _;
+use prometheus_client::registry::Registry;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use slipway_cri_api::v1::ImageSpec;
@@ -118,6 +119,13 @@ impl Started {
                 }
             }
         })
+    }
+
+    /// Adds what is told of the engines to what Prometheus can ask for.
+    pub(crate) fn register_metrics(&self, registry: &mut Registry) {
+        if let Some(native) = &self.native {
+            native.register_metrics(registry);
+        }
     }
 
     /// Puts into force what takes no restart.

@@ -9,11 +9,13 @@ mod client;
 mod completions;
 mod config;
 mod engines;
+mod log;
 mod man;
 mod metrics;
 mod reload;
 mod serve;
 mod service_manager;
+mod traces;
 
 use std::process::ExitCode;
 

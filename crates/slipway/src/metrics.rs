@@ -1,4 +1,6 @@
-//! The Prometheus endpoint.
+//! The Prometheus endpoint, and what it tells of the process itself.
+
+mod process;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -13,9 +15,13 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+
+pub(crate) use process::Process;
 
 /// How many may scrape at once.
 const MAX_SCRAPERS: usize = 16;
@@ -25,6 +31,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long nobody is accepted after that has failed.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// `slipway_build_info`.
+pub(crate) fn register_build(registry: &mut Registry) {
+    // No metric of OpenMetrics' type info, which readers of Prometheus's older text format refuse.
+    let build = Family::<_, Gauge>::default();
+    let labels = [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("architecture", std::env::consts::ARCH),
+    ];
+    build.get_or_create(&labels).set(1);
+    registry.register("slipway_build_info", "What Slipway this is", build);
+}
 
 /// Offers a registry's metrics under `/metrics` until the process ends.
 pub(crate) async fn serve(address: SocketAddr, registry: Registry) -> anyhow::Result<()> {

@@ -7,7 +7,8 @@ use tokio::signal::unix::Signal;
 
 use crate::config::{Config, Loaded, changes};
 use crate::engines::Started;
-use crate::serve::{ServeArgs, SetLogLevel};
+use crate::log::SetLogLevel;
+use crate::serve::ServeArgs;
 use crate::service_manager::{ServiceManager, State};
 
 /// What a reload works on.

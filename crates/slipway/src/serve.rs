@@ -1,31 +1,28 @@
 //! `slipway serve`: the daemon.
 
-use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use futures_util::TryFutureExt as _;
 use prometheus_client::registry::Registry;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use slipway_cri::CallMetrics;
 use slipway_streaming::Streaming;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
-use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use crate::config::Loaded;
 use crate::engines::{EngineName, Started};
-use crate::metrics;
+use crate::log::LogFormat;
+use crate::metrics::Process;
 use crate::reload::Reload;
 use crate::service_manager::{ServiceManager, State};
+use crate::traces::Traces;
+use crate::{log, metrics};
 
 /// What `slipway serve` is told on its command line. Each flag is also a key of the configuration
 /// file, and wins over it.
@@ -91,37 +88,12 @@ impl ServeArgs {
     }
 }
 
-/// How the daemon's log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LogFormat {
-    /// Lines for people.
-    Text,
-    /// One JSON object on each line.
-    Json,
-}
-
-/// What is worth a line in the daemon's log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LogLevel {
-    /// What failed and is not made up for.
-    Error,
-    /// What somebody should look after.
-    Warn,
-    /// What happens to pods and containers.
-    Info,
-    /// Each step.
-    Debug,
-    /// All there is.
-    Trace,
-}
-
 /// Runs the daemon until it is told to stop by SIGTERM or SIGINT: calls that are under way are
 /// finished, pods go on. A second signal ends it at once.
 pub(crate) async fn run(args: ServeArgs, manager: ServiceManager) -> anyhow::Result<()> {
     let config = Loaded::new(&args)?.config;
-    let log = start_log(config.log_format, config.log_level);
+    let (traces, spans) = Traces::start(&config.tracing)?;
+    let log = log::start(config.log_format, config.log_level, spans);
     // From here on it does not end the process.
     let hangups = signal(SignalKind::hangup())?;
     let socket = config.socket()?.to_owned();
@@ -133,6 +105,10 @@ pub(crate) async fn run(args: ServeArgs, manager: ServiceManager) -> anyhow::Res
     let engine = Arc::clone(&started.engine);
     let streaming = Streaming::start(&config.streaming, Arc::clone(&engine)).await?;
     if let Some(address) = config.metrics_listen {
+        metrics::register_build(&mut registry);
+        traces.register_metrics(&mut registry);
+        registry.register_collector(Box::new(Process::new()));
+        started.register_metrics(&mut registry);
         metrics::serve(address, registry).await?;
     }
     let listener = listen(&socket)?;
@@ -175,47 +151,11 @@ pub(crate) async fn run(args: ServeArgs, manager: ServiceManager) -> anyhow::Res
         }
     };
     tokio::try_join!(server.map_err(anyhow::Error::from), attended)?;
+    traces.finish().await;
     // Another daemon may have bound it anew only after this one's lock is gone.
     let _ = std::fs::remove_file(&socket);
     tracing::info!("slipway has stopped; pods go on");
     Ok(())
-}
-
-/// Sets the level of the log from now on.
-pub(crate) type SetLogLevel = Box<dyn Fn(LogLevel) + Send + Sync>;
-
-/// Starts the log. What the daemon's environment says of it wins, and lasts.
-fn start_log(format: LogFormat, level: LogLevel) -> SetLogLevel {
-    let told = EnvFilter::try_from_env("SLIPWAY_LOG").ok();
-    let fixed = told.is_some();
-    let (filtered, handle) = reload::Layer::new(told.unwrap_or_else(|| filter(level)));
-    let lines = fmt::layer().with_writer(std::io::stderr);
-    let lines = match format {
-        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
-    };
-    tracing_subscriber::registry()
-        .with(filtered)
-        .with(lines)
-        .init();
-    Box::new(move |level| {
-        if !fixed {
-            // It fails only when the log is gone.
-            let _ = handle.reload(filter(level));
-        }
-    })
-}
-
-/// Slipway's own lines of a level; of libraries no more than what is of interest.
-fn filter(level: LogLevel) -> EnvFilter {
-    let (own, libraries) = match level {
-        LogLevel::Error => ("error", "error"),
-        LogLevel::Warn => ("warn", "warn"),
-        LogLevel::Info => ("info", "info"),
-        LogLevel::Debug => ("debug", "info"),
-        LogLevel::Trace => ("trace", "info"),
-    };
-    EnvFilter::new(format!("{libraries},slipway={own}"))
 }
 
 /// Binds the socket, for root alone. One that a killed daemon left is replaced; whoever holds the

@@ -123,6 +123,14 @@ impl Tree {
             ("dist/modules-load.conf", "lib/modules-load.d/slipway.conf"),
             ("dist/sysctl.conf", "lib/sysctl.d/90-slipway.conf"),
             ("dist/crictl.yaml", "share/doc/slipway/examples/crictl.yaml"),
+            (
+                "dist/grafana/slipway.json",
+                "share/doc/slipway/examples/grafana-dashboard.json",
+            ),
+            (
+                "dist/prometheus/slipway-alerts.yml",
+                "share/doc/slipway/examples/prometheus-alerts.yml",
+            ),
         ] {
             self.write(self.below(to), source(from)?)?;
         }
@@ -158,6 +166,11 @@ impl Tree {
             ("README.md", "README.md"),
             ("SECURITY.md", "SECURITY.md"),
             ("SPECIFICATION.md", "SPECIFICATION.md"),
+            ("docs/configuration.md", "docs/configuration.md"),
+            ("docs/install.md", "docs/install.md"),
+            ("docs/monitoring.md", "docs/monitoring.md"),
+            ("docs/troubleshooting.md", "docs/troubleshooting.md"),
+            ("docs/upgrade.md", "docs/upgrade.md"),
         ] {
             self.write(directory.join(to), source(from)?)?;
         }

@@ -134,13 +134,9 @@ impl Work {
     }
 }
 
-fn parent(node: &Node) -> PathBuf {
+/// Where they are written; at a daemon's start all that is there is of one that was killed.
+pub(crate) fn parent(node: &Node) -> PathBuf {
     node.root.join("checkpoints")
-}
-
-/// Removes what a daemon before this one was killed over. Blocking.
-pub(crate) fn sweep(node: &Node) -> Result<()> {
-    remove_directory(&parent(node))
 }
 
 fn limit(timeout: i64) -> Result<Option<Duration>> {

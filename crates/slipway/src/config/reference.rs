@@ -16,7 +16,7 @@ const HEAD: &str = "\
 Slipway needs no configuration: every key has a default. What is to be different is said, the later
 winning, in
 
-1. `/etc/slipway/config.toml`, or the file that `slipway serve --config` names,
+1. `/etc/slipway/config.toml`, or the file that `slipway serve --config FILE` names,
 2. `conf.d/*.toml` beside that file, in the order of their names: tables are merged, anything else is
    replaced as a whole,
 3. flags of `slipway serve`.

@@ -13,6 +13,7 @@ mod checkpoint;
 mod client;
 mod config;
 mod container;
+mod dashboards;
 mod device;
 mod docker;
 mod events;
@@ -29,6 +30,7 @@ mod notify;
 mod pod;
 mod pod_cidr;
 mod port_forward;
+mod prometheus;
 mod resource;
 mod restart;
 mod seccomp;
@@ -37,8 +39,14 @@ mod serve;
 mod session;
 mod stats;
 mod streaming_port;
+mod traces;
+mod troubleshooting;
 
-use slipway_testbed::{Engine, Image, Node, Pushed};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use slipway_testbed::{Engine, Image, Node, Pushed, slipway_binary};
 use tonic::{Code, Status};
 
 /// Whether this run of the suite is for pods on Docker (`SLIPWAY_TEST_ENGINE=docker`). A test, or
@@ -52,6 +60,19 @@ async fn node() -> (Node, String) {
     let node = Node::start().await.unwrap();
     let Pushed { reference, .. } = node.provide("busybox:1", &Image::busybox()).await.unwrap();
     (node, reference)
+}
+
+/// A copy of the binary that any user may run: the build's own directory need not be open to
+/// everybody.
+fn for_everybody(directory: &Path) -> PathBuf {
+    let binary = directory.join("slipway");
+    // By another process, for a file that this one has written cannot be executed while another
+    // thread's child has it open.
+    let mut copy = Command::new("cp");
+    let copied = copy.arg(slipway_binary().unwrap()).arg(&binary).status();
+    assert!(copied.unwrap().success());
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)).unwrap();
+    binary
 }
 
 /// The status of a call that must be refused; its message has to have all of the words.

@@ -156,7 +156,7 @@ async fn shim_pid(cri: &Cri, pod: &str) -> i32 {
     i32::try_from(info["shimPid"].as_i64().unwrap()).unwrap()
 }
 
-async fn kill_shim(cri: &Cri, pod: &str) {
+pub(crate) async fn kill_shim(cri: &Cri, pod: &str) {
     kill(shim_pid(cri, pod).await);
 }
 
