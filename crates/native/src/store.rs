@@ -5,8 +5,9 @@
 //! container's process does meanwhile is recorded by its shim, not here.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prost::Message;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -171,23 +172,20 @@ impl From<ExitRecord> for ContainerExit {
 /// blocking threads, one after the other.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
-    database: Arc<Database>,
+    path: Arc<Path>,
+    /// `None` after a failed write, for which redb wants to be opened anew: a disk that was full
+    /// must not take the daemon with it. Whoever writes holds the lock meanwhile, as redb would
+    /// have it wait anyway.
+    database: Arc<Mutex<Option<Database>>>,
 }
 
 impl Store {
     /// Opens the records, or makes an empty store. Blocking.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let open = || -> std::result::Result<Database, redb::Error> {
-            let database = Database::builder().set_cache_size(1 << 20).create(path)?;
-            let transaction = database.begin_write()?;
-            transaction.open_table(PODS)?;
-            transaction.open_table(CONTAINERS)?;
-            transaction.commit()?;
-            Ok(database)
-        };
-        match open() {
+        match open(path) {
             Ok(database) => Ok(Self {
-                database: Arc::new(database),
+                path: path.into(),
+                database: Arc::new(Mutex::new(Some(database))),
             }),
             Err(error) => Err(Error::data_loss(format!(
                 "the records in {} cannot be opened: {error}",
@@ -223,17 +221,17 @@ impl Store {
         &self,
         table: TableDefinition<'static, &'static str, &'static [u8]>,
     ) -> Result<Vec<R>> {
-        let read = || -> std::result::Result<Vec<(String, Vec<u8>)>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(table)?;
-            table
-                .iter()?
-                .map(|row| {
-                    let (id, record) = row?;
-                    Ok((id.value().to_owned(), record.value().to_owned()))
-                })
-                .collect()
-        };
-        let rows = read()
+        let rows: Vec<(String, Vec<u8>)> = self
+            .with_database(|database| {
+                let table = database.begin_read()?.open_table(table)?;
+                table
+                    .iter()?
+                    .map(|row| {
+                        let (id, record) = row?;
+                        Ok((id.value().to_owned(), record.value().to_owned()))
+                    })
+                    .collect()
+            })
             .map_err(|error| Error::data_loss(format!("the records cannot be read: {error}")))?;
         let decode = |(id, record): (String, Vec<u8>)| match R::decode(record.as_slice()) {
             Ok(record) => Some(record),
@@ -278,23 +276,57 @@ impl Store {
         + Send
         + 'static,
     ) -> Result<()> {
-        let database = Arc::clone(&self.database);
+        let store = self.clone();
         crate::blocking::run(move || {
-            let change = || -> std::result::Result<(), redb::Error> {
+            let changed = store.with_database(|database| {
                 let transaction = database.begin_write()?;
                 work(&transaction)?;
-                transaction.commit()?;
-                Ok(())
-            };
-            change().map_err(|error| match &error {
-                redb::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => {
-                    Error::exhausted(format!("no space left for the pods' records: {error}"))
-                }
-                _ => Error::internal(format!("the pods' records cannot be written: {error}")),
-            })
+                Ok(transaction.commit()?)
+            });
+            changed.map_err(|error| store.not_written(&error))
         })
         .await
     }
+
+    fn with_database<T>(
+        &self,
+        work: impl FnOnce(&Database) -> std::result::Result<T, redb::Error>,
+    ) -> std::result::Result<T, redb::Error> {
+        let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = match slot.take() {
+            Some(database) => database,
+            None => open(&self.path)?,
+        };
+        let done = work(&database)?;
+        *slot = Some(database);
+        Ok(done)
+    }
+
+    fn not_written(&self, error: &redb::Error) -> Error {
+        let path = self.path.display();
+        match error {
+            redb::Error::Io(io)
+                if matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
+            {
+                Error::exhausted(format!(
+                    "no space is left for the records of pods and containers in {path}: {error}"
+                ))
+            }
+            _ => Error::internal(format!(
+                "the records of pods and containers in {path} cannot be written: {error}"
+            )),
+        }
+    }
+}
+
+/// Opens the file with all of its tables, or makes it. Blocking.
+fn open(path: &Path) -> std::result::Result<Database, redb::Error> {
+    let database = Database::builder().set_cache_size(1 << 20).create(path)?;
+    let transaction = database.begin_write()?;
+    transaction.open_table(PODS)?;
+    transaction.open_table(CONTAINERS)?;
+    transaction.commit()?;
+    Ok(database)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use anyhow::Result;
 use tempfile::TempDir;
 
 use super::share::{self, Share};
-use crate::dist;
+use crate::dist::{self, Packing};
 
 pub(crate) use life::inside;
 
@@ -27,7 +27,8 @@ pub(super) fn prepare(share: &mut Share, slipway: &Path) -> Result<()> {
     let packages = TempDir::new()?;
     for version in VERSIONS {
         let slipway = programs.path().join("slipway");
-        share.add(&dist::debian(&slipway, version, packages.path())?)?;
+        let package = dist::debian(&slipway, version, Packing::Quick, packages.path())?;
+        share.add(&package)?;
     }
     // Not this very file: the build may have replaced it.
     share.program(&slipway.with_file_name("xtask"))?;

@@ -13,6 +13,7 @@ mod client;
 mod config;
 mod container;
 mod device;
+mod disk;
 mod events;
 mod exec;
 mod handler;

@@ -11,7 +11,7 @@ use slipway_cri_api::v1::{ContainerState, PodSandboxState};
 use slipway_testbed::{Image, Registry, Scratch};
 
 use super::node::{
-    Counting, cri, daemon, is_prepared, network, refused, replaced, service, shell, started,
+    ByHand, Counting, cri, daemon, is_prepared, network, refused, replaced, service, shell, started,
 };
 use super::{VERSIONS, package};
 
@@ -59,7 +59,7 @@ async fn before_reboot() -> Result<()> {
         refusals(&first)
     })
     .await?;
-    step("a node without systemd", async { without_systemd(&first) }).await?;
+    step("a node without systemd", without_systemd(&first)).await?;
     step("install", install(&first)).await?;
     network()?;
     let scratch = Scratch::new()?;
@@ -155,8 +155,8 @@ fn refusals(first: &str) -> Result<()> {
     nothing_is_there()
 }
 
-/// It can be started by something else.
-fn without_systemd(first: &str) -> Result<()> {
+/// It can be started by something else, which purging does not take for a daemon that has ended.
+async fn without_systemd(first: &str) -> Result<()> {
     // By this directory systemd is recognised: sd_booted(3).
     let hide = "mv /run/systemd/system /run/systemd/hidden";
     let show = "mv /run/systemd/hidden /run/systemd/system";
@@ -167,7 +167,12 @@ fn without_systemd(first: &str) -> Result<()> {
     );
     let state = service("ActiveState")?;
     ensure!(state == "inactive", "the service is {state}");
-    shell("dpkg --purge slipway")?;
+    shell(hide)?;
+    let mut daemon = ByHand::start().await?;
+    refused("dpkg --purge slipway", &["a daemon is still working"])?;
+    ensure!(Path::new("/var/lib/slipway/lock").exists(), "it was purged");
+    daemon.kill()?;
+    shell(&format!("{show}; dpkg --purge slipway"))?;
     nothing_is_there()
 }
 
