@@ -265,9 +265,7 @@ impl Used {
             cpu: cpu.map(|cpu| CpuUsage {
                 timestamp,
                 usage_core_nano_seconds: value(cpu.usage_nanoseconds),
-                usage_nano_cores: observed
-                    .cpu_used(timestamp, cpu.usage_nanoseconds)
-                    .and_then(value),
+                usage_nano_cores: observed.cpu_used(cpu.usage_nanoseconds).and_then(value),
                 psi: pressure.cpu.map(psi),
             }),
             memory: memory.map(|memory| MemoryUsage {

@@ -4,7 +4,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use slipway_cri_api::v1::{ContainerState, ListImagesRequest, PodSandboxConfig, RemoveImageRequest};
+use slipway_cri_api::v1::{
+    ContainerState, ListImagesRequest, PodSandboxConfig, RemoveImageRequest,
+};
 use slipway_cri_api::v1::{ImageSpec, PodSandboxState};
 use slipway_testbed::{Cri, Image, Layer, Node, SmallDisk, eventually, pod, read_log};
 use tonic::Code;
@@ -31,7 +33,9 @@ async fn small_node() -> (Node, SmallDisk, String) {
 
 fn pod_on(disk: &SmallDisk, node: &Node, name: &str) -> PodSandboxConfig {
     let mut config = node.pod(name);
-    config.log_directory = disk.path().join("logs").join(name).display().to_string();
+    let logs = disk.path().join("logs").join(name);
+    std::fs::create_dir_all(&logs).unwrap();
+    config.log_directory = logs.display().to_string();
     config
 }
 
@@ -50,14 +54,20 @@ fn numbers(log: &Path) -> Vec<u64> {
 async fn an_image_that_does_not_fit_leaves_nothing_and_one_that_fits_is_pulled() {
     let (node, disk, _) = small_node().await;
     let cri = node.cri();
-    let noise: Vec<u8> = (0..80 * MEBI).map(|at| (at >> 12) as u8 ^ at as u8).collect();
+    let noise: Vec<u8> = (0..80 * MEBI)
+        .map(|at| (at >> 12) as u8 ^ at as u8)
+        .collect();
     let large = Image::busybox().layer(Layer::new().file("large", 0o644, noise));
     let large = node.registry.push("large:1", &large).await.unwrap();
     let (before, free) = (images(cri).await, disk.free().unwrap());
     let status = refused(
         cri.pull(&large.reference).await,
         Code::ResourceExhausted,
-        &["large", "No space left on device", disk.path().to_str().unwrap()],
+        &[
+            "large",
+            "No space left on device",
+            disk.path().to_str().unwrap(),
+        ],
     );
     println!("{}", status.message());
     assert_eq!(images(cri).await, before);
@@ -98,12 +108,21 @@ async fn on_a_full_disk_pods_go_on_and_go_away_and_new_ones_wait_for_room() {
     let full = Code::ResourceExhausted;
     let place = disk.path().to_str().unwrap();
     let pulled = cri.pull(&other.reference).await;
-    println!("{}", refused(pulled, full, &["No space left", place]).message());
+    println!(
+        "{}",
+        refused(pulled, full, &["No space left", place]).message()
+    );
     let later = pod::sleeper("later", &image);
     let created = cri.create(&sandbox, &config, &later).await;
-    println!("{}", refused(created, full, &["No space left", place]).message());
+    println!(
+        "{}",
+        refused(created, full, &["No space left", place]).message()
+    );
     let run = cri.run_pod(&pod_on(&disk, &node, "late")).await;
-    println!("{}", refused(run, full, &["No space left", place]).message());
+    println!(
+        "{}",
+        refused(run, full, &["No space left", place]).message()
+    );
     // Whoever is there is not touched, and can be looked at.
     assert_eq!(cri.pods().await.unwrap().len(), 2);
     assert_eq!(cri.containers().await.unwrap().len(), 2);
