@@ -5,16 +5,19 @@
 //! container's process does meanwhile is recorded by its shim, not here.
 
 use std::collections::HashMap;
-use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prost::Message;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use slipway_cri_api::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
 use slipway_engine::{ContainerExit, Error, Result};
+use slipway_records::{RecordFile, is_no_space};
 
 const PODS: TableDefinition<&str, &[u8]> = TableDefinition::new("pods");
+/// In bytes.
+const CACHE: usize = 1 << 20;
+
 const CONTAINERS: TableDefinition<&str, &[u8]> = TableDefinition::new("containers");
 
 /// How far a pod has come.
@@ -172,20 +175,16 @@ impl From<ExitRecord> for ContainerExit {
 /// blocking threads, one after the other.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
-    path: Arc<Path>,
-    /// `None` after a failed write, for which redb wants to be opened anew: a disk that was full
-    /// must not take the daemon with it. Whoever writes holds the lock meanwhile, as redb would
-    /// have it wait anyway.
-    database: Arc<Mutex<Option<Database>>>,
+    /// Whoever writes holds the lock meanwhile, as redb would have others wait anyway.
+    file: Arc<Mutex<RecordFile>>,
 }
 
 impl Store {
     /// Opens the records, or makes an empty store. Blocking.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         match open(path) {
-            Ok(database) => Ok(Self {
-                path: path.into(),
-                database: Arc::new(Mutex::new(Some(database))),
+            Ok(file) => Ok(Self {
+                file: Arc::new(Mutex::new(file)),
             }),
             Err(error) => Err(Error::data_loss(format!(
                 "the records in {} cannot be opened: {error}",
@@ -222,7 +221,8 @@ impl Store {
         table: TableDefinition<'static, &'static str, &'static [u8]>,
     ) -> Result<Vec<R>> {
         let rows: Vec<(String, Vec<u8>)> = self
-            .with_database(|database| {
+            .lock()
+            .with(|database| {
                 let table = database.begin_read()?.open_table(table)?;
                 table
                     .iter()?
@@ -278,59 +278,51 @@ impl Store {
     ) -> Result<()> {
         let store = self.clone();
         crate::blocking::run(move || {
-            let changed = store.with_database(|database| {
+            let mut file = store.lock();
+            let changed = file.with(|database| {
                 let transaction = database.begin_write()?;
                 work(&transaction)?;
                 Ok(transaction.commit()?)
             });
-            changed.map_err(|error| store.not_written(&error))
+            changed.map_err(|error| not_written(file.path(), &error))
         })
         .await
     }
 
-    fn with_database<T>(
-        &self,
-        work: impl FnOnce(&Database) -> std::result::Result<T, redb::Error>,
-    ) -> std::result::Result<T, redb::Error> {
-        let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        let database = match slot.take() {
-            Some(database) => database,
-            None => open(&self.path)?,
-        };
-        let done = work(&database)?;
-        *slot = Some(database);
-        Ok(done)
+    fn lock(&self) -> MutexGuard<'_, RecordFile> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn not_written(&self, error: &redb::Error) -> Error {
-        let path = self.path.display();
-        match error {
-            redb::Error::Io(io)
-                if matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
-            {
-                Error::exhausted(format!(
-                    "no space is left for the records of pods and containers in {path}: {error}"
-                ))
-            }
-            _ => Error::internal(format!(
-                "the records of pods and containers in {path} cannot be written: {error}"
-            )),
-        }
+fn not_written(path: &Path, error: &redb::Error) -> Error {
+    let path = path.display();
+    if is_no_space(error) {
+        Error::exhausted(format!(
+            "no space is left for the records of pods and containers in {path}: {error}"
+        ))
+    } else {
+        Error::internal(format!(
+            "the records of pods and containers in {path} cannot be written: {error}"
+        ))
     }
 }
 
 /// Opens the file with all of its tables, or makes it. Blocking.
-fn open(path: &Path) -> std::result::Result<Database, redb::Error> {
-    let database = Database::builder().set_cache_size(1 << 20).create(path)?;
-    let transaction = database.begin_write()?;
-    transaction.open_table(PODS)?;
-    transaction.open_table(CONTAINERS)?;
-    transaction.commit()?;
-    Ok(database)
+fn open(path: &Path) -> std::result::Result<RecordFile, redb::Error> {
+    let mut file = RecordFile::open(path, CACHE)?;
+    file.with(|database| {
+        let transaction = database.begin_write()?;
+        transaction.open_table(PODS)?;
+        transaction.open_table(CONTAINERS)?;
+        Ok(transaction.commit()?)
+    })?;
+    Ok(file)
 }
 
 #[cfg(test)]
 mod tests {
+    use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
     use super::*;
 
     #[tokio::test]
@@ -363,6 +355,30 @@ mod tests {
         let (pods, containers) = Store::open(&path).unwrap().load().unwrap();
         assert_eq!(pods, [pod]);
         assert_eq!(containers, [container]);
+    }
+
+    #[tokio::test]
+    async fn records_that_had_no_room_are_written_once_there_is_some() {
+        let directory = tempfile::tempdir().unwrap();
+        let (none, size) = (MountFlags::empty(), Some(c"size=3m"));
+        mount("none", directory.path(), "tmpfs", none, size).unwrap();
+        let record = |id: &str, size: usize| PodRecord {
+            id: id.to_owned(),
+            addresses: vec!["x".repeat(size)],
+            ..PodRecord::default()
+        };
+        let store = Store::open(&directory.path().join("pods.redb")).unwrap();
+        store.put_pod(record("small", 1)).await.unwrap();
+        let error = store.put_pod(record("large", 4 << 20)).await.unwrap_err();
+        assert_eq!(error.kind(), slipway_engine::Kind::ResourceExhausted);
+        assert!(error.to_string().contains("pods.redb"), "{error}");
+        // The same store, and what was there.
+        store.put_pod(record("later", 1)).await.unwrap();
+        store.delete_pod("small").await.unwrap();
+        let (pods, _) = store.load().unwrap();
+        assert_eq!(pods, [record("later", 1)]);
+        drop(store);
+        unmount(directory.path(), UnmountFlags::empty()).unwrap();
     }
 
     #[test]

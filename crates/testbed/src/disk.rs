@@ -26,7 +26,7 @@ impl SmallDisk {
         fs::create_dir_all(&point)?;
         let [disk, directory] = [&file, &point].map(|path| path.to_str());
         let (disk, directory) = disk.zip(directory).context("a path is no UTF-8")?;
-        process::run("mkfs.ext4", &["-q", "-F", "-m", "0", disk])?;
+        process::run("mkfs.ext4", &["-q", "-F", "-m", "0", "-b", "4096", disk])?;
         process::run("mount", &["-o", "loop", disk, directory])?;
         Ok(Self { point })
     }
@@ -54,13 +54,21 @@ impl SmallDisk {
             .create(true)
             .append(true)
             .open(self.filler())?;
-        // Large pieces first: the last blocks are found with small ones.
+        // Large pieces first: the last blocks are found with small ones. What was removed is free
+        // only once the journal is written.
         for size in [1 << 20, 1 << 12] {
             let piece = vec![0; size];
+            let mut journal_is_written = false;
             loop {
-                match filler.write(&piece).and_then(|_| filler.sync_data()) {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == ErrorKind::StorageFull => break,
+                match filler.write(&piece) {
+                    Ok(_) => journal_is_written = false,
+                    Err(error) if error.kind() == ErrorKind::StorageFull => {
+                        if journal_is_written {
+                            break;
+                        }
+                        rustix::fs::syncfs(&filler)?;
+                        journal_is_written = true;
+                    }
                     Err(error) => return Err(error.into()),
                 }
             }

@@ -20,6 +20,7 @@ mod handler;
 mod image;
 mod lists;
 mod log;
+mod machine;
 mod metrics;
 mod mount;
 mod namespace;
