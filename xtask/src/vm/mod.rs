@@ -6,6 +6,7 @@ mod image;
 mod machine;
 mod package;
 mod share;
+mod work;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,8 +19,8 @@ use crate::prerequisites::{self, Needs};
 use crate::{build, cargo};
 use image::Image;
 use machine::Machine;
-pub(crate) use package::inside;
 use share::Share;
+pub(crate) use work::Work;
 
 /// What can be done with a virtual machine.
 #[derive(Debug, Subcommand)]
@@ -35,7 +36,8 @@ pub(crate) enum Action {
     Run(RunArguments),
     /// Boot a machine and give its console; it ends with `poweroff`
     Shell(MachineArguments),
-    /// Run end-to-end tests in a machine
+    /// Run the end-to-end tests in a machine, those that want one for themselves as well, and then
+    /// what `package` runs
     Test(TestArguments),
     /// Install, upgrade, remove and purge the Debian package in a machine that is also rebooted,
     /// with pods running
@@ -87,7 +89,11 @@ pub(crate) struct TestArguments {
     #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
     timeout: u64,
 
-    /// Names or parts of names of tests; none runs all
+    /// Only what depends on the node's shape, as in `cargo xtask test`
+    #[arg(long, conflicts_with = "tests")]
+    shape: bool,
+
+    /// Names or parts of names of end-to-end tests, to run these alone
     #[arg(value_name = "TEST")]
     tests: Vec<String>,
 }
@@ -132,20 +138,42 @@ pub(crate) fn run(action: Action) -> Result<ExitCode> {
             describe(Machine::new(&image), &arguments).shell(&share.into_disk()?)
         }
         Action::Package(arguments) => {
-            let mut share = Share::new()?;
-            package::prepare(&mut share, &build::development()?)?;
-            boot(&image, &arguments.machine, share, arguments.timeout)
+            let disk = prepare(&Work::Package)?;
+            boot(&image, &arguments.machine, disk, arguments.timeout)
         }
         Action::Test(arguments) => {
-            let mut share = Share::new()?;
-            share.programs(&build::development()?)?;
-            share.tests(&cargo::test_program("slipway", "e2e")?)?;
-            let mut command = vec!["/share/tests/e2e".to_owned(), "--test-threads=2".to_owned()];
-            command.extend(arguments.tests);
-            share.command(&command)?;
-            boot(&image, &arguments.machine, share, arguments.timeout)
+            let work = match arguments {
+                TestArguments { shape: true, .. } => Work::Shape,
+                TestArguments { ref tests, .. } if tests.is_empty() => Work::All,
+                TestArguments { ref tests, .. } => Work::Tests {
+                    names: tests.clone(),
+                },
+            };
+            let disk = prepare(&work)?;
+            boot(&image, &arguments.machine, disk, arguments.timeout)
         }
     }
+}
+
+/// What the machine needs for some work.
+fn prepare(work: &Work) -> Result<Share> {
+    let mut share = Share::new()?;
+    let slipway = build::development()?;
+    share.programs(&slipway)?;
+    if work.tests().is_some() {
+        let tests = cargo::test_program("slipway", "e2e")?;
+        work.check(&tests)?;
+        share.tests(&tests)?;
+    }
+    if work.packages() {
+        package::prepare(&mut share, &slipway)?;
+    }
+    // Not this very file: the build may have replaced it.
+    share.program(&slipway.with_file_name("xtask"))?;
+    let mut command = ["/share/bin/xtask", "inside"].map(str::to_owned).to_vec();
+    command.extend(work.arguments());
+    share.command(&command)?;
+    Ok(share)
 }
 
 fn boot(image: &Image, machine: &MachineArguments, share: Share, timeout: u64) -> Result<ExitCode> {

@@ -12,12 +12,12 @@ use tempfile::TempDir;
 use super::share::{self, Share};
 use crate::dist::{self, Packing};
 
-pub(crate) use life::inside;
+pub(super) use life::{has_begun, inside};
 
 /// The versions that are installed, the second one over the first.
 const VERSIONS: [&str; 2] = ["0.0.1", "0.0.2"];
 
-/// Puts packages of these programs into the share, and this program, which goes on in the machine.
+/// Puts packages of these programs into the share.
 pub(super) fn prepare(share: &mut Share, slipway: &Path) -> Result<()> {
     // Without symbols, as they are published.
     let programs = TempDir::new()?;
@@ -30,9 +30,7 @@ pub(super) fn prepare(share: &mut Share, slipway: &Path) -> Result<()> {
         let package = dist::debian(&slipway, version, Packing::Quick, packages.path())?;
         share.add(&package)?;
     }
-    // Not this very file: the build may have replaced it.
-    share.program(&slipway.with_file_name("xtask"))?;
-    share.command(&["/share/bin/xtask", "inside"].map(str::to_owned))
+    Ok(())
 }
 
 /// Where such a package is in the machine.

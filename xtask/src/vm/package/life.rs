@@ -30,11 +30,16 @@ struct Note {
     counting: Counting,
 }
 
+/// Whether this machine has been rebooted in the middle of it.
+pub(in crate::vm) fn has_begun() -> bool {
+    Path::new(NOTE).exists()
+}
+
 /// Goes on where it was before the machine was rebooted, or begins.
 ///
 /// # Errors
 /// What a step found; those before it are named on standard output.
-pub(crate) fn inside() -> Result<()> {
+pub(in crate::vm) fn inside() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -224,11 +229,11 @@ async fn killed(counting: &mut Counting) -> Result<()> {
 async fn hung(counting: &mut Counting) -> Result<()> {
     let directory = "/run/systemd/system/slipway.service.d";
     fs::create_dir_all(directory)?;
-    let soon = "[Service]\nWatchdogSec=10\nTimeoutAbortSec=5\n";
+    let soon = "[Service]\nWatchdogSec=6\nTimeoutAbortSec=3\n";
     fs::write(format!("{directory}/soon.conf"), soon)?;
     shell("systemctl daemon-reload; systemctl restart slipway.service")?;
     let before = daemon()?;
-    shell(&format!("sleep 15; kill -STOP {before}"))?;
+    shell(&format!("sleep 8; kill -STOP {before}"))?;
     replaced(&before).await?;
     let log = shell("journalctl -u slipway.service --no-pager")?;
     ensure!(
