@@ -62,10 +62,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 let slipway = build::release(Sizes::Hidden)?;
                 debian(&slipway, VERSION, Packing::Small, &directory)?
             }
-            Artifact::Tarball => {
-                let slipway = build::portable()?;
-                tarball::write(&stage(&slipway, Layout::Local)?, VERSION, &directory)?
-            }
+            Artifact::Tarball => archive(&build::portable()?, VERSION, &directory)?,
             Artifact::Sbom => {
                 let file = directory.join(format!("slipway_{VERSION}.cdx.json"));
                 fs::write(&file, sbom::text()?)?;
@@ -95,6 +92,14 @@ pub(crate) fn debian(
         packing,
         directory,
     )
+}
+
+/// Makes an archive of `slipway` and the shim beside it.
+///
+/// # Errors
+/// When a file is missing or `tar` fails.
+pub(crate) fn archive(slipway: &Path, version: &str, directory: &Path) -> Result<PathBuf> {
+    tarball::write(&stage(slipway, Layout::Local)?, version, directory)
 }
 
 fn stage(slipway: &Path, layout: Layout) -> Result<Tree> {

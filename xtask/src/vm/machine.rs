@@ -46,6 +46,7 @@ pub(super) struct Machine<'a> {
     image: &'a Image,
     memory: u32,
     network: Option<(String, String)>,
+    parameters: String,
 }
 
 impl<'a> Machine<'a> {
@@ -54,6 +55,7 @@ impl<'a> Machine<'a> {
             image,
             memory: 4096,
             network: None,
+            parameters: String::new(),
         }
     }
 
@@ -66,6 +68,14 @@ impl<'a> Machine<'a> {
     pub(super) fn network(self, name: &str, address: &str) -> Self {
         Self {
             network: Some((name.to_owned(), address.to_owned())),
+            ..self
+        }
+    }
+
+    /// With more parameters of the kernel (kernel-parameters(7)), separated by blanks.
+    pub(super) fn parameters(self, parameters: &str) -> Self {
+        Self {
+            parameters: parameters.to_owned(),
             ..self
         }
     }
@@ -117,6 +127,8 @@ impl<'a> Machine<'a> {
 
     fn command(&self, accelerator: Accelerator, disk: &Disk) -> Command {
         let mut append = String::from("root=/dev/vda rw console=ttyS0 quiet net.ifnames=0");
+        append.push(' ');
+        append.push_str(&self.parameters);
         let mut command = Command::new("qemu-system-x86_64");
         command.args(accelerator.arguments());
         command.args([

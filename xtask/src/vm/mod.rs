@@ -5,6 +5,7 @@ mod guest;
 mod image;
 mod machine;
 mod package;
+mod pair;
 mod share;
 mod work;
 
@@ -36,8 +37,8 @@ pub(crate) enum Action {
     Run(RunArguments),
     /// Boot a machine and give its console; it ends with `poweroff`
     Shell(MachineArguments),
-    /// Run the end-to-end tests in a machine, those that want one for themselves as well, and then
-    /// what `package` runs
+    /// Run the end-to-end tests in a machine, those that want one for themselves as well, then what
+    /// `package` runs, on a node without cgroup v2 and AppArmor too, and two machines that meet
     Test(TestArguments),
     /// Install, upgrade, remove and purge the Debian package in a machine that is also rebooted,
     /// with pods running
@@ -54,6 +55,15 @@ pub(crate) struct MachineArguments {
     /// A private network that machines of the same name share
     #[arg(long, value_name = "NAME", requires = "address")]
     network: Option<String>,
+
+    /// More parameters of the kernel, such as apparmor=0
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "PARAMETERS",
+        allow_hyphen_values = true
+    )]
+    kernel: String,
 
     /// This machine's address on the private network
     #[arg(long, value_name = "ADDRESS/BITS", requires = "network")]
@@ -149,8 +159,20 @@ pub(crate) fn run(action: Action) -> Result<ExitCode> {
                     names: tests.clone(),
                 },
             };
-            let disk = prepare(&work)?;
-            boot(&image, &arguments.machine, disk, arguments.timeout)
+            let share = prepare(&work)?;
+            let code = boot(&image, &arguments.machine, share, arguments.timeout)?;
+            if code != ExitCode::SUCCESS || work != Work::All {
+                return Ok(code);
+            }
+            let machine = MachineArguments {
+                kernel: package::BARE.to_owned(),
+                ..arguments.machine
+            };
+            let code = boot(&image, &machine, prepare(&Work::Bare)?, arguments.timeout)?;
+            if code == ExitCode::SUCCESS {
+                pair::meet(&image)?;
+            }
+            Ok(code)
         }
     }
 }
@@ -184,7 +206,9 @@ fn boot(image: &Image, machine: &MachineArguments, share: Share, timeout: u64) -
 }
 
 fn describe<'a>(machine: Machine<'a>, arguments: &MachineArguments) -> Machine<'a> {
-    let machine = machine.memory(arguments.memory);
+    let machine = machine
+        .memory(arguments.memory)
+        .parameters(&arguments.kernel);
     match (&arguments.network, &arguments.address) {
         (Some(network), Some(address)) => machine.network(network, address),
         _ => machine,

@@ -43,6 +43,8 @@ pub(crate) enum Work {
     Tests { names: Vec<String> },
     /// The package's life
     Package,
+    /// The package on a node without cgroup v2 and AppArmor
+    Bare,
     /// All end-to-end tests, and the package's life
     All,
     /// The end-to-end tests that depend on the node's shape, and the package's life
@@ -62,6 +64,7 @@ impl Work {
                     .collect();
             }
             Self::Package => "package",
+            Self::Bare => "bare",
             Self::All => "all",
             Self::Shape => "shape",
         };
@@ -71,7 +74,7 @@ impl Work {
     pub(super) fn tests(&self) -> Option<Vec<String>> {
         match self {
             Self::Tests { names } => Some(names.clone()),
-            Self::Package => None,
+            Self::Package | Self::Bare => None,
             Self::All => Some(Vec::new()),
             Self::Shape => Some(SHAPED.iter().map(ToString::to_string).collect()),
         }
@@ -104,6 +107,9 @@ impl Work {
     /// # Errors
     /// What failed; standard output has the details.
     pub(crate) fn run(&self) -> Result<()> {
+        if *self == Self::Bare {
+            return package::bare();
+        }
         if let Some(names) = self.tests()
             && !package::has_begun()
         {

@@ -11,7 +11,10 @@ use slipway_cri_api::v1::{ContainerState, PodSandboxState};
 use slipway_testbed::{Image, Registry, Scratch};
 
 use super::node::{
-    ByHand, Counting, cri, daemon, is_prepared, network, refused, replaced, service, shell, started,
+    Counting, cri, daemon, is_prepared, network, refused, replaced, service, shell, started,
+};
+use super::refusals::{
+    nothing_is_there, old_kernel, refusals, without_packet_filter, without_systemd,
 };
 use super::{VERSIONS, package};
 
@@ -40,10 +43,7 @@ pub(in crate::vm) fn has_begun() -> bool {
 /// # Errors
 /// What a step found; those before it are named on standard output.
 pub(in crate::vm) fn inside() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
+    blocking(async {
         match fs::read(NOTE) {
             Err(_) => before_reboot().await,
             Ok(note) => after_reboot(serde_json::from_slice(&note)?).await,
@@ -51,7 +51,12 @@ pub(in crate::vm) fn inside() -> Result<()> {
     })
 }
 
-async fn step<T>(name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) fn blocking<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build()?.block_on(work)
+}
+
+pub(super) async fn step<T>(name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
     let begin = Instant::now();
     let done = work.await.with_context(|| format!("{name}: FAILED"))?;
     println!("{name}: ok ({:.1} s)", begin.elapsed().as_secs_f64());
@@ -73,6 +78,11 @@ async fn before_reboot() -> Result<()> {
     cri().pull(&image.reference).await?;
     let mut counting = Counting::start(&scratch, "survivor", &image.reference).await?;
     step("a running pod", counting.goes_on()).await?;
+    step("a node without a packet filter", async {
+        without_packet_filter(&scratch, &mut counting).await
+    })
+    .await?;
+    step("a kernel that is too old", old_kernel(&mut counting)).await?;
     step("restart by systemd", restart(&mut counting)).await?;
     step("a daemon that is killed", killed(&mut counting)).await?;
     step("a daemon that hangs", hung(&mut counting)).await?;
@@ -125,60 +135,6 @@ fn uptime() -> Result<Duration> {
     let text = fs::read_to_string("/proc/uptime")?;
     let seconds = text.split(' ').next().unwrap_or_default();
     Ok(Duration::from_secs_f64(seconds.parse()?))
-}
-
-/// Whether dpkg knows nothing of the package, and nothing of it is there.
-fn nothing_is_there() -> Result<()> {
-    let known = shell("dpkg-query -W -f '${db:Status-Status}' slipway 2>/dev/null || true")?;
-    ensure!(
-        known.is_empty() || known == "not-installed",
-        "it is {known}"
-    );
-    for path in [
-        "/usr/bin/slipway",
-        "/usr/lib/systemd/system/slipway.service",
-        "/etc/slipway",
-        "/etc/systemd/system/multi-user.target.wants/slipway.service",
-        "/var/lib/slipway",
-        "/run/slipway",
-    ] {
-        ensure!(fs::symlink_metadata(path).is_err(), "{path} is there");
-    }
-    ensure!(shell("dpkg --audit")?.is_empty(), "dpkg has complaints");
-    Ok(())
-}
-
-fn refusals(first: &str) -> Result<()> {
-    let read_only = "mount --bind /etc /etc; mount -o remount,bind,ro /etc";
-    let script = format!("unshare --mount sh -ec '{read_only}; dpkg -i {first}'");
-    refused(&script, &["/etc is read-only"])?;
-    nothing_is_there()?;
-    fs::create_dir("/root/old")?;
-    fs::write("/root/old/uname", "#!/bin/sh\necho 5.3.0-76-generic\n")?;
-    let script = format!("chmod +x /root/old/uname; PATH=/root/old:$PATH dpkg -i {first}");
-    refused(&script, &["Linux 5.3.0-76-generic", "5.4"])?;
-    nothing_is_there()
-}
-
-/// It can be started by something else, which purging does not take for a daemon that has ended.
-async fn without_systemd(first: &str) -> Result<()> {
-    // By this directory systemd is recognised: sd_booted(3).
-    let hide = "mv /run/systemd/system /run/systemd/hidden";
-    let show = "mv /run/systemd/hidden /run/systemd/system";
-    let said = shell(&format!("{hide}; dpkg -i {first} 2>&1; {show}"))?;
-    ensure!(
-        said.contains("there is no systemd here"),
-        "it says:\n{said}"
-    );
-    let state = service("ActiveState")?;
-    ensure!(state == "inactive", "the service is {state}");
-    shell(hide)?;
-    let mut daemon = ByHand::start().await?;
-    refused("dpkg --purge slipway", &["a daemon is still working"])?;
-    ensure!(Path::new("/var/lib/slipway/lock").exists(), "it was purged");
-    daemon.kill()?;
-    shell(&format!("{show}; dpkg --purge slipway"))?;
-    nothing_is_there()
 }
 
 async fn install(first: &str) -> Result<()> {
