@@ -37,12 +37,14 @@ pub(crate) enum Action {
     Run(RunArguments),
     /// Boot a machine and give its console; it ends with `poweroff`
     Shell(MachineArguments),
-    /// Run the end-to-end tests in a machine, those that want one for themselves as well, then what
-    /// `package` runs, on a node without cgroup v2 and AppArmor too, and two machines that meet
+    /// Run the end-to-end tests in a machine, those that want one for themselves as well, then
+    /// what `package` and `meet` do
     Test(TestArguments),
     /// Install, upgrade, remove and purge the Debian package in a machine that is also rebooted,
-    /// with pods running
+    /// with pods running; then on a node without cgroup v2 and AppArmor
     Package(PackageArguments),
+    /// Boot two machines on a private network, and have one call the other
+    Meet,
 }
 
 /// How a machine is made.
@@ -148,9 +150,14 @@ pub(crate) fn run(action: Action) -> Result<ExitCode> {
             describe(Machine::new(&image), &arguments).shell(&share.into_disk()?)
         }
         Action::Package(arguments) => {
-            let disk = prepare(&Work::Package)?;
-            boot(&image, &arguments.machine, disk, arguments.timeout)
+            let share = prepare(&Work::Package)?;
+            let code = boot(&image, &arguments.machine, share, arguments.timeout)?;
+            if code != ExitCode::SUCCESS {
+                return Ok(code);
+            }
+            bare(&image, arguments.machine, arguments.timeout)
         }
+        Action::Meet => pair::meet(&image).map(|()| ExitCode::SUCCESS),
         Action::Test(arguments) => {
             let work = match arguments {
                 TestArguments { shape: true, .. } => Work::Shape,
@@ -164,17 +171,22 @@ pub(crate) fn run(action: Action) -> Result<ExitCode> {
             if code != ExitCode::SUCCESS || work != Work::All {
                 return Ok(code);
             }
-            let machine = MachineArguments {
-                kernel: package::BARE.to_owned(),
-                ..arguments.machine
-            };
-            let code = boot(&image, &machine, prepare(&Work::Bare)?, arguments.timeout)?;
+            let code = bare(&image, arguments.machine, arguments.timeout)?;
             if code == ExitCode::SUCCESS {
                 pair::meet(&image)?;
             }
             Ok(code)
         }
     }
+}
+
+/// What a package does on a node that lacks what can be done without.
+fn bare(image: &Image, machine: MachineArguments, timeout: u64) -> Result<ExitCode> {
+    let machine = MachineArguments {
+        kernel: package::BARE.to_owned(),
+        ..machine
+    };
+    boot(image, &machine, prepare(&Work::Bare)?, timeout)
 }
 
 /// What the machine needs for some work.

@@ -20,20 +20,18 @@ const SHAPED: &[&str] = &[
     // Those that are ignored everywhere else: systemd's slices and scopes, all of root's
     // capabilities, a clock that is set.
     "machine::",
-    // Control files, limits and their changes, OOM kills, device rules and counters of v2.
-    "resource::",
-    "device::",
+    // Control files, limits, OOM kills, device rules, killing and counters of v2.
+    "resource::limits_are_changed_in_place_and_reported_also_after_a_restart",
+    "resource::what_cannot_be_changed_is_refused_and_leaves_all_as_it_was",
+    "resource::whoever_is_killed_for_want_of_memory_is_told_from_whoever_is_killed",
+    "device::what_is_not_granted_is_denied_by_the_cgroup",
     "container::limits_reach_the_kernel",
     "container::every_process_of_a_container_ends_with_it",
     "exec::a_command_is_killed_at_its_timeout",
     "stats::a_containers_processor_time_memory_and_writable_layer_are_told",
-    "metrics::what_a_container_uses_is_told_under_cadvisors_names",
     // AppArmor's default profile and those of the node's own.
     "security::an_apparmor_profile_is_applied_or_refused_by_name",
-    "security::capabilities_are_ambient_all_or_what_the_node_has",
-    // The kernel of a distribution.
-    "namespace::users_of_a_pod_are_others_on_the_node_and_files_keep_their_owners",
-    "disk::",
+    "disk::on_a_full_disk_pods_go_on_and_go_away_and_new_ones_wait_for_room",
 ];
 
 /// What is done in a machine.
