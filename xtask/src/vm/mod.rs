@@ -195,7 +195,7 @@ fn prepare(work: &Work) -> Result<Share> {
     let slipway = build::development()?;
     share.programs(&slipway)?;
     if work.tests().is_some() {
-        let tests = cargo::test_program("slipway", "e2e")?;
+        let tests = cargo::test_program("e2e")?;
         work.check(&tests)?;
         share.tests(&tests)?;
     }
