@@ -77,13 +77,15 @@ pub(crate) fn host() -> Result<String> {
     Ok(host.context("`rustc -vV` names no host")?.to_owned())
 }
 
-/// Builds an integration test and gives its program's path.
+/// Builds everything, and gives the path of the integration test of this name.
 ///
 /// # Errors
 /// When the build fails or cargo names no such program.
-pub(crate) fn test_program(package: &str, test: &str) -> Result<PathBuf> {
-    let output = command(&["test", "--no-run", "--message-format=json"])
-        .args(["--package", package, "--test", test])
+pub(crate) fn test_program(test: &str) -> Result<PathBuf> {
+    // The same selection as everywhere, so that nothing is built twice with other features.
+    let selection = ["test", "--workspace", "--all-targets"];
+    let output = command(&selection)
+        .args(["--no-run", "--message-format=json"])
         .stderr(std::process::Stdio::inherit())
         .output()?;
     ensure!(
@@ -94,8 +96,9 @@ pub(crate) fn test_program(package: &str, test: &str) -> Result<PathBuf> {
     let text = String::from_utf8(output.stdout).context("cargo printed no UTF-8")?;
     let found = text.lines().find_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        let wanted = message["target"]["name"] == test && message["profile"]["test"] == true;
+        let target = &message["target"];
+        let wanted = target["name"] == test && target["kind"][0] == "test";
         wanted.then(|| message["executable"].as_str().map(PathBuf::from))?
     });
-    found.with_context(|| format!("cargo built no test {test} of {package}"))
+    found.with_context(|| format!("cargo built no integration test {test}"))
 }

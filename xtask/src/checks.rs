@@ -72,12 +72,21 @@ const STEPS: &[Step] = &[
         needed: false,
     },
     Step {
+        name: MACHINE,
+        arguments: &["xtask", "vm", "test", "--shape"],
+        environment: &[],
+        needed: false,
+    },
+    Step {
         name: "fuzz",
         arguments: &["xtask", "fuzz"],
         environment: &[],
         needed: false,
     },
 ];
+
+/// The step that takes a virtual machine.
+const MACHINE: &str = "machine";
 
 /// How a step ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,13 +100,19 @@ enum Outcome {
 ///
 /// # Errors
 /// When something that the tests need is missing; see [`prerequisites::provide`].
-pub(crate) fn run(install: bool) -> Result<ExitCode> {
+pub(crate) fn run(install: bool, machine: bool) -> Result<ExitCode> {
     prerequisites::provide(Needs::NodeAndContainerd, install)?;
+    if machine {
+        prerequisites::provide(Needs::VirtualMachine, install)?;
+    }
     prerequisites::components(&["fmt", "clippy"])?;
     let slipway = cargo::target_directory()?.join("debug/slipway");
     let mut results = Vec::new();
     let mut blocked = false;
     for step in STEPS {
+        if step.name == MACHINE && !machine {
+            continue;
+        }
         if blocked {
             results.push((step.name, Outcome::NotRun, Duration::ZERO));
             continue;

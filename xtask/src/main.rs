@@ -44,6 +44,9 @@ enum Task {
         /// Install missing Debian packages first (as root); continuous integration always does
         #[arg(long, env = "CI", value_parser = clap::builder::FalseyValueParser::new())]
         install: bool,
+        /// Leave the virtual machine out, while working on something else
+        #[arg(long)]
+        no_vm: bool,
     },
     /// Feed each fuzz target with inputs that nobody thought of
     Fuzz {
@@ -64,9 +67,9 @@ enum Task {
     /// Work in a virtual machine with systemd, cgroup v2 and AppArmor
     #[command(subcommand)]
     Vm(vm::Action),
-    /// What `vm package` does in its machine
-    #[command(hide = true)]
-    Inside,
+    /// What `vm test` and `vm package` do in their machine
+    #[command(hide = true, subcommand)]
+    Inside(vm::Work),
 }
 
 fn main() -> ExitCode {
@@ -85,11 +88,11 @@ fn run(task: Task) -> Result<ExitCode> {
             build::release(build::Sizes::Printed).map(|_| ExitCode::SUCCESS)
         }
         Task::Build { release: false } => build::development().map(|_| ExitCode::SUCCESS),
-        Task::Test { install } => checks::run(install),
+        Task::Test { install, no_vm } => checks::run(install, !no_vm),
         Task::Fuzz { seconds, targets } => fuzz::run(&targets, seconds),
         Task::Quickstart => quickstart::run().map(|()| ExitCode::SUCCESS),
         Task::Dist(arguments) => dist::run(&arguments).map(|()| ExitCode::SUCCESS),
-        Task::Inside => vm::inside().map(|()| ExitCode::SUCCESS),
+        Task::Inside(work) => work.run().map(|()| ExitCode::SUCCESS),
         Task::Vm(action) => vm::run(action),
         Task::Bench(benchmark) => bench::run(&benchmark).map(|()| ExitCode::SUCCESS),
     }

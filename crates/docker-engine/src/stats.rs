@@ -53,9 +53,12 @@ enum Next {
 }
 
 impl Observed {
-    fn cpu_used(&self, id: &str, at: i64, used: u64) -> Option<u64> {
+    fn cpu_used(&self, id: &str, used: u64) -> Option<u64> {
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        rates.entry(id.to_owned()).or_default().observe(at, used)
+        rates
+            .entry(id.to_owned())
+            .or_default()
+            .observe(Instant::now(), used)
     }
 
     /// It is gone.
@@ -166,7 +169,7 @@ struct Reader {
 impl Reader {
     /// What the cgroup of a process uses; none where it has ended.
     fn used(&self, id: &str, cgroup: &Cgroup) -> Usage {
-        let rate = |at, used| self.node.observed.cpu_used(id, at, used);
+        let rate = |used| self.node.observed.cpu_used(id, used);
         Usage::read(cgroup, now(), rate).unwrap_or_default()
     }
 }

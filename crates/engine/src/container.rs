@@ -130,7 +130,7 @@ impl ContainerExit {
         };
         Self {
             started_at,
-            finished_at,
+            finished_at: finished_at.max(started_at),
             code,
             reason: reason.to_owned(),
             message: String::new(),
@@ -142,7 +142,7 @@ impl ContainerExit {
     pub fn unknown(started_at: i64, finished_at: i64, message: impl Into<String>) -> Self {
         Self {
             started_at,
-            finished_at,
+            finished_at: finished_at.max(started_at),
             code: 255,
             reason: "Unknown".to_owned(),
             message: message.into(),
@@ -190,6 +190,13 @@ mod tests {
             exited.exited(ContainerExit::unknown(1, 3, "gone")),
             ContainerState::Exited(first)
         );
+    }
+
+    #[test]
+    fn an_end_is_not_before_the_beginning_when_the_clock_was_set_back() {
+        let ended = ContainerExit::of_process(9, 4, 0, false);
+        assert_eq!((ended.started_at, ended.finished_at), (9, 9));
+        assert_eq!(ContainerExit::unknown(9, 4, "gone").finished_at, 9);
     }
 
     #[test]

@@ -200,9 +200,16 @@ impl LayerFetch {
             Failure::Store(_) => Kind::Store,
             Failure::Abandoned => Kind::Unavailable,
         };
+        let room = match failure {
+            Failure::NoSpace(_) => format!(
+                "; {} has no room for it: remove what is not needed there, or give it more",
+                self.inner.root.display()
+            ),
+            _ => String::new(),
+        };
         self.source.error(
             kind,
-            format!("layer {}: {failure}", self.layer.blob.digest()),
+            format!("layer {}: {failure}{room}", self.layer.blob.digest()),
         )
     }
 

@@ -1,11 +1,12 @@
 //! What is stored, in a transactional file: images by id, names, layers.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use serde::{Deserialize, Serialize};
+use slipway_records::{RecordFile, is_no_space};
 
-use crate::error::{Error, Kind, is_no_space};
+use crate::error::{Error, Kind};
 
 const FORMAT: u64 = 1;
 const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
@@ -57,69 +58,51 @@ pub(crate) struct Contents {
     pub(crate) layers: Vec<(String, LayerRecord)>,
 }
 
-/// The file, locked against other processes. All methods block.
+/// The file. All methods block.
 #[derive(Debug)]
 pub(crate) struct Metadata {
-    path: PathBuf,
-    /// `None` after a failed write, which redb wants to be followed by opening it anew.
-    database: Option<Database>,
+    file: RecordFile,
 }
 
 impl Metadata {
     pub(crate) fn open(path: &Path) -> Result<(Self, Contents), Error> {
-        let database = open(path)?;
-        let contents = read(path, &database)?;
-        Ok((
-            Self {
-                path: path.to_owned(),
-                database: Some(database),
-            },
-            contents,
-        ))
-    }
-
-    /// Writes the changes to the disk.
-    pub(crate) fn apply(&mut self, changes: &Changes) -> Result<(), Error> {
-        let database = match self.database.take() {
-            Some(database) => database,
-            None => open(&self.path)?,
-        };
-        write(&database, changes)
-            .map_err(|error| failed(&self.path, "cannot write the image records", &error))?;
-        self.database = Some(database);
-        Ok(())
-    }
-}
-
-fn open(path: &Path) -> Result<Database, Error> {
-    Database::builder()
-        .set_cache_size(CACHE_LENGTH)
-        .create(path)
-        .map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => Error::Store {
+        let wrong = |error: redb::Error| match error {
+            redb::Error::DatabaseAlreadyOpen => Error::Store {
                 kind: Kind::Store,
                 path: path.to_owned(),
                 cause: "another process uses this image store".into(),
             },
-            other => failed(path, "cannot open the image records", &other.into()),
-        })
+            other => failed(path, "cannot open the image records", &other),
+        };
+        let mut file = RecordFile::open(path, CACHE_LENGTH).map_err(wrong)?;
+        let contents = read(&mut file)?;
+        Ok((Self { file }, contents))
+    }
+
+    /// Writes the changes to the disk.
+    pub(crate) fn apply(&mut self, changes: &Changes) -> Result<(), Error> {
+        let written = self.file.with(|database| write(database, changes));
+        let path = self.file.path();
+        written.map_err(|error| failed(path, "cannot write the image records", &error))
+    }
 }
 
-fn read(path: &Path, database: &Database) -> Result<Contents, Error> {
+fn read(file: &mut RecordFile) -> Result<Contents, Error> {
+    let path = &file.path().to_owned();
     let wrong = |error: redb::Error| failed(path, "cannot read the image records", &error);
     let broken = |cause: String| Error::Store {
         kind: Kind::Store,
         path: path.to_owned(),
         cause,
     };
-    let format = create_tables(database).map_err(wrong)?;
+    let format = file.with(create_tables).map_err(wrong)?;
     if format != FORMAT {
         return Err(broken(format!(
             "the image records have format {format}, this version knows {FORMAT}; use the version \
              that wrote them, or move the directory away and pull again"
         )));
     }
-    let raw = read_tables(database).map_err(wrong)?;
+    let raw = file.with(read_tables).map_err(wrong)?;
     let parse_failed = |key: &str, error: serde_json::Error| {
         broken(format!("the record of {key} is malformed: {error}"))
     };
@@ -228,9 +211,10 @@ fn encode(record: &impl Serialize) -> Vec<u8> {
 }
 
 fn failed(path: &Path, asked: &str, error: &redb::Error) -> Error {
-    let kind = match error {
-        redb::Error::Io(io) if is_no_space(io) => Kind::NoSpace,
-        _ => Kind::Store,
+    let kind = if is_no_space(error) {
+        Kind::NoSpace
+    } else {
+        Kind::Store
     };
     Error::Store {
         kind,

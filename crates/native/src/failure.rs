@@ -1,6 +1,7 @@
 //! The errors of the floors below, as the domain has them.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::path::Path;
 
 use slipway_engine::{Error, Kind};
 use slipway_shim::protocol::{Failure, FailureKind};
@@ -12,16 +13,30 @@ pub(crate) fn of_shim(error: &slipway_shim::Error) -> Error {
             FailureKind::WrongState | FailureKind::Unsupported => Kind::FailedPrecondition,
             FailureKind::Invalid => Kind::InvalidArgument,
             FailureKind::System => Kind::Internal,
+            FailureKind::NoSpace => Kind::ResourceExhausted,
         },
         _ => Kind::Internal,
     };
     Error::new(kind, error.to_string())
 }
 
+/// As [`of_shim`], of a container that was to have this writable layer: what its mount points took
+/// no room for is said without saying where that is.
+pub(crate) fn of_create(error: &slipway_shim::Error, writable: &Path) -> Error {
+    let error = of_shim(error);
+    match error.kind() {
+        Kind::ResourceExhausted => {
+            Error::exhausted(format!("{error}; {} has no room", writable.display()))
+        }
+        _ => error,
+    }
+}
+
 pub(crate) fn of_network(error: &slipway_network::Error) -> Error {
     let kind = match error {
         slipway_network::Error::PodCidr { .. } => Kind::InvalidArgument,
         slipway_network::Error::Template { .. } => Kind::FailedPrecondition,
+        slipway_network::Error::Cache { source, .. } => kind_of_io(source),
         _ => Kind::Internal,
     };
     Error::new(kind, with_causes(error))
@@ -60,6 +75,20 @@ pub(crate) fn of_image(error: &slipway_image::Error) -> Error {
         Image::Store => Kind::Internal,
     };
     Error::new(kind, with_causes(error))
+}
+
+/// A file or directory of Slipway's own that cannot be made.
+pub(crate) fn of_io(path: &Path, error: &io::Error) -> Error {
+    let message = format!("{} cannot be made: {error}", path.display());
+    Error::new(kind_of_io(error), message)
+}
+
+/// What is not to be had for want of room can be had later.
+fn kind_of_io(error: &io::Error) -> Kind {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Kind::ResourceExhausted,
+        _ => Kind::Internal,
+    }
 }
 
 /// An error with what caused it, in one line, without saying anything twice.

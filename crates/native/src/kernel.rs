@@ -1,9 +1,11 @@
 //! What the kernel must have before anything is tried.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::process::geteuid;
 use rustix::thread::CapabilitySet;
 use slipway_engine::{Error, Result};
@@ -27,13 +29,38 @@ pub(crate) fn check() -> Result<()> {
     if !has_overlay() {
         missing.push("the overlay file system (modprobe overlay)".to_owned());
     }
+    missing.extend(missing_calls());
     if missing.is_empty() {
         return Ok(());
     }
     Err(Error::precondition(format!(
-        "this kernel lacks what pods need: {}",
+        "this kernel (Linux {}) lacks what pods need: {}",
+        rustix::system::uname().release().to_string_lossy(),
         missing.join(", ")
     )))
+}
+
+/// The newest system calls that nothing can be done without: found out by making them, because
+/// kernels that look old can have them, and a sandbox around this daemon can forbid them.
+fn missing_calls() -> impl Iterator<Item = String> {
+    let opened = openat2(
+        CWD,
+        c"/",
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT,
+    );
+    let opened = opened.map(drop).map_err(io::Error::from);
+    let attributes = slipway_shim::try_recursive_read_only();
+    [
+        ("openat2(2)", "5.6", opened),
+        ("mount_setattr(2)", "5.12", attributes),
+    ]
+    .into_iter()
+    .filter_map(|(call, since, tried)| {
+        let error = tried.err()?;
+        Some(format!("{call}, since Linux {since} ({error})"))
+    })
 }
 
 /// Whether a mount can be made read-only together with those below it (CRI

@@ -103,7 +103,7 @@ pub(crate) async fn create(
             .instrument(trace_span!(target: "otel", "create container"))
             .await;
         drop(placeholder);
-        created.map_err(|error| failure::of_shim(&error))
+        created.map_err(|error| failure::of_create(&error, &node.writable(&id)))
     };
     if let Err(error) = made.await {
         if let Err(left) = undo(node, &record, Some(&shim)).await {
@@ -225,12 +225,12 @@ impl Make {
         let writable = node.writable(&record.id);
         let (upper, work) = (writable.join("upper"), writable.join("work"));
         for directory in [&rootfs, &upper, &work] {
-            fs::create_dir_all(directory).map_err(|error| io_failure(directory, &error))?;
+            fs::create_dir_all(directory).map_err(|error| failure::of_io(directory, &error))?;
         }
         let users = spec::user_mappings(&pod.record.config);
         if let Some(top) = layers.last() {
             copy_owner_and_mode(top, &upper, users.as_ref())
-                .map_err(|error| io_failure(&upper, &error))?;
+                .map_err(|error| failure::of_io(&upper, &error))?;
         }
         let cgroup = cgroup_path(&record)?;
         let limits = resources::of_container(&record.config, reloaded.config.pids_limit);
@@ -266,7 +266,7 @@ impl Make {
             .map_err(|error| Error::internal(format!("{}: {error}", path.display())))?;
         if let Some(seccomp) = &confinement.seccomp {
             let path = bundle.join(SECCOMP_PROGRAM);
-            fs::write(&path, &seccomp.program).map_err(|error| io_failure(&path, &error))?;
+            fs::write(&path, &seccomp.program).map_err(|error| failure::of_io(&path, &error))?;
         }
         confinement.label_files(&pod.directory, &record.config.mounts)?;
 
@@ -295,14 +295,6 @@ impl Make {
             bundle,
         };
         Ok((request, placeholder))
-    }
-}
-
-fn io_failure(path: &Path, error: &io::Error) -> Error {
-    let message = format!("{}: {error}", path.display());
-    match error.kind() {
-        io::ErrorKind::StorageFull => Error::exhausted(message),
-        _ => Error::internal(message),
     }
 }
 

@@ -123,9 +123,8 @@ async fn build(node: &Arc<Node>, record: &mut PodRecord, cgroup: &CgroupPath) ->
     let (cgroups, parent) = (Arc::clone(&node.cgroups), cgroup.clone());
     blocking::run(move || {
         let (directory, hostname, dns, owner) = files;
-        write_files(&directory, &hostname, dns.as_ref(), owner).map_err(|error| {
-            Error::internal(format!("{} cannot be made: {error}", directory.display()))
-        })?;
+        write_files(&directory, &hostname, dns.as_ref(), owner)
+            .map_err(|error| failure::of_io(&directory, &error))?;
         cgroups.create_parent(&parent)
     })
     .await?;

@@ -6,14 +6,18 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prost::Message;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use slipway_cri_api::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
 use slipway_engine::{ContainerExit, Error, Result};
+use slipway_records::{RecordFile, is_no_space};
 
 const PODS: TableDefinition<&str, &[u8]> = TableDefinition::new("pods");
+/// In bytes.
+const CACHE: usize = 1 << 20;
+
 const CONTAINERS: TableDefinition<&str, &[u8]> = TableDefinition::new("containers");
 
 /// How far a pod has come.
@@ -171,23 +175,16 @@ impl From<ExitRecord> for ContainerExit {
 /// blocking threads, one after the other.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
-    database: Arc<Database>,
+    /// Whoever writes holds the lock meanwhile, as redb would have others wait anyway.
+    file: Arc<Mutex<RecordFile>>,
 }
 
 impl Store {
     /// Opens the records, or makes an empty store. Blocking.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let open = || -> std::result::Result<Database, redb::Error> {
-            let database = Database::builder().set_cache_size(1 << 20).create(path)?;
-            let transaction = database.begin_write()?;
-            transaction.open_table(PODS)?;
-            transaction.open_table(CONTAINERS)?;
-            transaction.commit()?;
-            Ok(database)
-        };
-        match open() {
-            Ok(database) => Ok(Self {
-                database: Arc::new(database),
+        match open(path) {
+            Ok(file) => Ok(Self {
+                file: Arc::new(Mutex::new(file)),
             }),
             Err(error) => Err(Error::data_loss(format!(
                 "the records in {} cannot be opened: {error}",
@@ -223,17 +220,18 @@ impl Store {
         &self,
         table: TableDefinition<'static, &'static str, &'static [u8]>,
     ) -> Result<Vec<R>> {
-        let read = || -> std::result::Result<Vec<(String, Vec<u8>)>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(table)?;
-            table
-                .iter()?
-                .map(|row| {
-                    let (id, record) = row?;
-                    Ok((id.value().to_owned(), record.value().to_owned()))
-                })
-                .collect()
-        };
-        let rows = read()
+        let rows: Vec<(String, Vec<u8>)> = self
+            .lock()
+            .with(|database| {
+                let table = database.begin_read()?.open_table(table)?;
+                table
+                    .iter()?
+                    .map(|row| {
+                        let (id, record) = row?;
+                        Ok((id.value().to_owned(), record.value().to_owned()))
+                    })
+                    .collect()
+            })
             .map_err(|error| Error::data_loss(format!("the records cannot be read: {error}")))?;
         let decode = |(id, record): (String, Vec<u8>)| match R::decode(record.as_slice()) {
             Ok(record) => Some(record),
@@ -278,27 +276,53 @@ impl Store {
         + Send
         + 'static,
     ) -> Result<()> {
-        let database = Arc::clone(&self.database);
+        let store = self.clone();
         crate::blocking::run(move || {
-            let change = || -> std::result::Result<(), redb::Error> {
+            let mut file = store.lock();
+            let changed = file.with(|database| {
                 let transaction = database.begin_write()?;
                 work(&transaction)?;
-                transaction.commit()?;
-                Ok(())
-            };
-            change().map_err(|error| match &error {
-                redb::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => {
-                    Error::exhausted(format!("no space left for the pods' records: {error}"))
-                }
-                _ => Error::internal(format!("the pods' records cannot be written: {error}")),
-            })
+                Ok(transaction.commit()?)
+            });
+            changed.map_err(|error| not_written(file.path(), &error))
         })
         .await
     }
+
+    fn lock(&self) -> MutexGuard<'_, RecordFile> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn not_written(path: &Path, error: &redb::Error) -> Error {
+    let path = path.display();
+    if is_no_space(error) {
+        Error::exhausted(format!(
+            "no space is left for the records of pods and containers in {path}: {error}"
+        ))
+    } else {
+        Error::internal(format!(
+            "the records of pods and containers in {path} cannot be written: {error}"
+        ))
+    }
+}
+
+/// Opens the file with all of its tables, or makes it. Blocking.
+fn open(path: &Path) -> std::result::Result<RecordFile, redb::Error> {
+    let mut file = RecordFile::open(path, CACHE)?;
+    file.with(|database| {
+        let transaction = database.begin_write()?;
+        transaction.open_table(PODS)?;
+        transaction.open_table(CONTAINERS)?;
+        Ok(transaction.commit()?)
+    })?;
+    Ok(file)
 }
 
 #[cfg(test)]
 mod tests {
+    use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
     use super::*;
 
     #[tokio::test]
@@ -331,6 +355,30 @@ mod tests {
         let (pods, containers) = Store::open(&path).unwrap().load().unwrap();
         assert_eq!(pods, [pod]);
         assert_eq!(containers, [container]);
+    }
+
+    #[tokio::test]
+    async fn records_that_had_no_room_are_written_once_there_is_some() {
+        let directory = tempfile::tempdir().unwrap();
+        let (none, size) = (MountFlags::empty(), Some(c"size=3m"));
+        mount("none", directory.path(), "tmpfs", none, size).unwrap();
+        let record = |id: &str, size: usize| PodRecord {
+            id: id.to_owned(),
+            addresses: vec!["x".repeat(size)],
+            ..PodRecord::default()
+        };
+        let store = Store::open(&directory.path().join("pods.redb")).unwrap();
+        store.put_pod(record("small", 1)).await.unwrap();
+        let error = store.put_pod(record("large", 4 << 20)).await.unwrap_err();
+        assert_eq!(error.kind(), slipway_engine::Kind::ResourceExhausted);
+        assert!(error.to_string().contains("pods.redb"), "{error}");
+        // The same store, and what was there.
+        store.put_pod(record("later", 1)).await.unwrap();
+        store.delete_pod("small").await.unwrap();
+        let (pods, _) = store.load().unwrap();
+        assert_eq!(pods, [record("later", 1)]);
+        drop(store);
+        unmount(directory.path(), UnmountFlags::empty()).unwrap();
     }
 
     #[test]

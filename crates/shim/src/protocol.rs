@@ -286,6 +286,8 @@ pub enum FailureKind {
     Unsupported,
     /// The kernel refused.
     System,
+    /// A file system is full, or a quota is used up.
+    NoSpace,
 }
 
 /// A container, as the shim has it in memory and (in JSON) on disk as `state.json` of its bundle.

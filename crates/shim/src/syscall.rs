@@ -338,6 +338,10 @@ pub(crate) fn reset_signals() {
 }
 
 /// Brings the loopback interface of the current network namespace up.
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "a request is an int for musl, into which these fit"
+)]
 pub(crate) fn loopback_up(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: ifreq is made of integers, for which zero is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -347,10 +351,10 @@ pub(crate) fn loopback_up(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: both calls read and write an ifreq, which lives across them; SIOCGIFFLAGS fills in
     // the union's member that we then read.
     unsafe {
-        result(libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request).into())?;
+        let (get, set) = (libc::SIOCGIFFLAGS as _, libc::SIOCSIFFLAGS as _);
+        result(libc::ioctl(socket.as_raw_fd(), get, &raw mut request).into())?;
         request.ifr_ifru.ifru_flags |= IFF_UP;
-        result(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request).into())
-            .map(drop)
+        result(libc::ioctl(socket.as_raw_fd(), set, &raw const request).into()).map(drop)
     }
 }
 

@@ -46,8 +46,11 @@ impl fmt::Display for Leak {
 
 /// Everything of this kind that there is now.
 pub fn snapshot(scratch: &Scratch) -> BTreeSet<Leak> {
+    // The daemon's root may be a disk of its own.
+    let disk = daemon::root(scratch);
     let mounts = mount::below(scratch.path()).into_iter();
-    let mounts = mounts.filter(|mount| !docker::is_own_mount(scratch, &mount.point));
+    let mounts =
+        mounts.filter(|mount| mount.point != disk && !docker::is_own_mount(scratch, &mount.point));
     let mounts = mounts.map(|mount| Leak::Mount(mount.point, mount.kind));
     let addresses = cni::allocations(scratch).into_iter().map(Leak::Address);
     let interfaces = cni::ports_of_bridge(scratch.number())

@@ -14,8 +14,26 @@ use crate::{cargo, directory, program};
 /// What dpkg runs before and after it unpacks and removes files.
 const SCRIPTS: [&str; 4] = ["preinst", "postinst", "prerm", "postrm"];
 
+/// How a package's files are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packing {
+    /// As small as every dpkg can unpack.
+    Small,
+    /// Not at all, where small programs matter less than the time that an emulated machine takes.
+    Quick,
+}
+
+impl Packing {
+    fn argument(self) -> &'static str {
+        match self {
+            Self::Small => "-Zxz",
+            Self::Quick => "-Znone",
+        }
+    }
+}
+
 /// Turns a tree into a package.
-pub(super) fn write(tree: &Tree, version: &str, to: &Path) -> Result<PathBuf> {
+pub(super) fn write(tree: &Tree, version: &str, packing: Packing, to: &Path) -> Result<PathBuf> {
     let control = tree.path().join("DEBIAN");
     let size = directory::size(tree.path())? / 1024;
     let library = c_library(&fs::read(tree.program("slipway"))?)
@@ -37,7 +55,7 @@ pub(super) fn write(tree: &Tree, version: &str, to: &Path) -> Result<PathBuf> {
     let file = to.join(format!("slipway_{version}_amd64.deb"));
     program::run(
         Command::new("dpkg-deb")
-            .args(["--root-owner-group", "-Zxz", "--build"])
+            .args(["--root-owner-group", packing.argument(), "--build"])
             .arg(tree.path())
             .arg(&file)
             .env("SOURCE_DATE_EPOCH", source_date()?),
@@ -103,7 +121,8 @@ mod tests {
     #[test]
     fn a_package_keeps_what_the_administrator_changes_and_everybody_may_read_it() {
         let directory = tempfile::tempdir().unwrap();
-        let package = debian(&pretended(directory.path()), "1.2.3", directory.path()).unwrap();
+        let programs = pretended(directory.path());
+        let package = debian(&programs, "1.2.3", Packing::Small, directory.path()).unwrap();
         let ask = |option: &str, rest: &[&str]| {
             let mut command = Command::new("dpkg-deb");
             let printed = program::run(command.arg(option).arg(&package).args(rest)).unwrap();

@@ -17,6 +17,7 @@ use clap::{Args, ValueEnum};
 use crate::build::{self, Sizes};
 use crate::table::Table;
 use crate::{cargo, prerequisites, program};
+pub(crate) use deb::Packing;
 use tree::{Layout, Tree};
 
 /// Slipway's version, which all of its crates have.
@@ -57,11 +58,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut table = Table::new(["artifact", "KiB"]);
     for artifact in wanted {
         let file = match artifact {
-            Artifact::Deb => debian(&build::release(Sizes::Hidden)?, VERSION, &directory)?,
-            Artifact::Tarball => {
-                let slipway = build::portable()?;
-                tarball::write(&stage(&slipway, Layout::Local)?, VERSION, &directory)?
+            Artifact::Deb => {
+                let slipway = build::release(Sizes::Hidden)?;
+                debian(&slipway, VERSION, Packing::Small, &directory)?
             }
+            Artifact::Tarball => archive(&build::portable()?, VERSION, &directory)?,
             Artifact::Sbom => {
                 let file = directory.join(format!("slipway_{VERSION}.cdx.json"));
                 fs::write(&file, sbom::text()?)?;
@@ -79,8 +80,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 ///
 /// # Errors
 /// When a file is missing or `dpkg-deb` fails.
-pub(crate) fn debian(slipway: &Path, version: &str, directory: &Path) -> Result<PathBuf> {
-    deb::write(&stage(slipway, Layout::Debian)?, version, directory)
+pub(crate) fn debian(
+    slipway: &Path,
+    version: &str,
+    packing: Packing,
+    directory: &Path,
+) -> Result<PathBuf> {
+    deb::write(
+        &stage(slipway, Layout::Debian)?,
+        version,
+        packing,
+        directory,
+    )
+}
+
+/// Makes an archive of `slipway` and the shim beside it.
+///
+/// # Errors
+/// When a file is missing or `tar` fails.
+pub(crate) fn archive(slipway: &Path, version: &str, directory: &Path) -> Result<PathBuf> {
+    tarball::write(&stage(slipway, Layout::Local)?, version, directory)
 }
 
 fn stage(slipway: &Path, layout: Layout) -> Result<Tree> {

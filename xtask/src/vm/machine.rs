@@ -46,6 +46,7 @@ pub(super) struct Machine<'a> {
     image: &'a Image,
     memory: u32,
     network: Option<(String, String)>,
+    parameters: String,
 }
 
 impl<'a> Machine<'a> {
@@ -54,6 +55,7 @@ impl<'a> Machine<'a> {
             image,
             memory: 4096,
             network: None,
+            parameters: String::new(),
         }
     }
 
@@ -66,6 +68,14 @@ impl<'a> Machine<'a> {
     pub(super) fn network(self, name: &str, address: &str) -> Self {
         Self {
             network: Some((name.to_owned(), address.to_owned())),
+            ..self
+        }
+    }
+
+    /// With more parameters of the kernel (kernel-parameters(7)), separated by blanks.
+    pub(super) fn parameters(self, parameters: &str) -> Self {
+        Self {
+            parameters: parameters.to_owned(),
             ..self
         }
     }
@@ -117,6 +127,8 @@ impl<'a> Machine<'a> {
 
     fn command(&self, accelerator: Accelerator, disk: &Disk) -> Command {
         let mut append = String::from("root=/dev/vda rw console=ttyS0 quiet net.ifnames=0");
+        append.push(' ');
+        append.push_str(&self.parameters);
         let mut command = Command::new("qemu-system-x86_64");
         command.args(accelerator.arguments());
         command.args([
@@ -131,7 +143,8 @@ impl<'a> Machine<'a> {
         command.args(["-m", &self.memory.to_string()]);
         command.args(["-device", "virtio-rng-pci", "-device", "virtio-serial"]);
         for (path, options) in [
-            (self.image.disk(), "snapshot=on"),
+            // What is written goes with the machine: there is nothing to flush it for.
+            (self.image.disk(), "snapshot=on,cache=unsafe"),
             (disk.path().to_owned(), "readonly=on"),
         ] {
             let path = path.display();
@@ -212,15 +225,18 @@ fn follow(
     boot: Duration,
     limit: Duration,
 ) -> Result<u8> {
+    let begin = Instant::now();
     let stream = accept(process, listener)?;
     let mut lines = BufReader::new(stream);
-    expect_line(&mut lines, boot, "come up").and_then(|line| {
-        ensure!(
-            line == "up",
-            "the machine says {line:?} instead of coming up"
-        );
-        Ok(())
-    })?;
+    let line = expect_line(&mut lines, boot, "come up")?;
+    ensure!(
+        line == "up",
+        "the machine says {line:?} instead of coming up"
+    );
+    eprintln!(
+        "the machine was up after {:.1} s",
+        begin.elapsed().as_secs_f64()
+    );
     let deadline = Instant::now() + limit;
     let line = loop {
         let left = deadline.saturating_duration_since(Instant::now());

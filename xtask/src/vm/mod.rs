@@ -5,7 +5,9 @@ mod guest;
 mod image;
 mod machine;
 mod package;
+mod pair;
 mod share;
+mod work;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,8 +20,8 @@ use crate::prerequisites::{self, Needs};
 use crate::{build, cargo};
 use image::Image;
 use machine::Machine;
-pub(crate) use package::inside;
 use share::Share;
+pub(crate) use work::Work;
 
 /// What can be done with a virtual machine.
 #[derive(Debug, Subcommand)]
@@ -35,11 +37,14 @@ pub(crate) enum Action {
     Run(RunArguments),
     /// Boot a machine and give its console; it ends with `poweroff`
     Shell(MachineArguments),
-    /// Run end-to-end tests in a machine
+    /// Run the end-to-end tests in a machine, those that want one for themselves as well, then
+    /// what `package` and `meet` do
     Test(TestArguments),
     /// Install, upgrade, remove and purge the Debian package in a machine that is also rebooted,
-    /// with pods running
+    /// with pods running; then on a node without cgroup v2 and AppArmor
     Package(PackageArguments),
+    /// Boot two machines on a private network, and have one call the other
+    Meet,
 }
 
 /// How a machine is made.
@@ -52,6 +57,15 @@ pub(crate) struct MachineArguments {
     /// A private network that machines of the same name share
     #[arg(long, value_name = "NAME", requires = "address")]
     network: Option<String>,
+
+    /// More parameters of the kernel, such as apparmor=0
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "PARAMETERS",
+        allow_hyphen_values = true
+    )]
+    kernel: String,
 
     /// This machine's address on the private network
     #[arg(long, value_name = "ADDRESS/BITS", requires = "network")]
@@ -87,7 +101,11 @@ pub(crate) struct TestArguments {
     #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
     timeout: u64,
 
-    /// Names or parts of names of tests; none runs all
+    /// Only what depends on the node's shape, as in `cargo xtask test`
+    #[arg(long, conflicts_with = "tests")]
+    shape: bool,
+
+    /// Names or parts of names of end-to-end tests, to run these alone
     #[arg(value_name = "TEST")]
     tests: Vec<String>,
 }
@@ -132,20 +150,64 @@ pub(crate) fn run(action: Action) -> Result<ExitCode> {
             describe(Machine::new(&image), &arguments).shell(&share.into_disk()?)
         }
         Action::Package(arguments) => {
-            let mut share = Share::new()?;
-            package::prepare(&mut share, &build::development()?)?;
-            boot(&image, &arguments.machine, share, arguments.timeout)
+            let share = prepare(&Work::Package)?;
+            let code = boot(&image, &arguments.machine, share, arguments.timeout)?;
+            if code != ExitCode::SUCCESS {
+                return Ok(code);
+            }
+            bare(&image, arguments.machine, arguments.timeout)
         }
+        Action::Meet => pair::meet(&image).map(|()| ExitCode::SUCCESS),
         Action::Test(arguments) => {
-            let mut share = Share::new()?;
-            share.programs(&build::development()?)?;
-            share.tests(&cargo::test_program("slipway", "e2e")?)?;
-            let mut command = vec!["/share/tests/e2e".to_owned(), "--test-threads=2".to_owned()];
-            command.extend(arguments.tests);
-            share.command(&command)?;
-            boot(&image, &arguments.machine, share, arguments.timeout)
+            let work = match arguments {
+                TestArguments { shape: true, .. } => Work::Shape,
+                TestArguments { ref tests, .. } if tests.is_empty() => Work::All,
+                TestArguments { ref tests, .. } => Work::Tests {
+                    names: tests.clone(),
+                },
+            };
+            let share = prepare(&work)?;
+            let code = boot(&image, &arguments.machine, share, arguments.timeout)?;
+            if code != ExitCode::SUCCESS || work != Work::All {
+                return Ok(code);
+            }
+            let code = bare(&image, arguments.machine, arguments.timeout)?;
+            if code == ExitCode::SUCCESS {
+                pair::meet(&image)?;
+            }
+            Ok(code)
         }
     }
+}
+
+/// What a package does on a node that lacks what can be done without.
+fn bare(image: &Image, machine: MachineArguments, timeout: u64) -> Result<ExitCode> {
+    let machine = MachineArguments {
+        kernel: package::BARE.to_owned(),
+        ..machine
+    };
+    boot(image, &machine, prepare(&Work::Bare)?, timeout)
+}
+
+/// What the machine needs for some work.
+fn prepare(work: &Work) -> Result<Share> {
+    let mut share = Share::new()?;
+    let slipway = build::development()?;
+    share.programs(&slipway)?;
+    if work.tests().is_some() {
+        let tests = cargo::test_program("e2e")?;
+        work.check(&tests)?;
+        share.tests(&tests)?;
+    }
+    if work.packages() {
+        package::prepare(&mut share, &slipway)?;
+    }
+    // Not this very file: the build may have replaced it.
+    share.program(&slipway.with_file_name("xtask"))?;
+    let mut command = ["/share/bin/xtask", "inside"].map(str::to_owned).to_vec();
+    command.extend(work.arguments());
+    share.command(&command)?;
+    Ok(share)
 }
 
 fn boot(image: &Image, machine: &MachineArguments, share: Share, timeout: u64) -> Result<ExitCode> {
@@ -156,7 +218,9 @@ fn boot(image: &Image, machine: &MachineArguments, share: Share, timeout: u64) -
 }
 
 fn describe<'a>(machine: Machine<'a>, arguments: &MachineArguments) -> Machine<'a> {
-    let machine = machine.memory(arguments.memory);
+    let machine = machine
+        .memory(arguments.memory)
+        .parameters(&arguments.kernel);
     match (&arguments.network, &arguments.address) {
         (Some(network), Some(address)) => machine.network(network, address),
         _ => machine,

@@ -1,8 +1,10 @@
 //! The Debian package's life on a node, in a machine: installed, upgraded, rebooted, removed and
 //! purged, with pods running.
 
+mod bare;
 mod life;
 mod node;
+mod refusals;
 
 use std::path::Path;
 
@@ -10,14 +12,15 @@ use anyhow::Result;
 use tempfile::TempDir;
 
 use super::share::{self, Share};
-use crate::dist;
+use crate::dist::{self, Packing};
 
-pub(crate) use life::inside;
+pub(super) use bare::{KERNEL as BARE, bare};
+pub(super) use life::{has_begun, inside};
 
 /// The versions that are installed, the second one over the first.
 const VERSIONS: [&str; 2] = ["0.0.1", "0.0.2"];
 
-/// Puts packages of these programs into the share, and this program, which goes on in the machine.
+/// Puts packages and an archive of these programs into the share.
 pub(super) fn prepare(share: &mut Share, slipway: &Path) -> Result<()> {
     // Without symbols, as they are published.
     let programs = TempDir::new()?;
@@ -27,11 +30,17 @@ pub(super) fn prepare(share: &mut Share, slipway: &Path) -> Result<()> {
     let packages = TempDir::new()?;
     for version in VERSIONS {
         let slipway = programs.path().join("slipway");
-        share.add(&dist::debian(&slipway, version, packages.path())?)?;
+        let package = dist::debian(&slipway, version, Packing::Quick, packages.path())?;
+        share.add(&package)?;
     }
-    // Not this very file: the build may have replaced it.
-    share.program(&slipway.with_file_name("xtask"))?;
-    share.command(&["/share/bin/xtask", "inside"].map(str::to_owned))
+    let slipway = programs.path().join("slipway");
+    share.add(&dist::archive(&slipway, VERSIONS[0], packages.path())?)?;
+    Ok(())
+}
+
+/// Where the archive is in the machine.
+fn archive() -> String {
+    format!("/share/slipway-{}-linux-amd64.tar.gz", VERSIONS[0])
 }
 
 /// Where such a package is in the machine.

@@ -216,7 +216,7 @@ fn network_usage(pod: &Pod) -> Option<NetworkUsage> {
 
 /// None where the cgroup has gone: what it is of has ended since the caller looked.
 fn used(cgroup: &Cgroup, observed: &Observed) -> Option<Usage> {
-    Usage::read(cgroup, now(), |at, used| observed.cpu_used(at, used))
+    Usage::read(cgroup, now(), |used| observed.cpu_used(used))
 }
 
 /// A wrapped number, which is there even when it is zero.

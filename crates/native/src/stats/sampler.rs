@@ -2,7 +2,7 @@
 //! writable layer takes longer to read than a call may take.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use slipway_engine::{ContainerState, CpuRate};
@@ -11,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::layer::LayerUsage;
 use crate::container::Container;
-use crate::node::{Node, now};
+use crate::node::Node;
 use crate::{blocking, lifecycle};
 
 /// How often everything is looked at where nobody asks: as often as a kubelet does.
@@ -21,18 +21,25 @@ const PERIOD: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(crate) struct Observed {
     cpu: Mutex<CpuRate>,
-    layer: Mutex<Option<LayerUsage>>,
+    layer: Mutex<Option<(LayerUsage, Writer)>>,
+}
+
+/// Whether somebody could still write into a layer when it began to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writer {
+    There,
+    Gone,
 }
 
 impl Observed {
     /// Its process was just executed.
-    pub(crate) fn begin(&self, at: i64) {
-        self.cpu().begin(at);
+    pub(crate) fn begin(&self) {
+        self.cpu().begin(Instant::now());
     }
 
-    /// As [`CpuRate::observe`].
-    pub(super) fn cpu_used(&self, at: i64, used: u64) -> Option<u64> {
-        self.cpu().observe(at, used)
+    /// As [`CpuRate::observe`], for what was just read.
+    pub(super) fn cpu_used(&self, used: u64) -> Option<u64> {
+        self.cpu().observe(Instant::now(), used)
     }
 
     fn cpu(&self) -> std::sync::MutexGuard<'_, CpuRate> {
@@ -41,11 +48,15 @@ impl Observed {
 
     /// What its writable layer held when it was last read.
     pub(crate) fn layer(&self) -> Option<LayerUsage> {
+        self.last_layer().map(|(usage, _)| usage)
+    }
+
+    fn last_layer(&self) -> Option<(LayerUsage, Writer)> {
         *self.layer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_layer(&self, usage: LayerUsage) {
-        *self.layer.lock().unwrap_or_else(PoisonError::into_inner) = Some(usage);
+    fn set_layer(&self, usage: LayerUsage, writer: Writer) {
+        *self.layer.lock().unwrap_or_else(PoisonError::into_inner) = Some((usage, writer));
     }
 }
 
@@ -111,7 +122,7 @@ fn read_cpu_times(node: &Node) {
     for pod in node.pods.all() {
         let cgroup = node.hierarchy.open(&pod.cgroup);
         if let Ok(Some(used)) = cgroup.cpu_time() {
-            pod.observed.cpu_used(now(), used);
+            pod.observed.cpu_used(used);
         }
     }
     for container in node.containers.all() {
@@ -119,25 +130,24 @@ fn read_cpu_times(node: &Node) {
             && let Ok(cgroup) = lifecycle::cgroup(node, &container)
             && let Ok(Some(used)) = cgroup.cpu_time()
         {
-            container.observed.cpu_used(now(), used);
+            container.observed.cpu_used(used);
         }
     }
 }
 
 /// Reads a container's writable layer if it is time to. What has ended does not change.
 fn read_layer(node: &Node, container: &Container) {
-    let over = matches!(container.state(), ContainerState::Exited(exit)
-        if container.observed.layer().is_some_and(|last| last.at > exit.finished_at));
-    if over
-        || container
-            .observed
-            .layer()
-            .is_some_and(|last| !last.is_stale())
-    {
+    // Looked at first: one that ends meanwhile is read again.
+    let writer = match container.state() {
+        ContainerState::Exited(_) => Writer::Gone,
+        ContainerState::Created | ContainerState::Running { .. } => Writer::There,
+    };
+    let last = container.observed.last_layer();
+    if last.is_some_and(|(usage, last)| last == Writer::Gone || !usage.is_stale()) {
         return;
     }
     match LayerUsage::read(&node.writable(container.id()).join("upper")) {
-        Ok(usage) => container.observed.set_layer(usage),
+        Ok(usage) => container.observed.set_layer(usage, writer),
         // Removed since the list was made.
         Err(Errno::NOENT) => {}
         Err(error) => {

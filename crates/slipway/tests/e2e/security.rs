@@ -398,6 +398,21 @@ async fn an_apparmor_profile_is_applied_or_refused_by_name() {
     security(&mut privileged).privileged = true;
     security(&mut privileged).apparmor = profile(ProfileType::RuntimeDefault, "");
     assert_eq!(output(&node, "privileged", privileged).await, unconfined);
+    // It is in force: a mount is denied that all other walls let through.
+    let mounts = "mkdir /m; mount -t tmpfs none /m 2>/dev/null && echo mounted || echo denied";
+    let denied = if enabled { "denied" } else { "mounted" };
+    for (name, profile_type, expected) in [
+        ("enforced", ProfileType::RuntimeDefault, denied),
+        ("free", ProfileType::Unconfined, "mounted"),
+    ] {
+        let mut container = pod::shell("main", &image, mounts);
+        security(&mut container).apparmor = profile(profile_type, "");
+        security(&mut container).capabilities = Some(Capability {
+            add_capabilities: vec!["SYS_ADMIN".to_owned()],
+            ..Capability::default()
+        });
+        assert_eq!(output(&node, name, container).await, expected, "{name}");
+    }
 
     let config = node.pod("refused");
     let pod = cri.run_pod(&config).await.unwrap();

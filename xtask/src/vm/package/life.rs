@@ -13,6 +13,9 @@ use slipway_testbed::{Image, Registry, Scratch};
 use super::node::{
     Counting, cri, daemon, is_prepared, network, refused, replaced, service, shell, started,
 };
+use super::refusals::{
+    nothing_is_there, old_kernel, refusals, without_packet_filter, without_systemd,
+};
 use super::{VERSIONS, package};
 
 /// What has to be known after the reboot.
@@ -30,15 +33,17 @@ struct Note {
     counting: Counting,
 }
 
+/// Whether this machine has been rebooted in the middle of it.
+pub(in crate::vm) fn has_begun() -> bool {
+    Path::new(NOTE).exists()
+}
+
 /// Goes on where it was before the machine was rebooted, or begins.
 ///
 /// # Errors
 /// What a step found; those before it are named on standard output.
-pub(crate) fn inside() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
+pub(in crate::vm) fn inside() -> Result<()> {
+    blocking(async {
         match fs::read(NOTE) {
             Err(_) => before_reboot().await,
             Ok(note) => after_reboot(serde_json::from_slice(&note)?).await,
@@ -46,7 +51,12 @@ pub(crate) fn inside() -> Result<()> {
     })
 }
 
-async fn step<T>(name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) fn blocking<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build()?.block_on(work)
+}
+
+pub(super) async fn step<T>(name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
     let begin = Instant::now();
     let done = work.await.with_context(|| format!("{name}: FAILED"))?;
     println!("{name}: ok ({:.1} s)", begin.elapsed().as_secs_f64());
@@ -59,7 +69,7 @@ async fn before_reboot() -> Result<()> {
         refusals(&first)
     })
     .await?;
-    step("a node without systemd", async { without_systemd(&first) }).await?;
+    step("a node without systemd", without_systemd(&first)).await?;
     step("install", install(&first)).await?;
     network()?;
     let scratch = Scratch::new()?;
@@ -68,6 +78,11 @@ async fn before_reboot() -> Result<()> {
     cri().pull(&image.reference).await?;
     let mut counting = Counting::start(&scratch, "survivor", &image.reference).await?;
     step("a running pod", counting.goes_on()).await?;
+    step("a node without a packet filter", async {
+        without_packet_filter(&scratch, &mut counting).await
+    })
+    .await?;
+    step("a kernel that is too old", old_kernel(&mut counting)).await?;
     step("restart by systemd", restart(&mut counting)).await?;
     step("a daemon that is killed", killed(&mut counting)).await?;
     step("a daemon that hangs", hung(&mut counting)).await?;
@@ -122,55 +137,6 @@ fn uptime() -> Result<Duration> {
     Ok(Duration::from_secs_f64(seconds.parse()?))
 }
 
-/// Whether dpkg knows nothing of the package, and nothing of it is there.
-fn nothing_is_there() -> Result<()> {
-    let known = shell("dpkg-query -W -f '${db:Status-Status}' slipway 2>/dev/null || true")?;
-    ensure!(
-        known.is_empty() || known == "not-installed",
-        "it is {known}"
-    );
-    for path in [
-        "/usr/bin/slipway",
-        "/usr/lib/systemd/system/slipway.service",
-        "/etc/slipway",
-        "/etc/systemd/system/multi-user.target.wants/slipway.service",
-        "/var/lib/slipway",
-        "/run/slipway",
-    ] {
-        ensure!(fs::symlink_metadata(path).is_err(), "{path} is there");
-    }
-    ensure!(shell("dpkg --audit")?.is_empty(), "dpkg has complaints");
-    Ok(())
-}
-
-fn refusals(first: &str) -> Result<()> {
-    let read_only = "mount --bind /etc /etc; mount -o remount,bind,ro /etc";
-    let script = format!("unshare --mount sh -ec '{read_only}; dpkg -i {first}'");
-    refused(&script, &["/etc is read-only"])?;
-    nothing_is_there()?;
-    fs::create_dir("/root/old")?;
-    fs::write("/root/old/uname", "#!/bin/sh\necho 5.3.0-76-generic\n")?;
-    let script = format!("chmod +x /root/old/uname; PATH=/root/old:$PATH dpkg -i {first}");
-    refused(&script, &["Linux 5.3.0-76-generic", "5.4"])?;
-    nothing_is_there()
-}
-
-/// It can be started by something else.
-fn without_systemd(first: &str) -> Result<()> {
-    // By this directory systemd is recognised: sd_booted(3).
-    let hide = "mv /run/systemd/system /run/systemd/hidden";
-    let show = "mv /run/systemd/hidden /run/systemd/system";
-    let said = shell(&format!("{hide}; dpkg -i {first} 2>&1; {show}"))?;
-    ensure!(
-        said.contains("there is no systemd here"),
-        "it says:\n{said}"
-    );
-    let state = service("ActiveState")?;
-    ensure!(state == "inactive", "the service is {state}");
-    shell("dpkg --purge slipway")?;
-    nothing_is_there()
-}
-
 async fn install(first: &str) -> Result<()> {
     let said = shell(&format!("dpkg -i {first} 2>&1"))?;
     ensure!(!said.contains("slipway: "), "it complains:\n{said}");
@@ -219,11 +185,11 @@ async fn killed(counting: &mut Counting) -> Result<()> {
 async fn hung(counting: &mut Counting) -> Result<()> {
     let directory = "/run/systemd/system/slipway.service.d";
     fs::create_dir_all(directory)?;
-    let soon = "[Service]\nWatchdogSec=10\nTimeoutAbortSec=5\n";
+    let soon = "[Service]\nWatchdogSec=6\nTimeoutAbortSec=3\n";
     fs::write(format!("{directory}/soon.conf"), soon)?;
     shell("systemctl daemon-reload; systemctl restart slipway.service")?;
     let before = daemon()?;
-    shell(&format!("sleep 15; kill -STOP {before}"))?;
+    shell(&format!("sleep 8; kill -STOP {before}"))?;
     replaced(&before).await?;
     let log = shell("journalctl -u slipway.service --no-pager")?;
     ensure!(

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -91,6 +91,40 @@ pub(super) fn is_prepared() -> Result<()> {
         ensure!(loaded, "the module {module} is not loaded");
     }
     Ok(())
+}
+
+/// A daemon that no service manager knows of. It is killed when this is dropped.
+#[derive(Debug)]
+pub(super) struct ByHand(Child);
+
+impl ByHand {
+    /// Starts it, and waits until it answers.
+    pub(super) async fn start() -> Result<Self> {
+        let mut command = Command::new("/usr/bin/slipway");
+        let mut daemon = Self(command.arg("serve").spawn()?);
+        let cri = cri();
+        eventually("the daemon to answer", LONG, async || {
+            let ended = daemon.0.try_wait()?;
+            ensure!(ended.is_none(), "the daemon has ended: {ended:?}");
+            Ok(cri.version().await.is_ok())
+        })
+        .await?;
+        Ok(daemon)
+    }
+
+    /// Ends it as nobody would, and waits until it is gone.
+    pub(super) fn kill(&mut self) -> Result<()> {
+        self.0.kill()?;
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for ByHand {
+    fn drop(&mut self) {
+        // It has been killed already where all went well.
+        let _ = self.kill();
+    }
 }
 
 /// Writes a network configuration where nodes have it.
