@@ -14,9 +14,9 @@ mod id;
 mod index;
 mod overview;
 mod pod;
-mod router;
 mod rate;
 mod resolver;
+mod router;
 mod session;
 pub mod signal;
 
@@ -32,9 +32,9 @@ pub use id::new_id;
 pub use index::{Index, Reservation};
 pub use overview::overview;
 pub use pod::PodName;
-pub use router::{CarryOver, Leaving, Router};
 pub use rate::CpuRate;
 pub use resolver::resolver_configuration;
+pub use router::{CarryOver, Leaving, Router};
 pub use session::{
     Connection, Input, Output, PortConnection, Session, SessionEnd, Streams, Terminal, TerminalSize,
 };
