@@ -51,6 +51,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
 use slipway_cri_api::slipway;
 use slipway_cri_api::v1::{
     AuthConfig, CheckpointContainerRequest, Container, ContainerConfig, ContainerFilter,
@@ -102,11 +103,11 @@ impl DockerEngine {
             docker,
             network,
         } = settings;
-        let own = root.join("docker");
-        private_directory(&node::checkpoints(&own))?;
-        let lock = lock(&root)?;
-        let state = state.join("docker");
-        let node = Arc::new(Node::new(docker, network, &own, &state, lock)?);
+        // Those that the engine on this kernel takes: there are never two daemons in one place.
+        let locks = [lock(&root)?, lock(&state)?];
+        let (root, state) = (root.join("docker"), state.join("docker"));
+        private_directory(&node::checkpoints(&root))?;
+        let node = Arc::new(Node::new(docker, network, &root, &state, locks)?);
         watch::start(&node).await?;
         Ok(Self { node })
     }
@@ -135,8 +136,10 @@ fn private_directory(path: &Path) -> Result<()> {
         .map_err(|error| Error::precondition(format!("{} cannot be made: {error}", path.display())))
 }
 
-/// Takes the lock of a directory, which ends with this process (fcntl(2)).
+/// Takes the lock of a directory, which is made where it is not there. It ends with this process
+/// (fcntl(2), "Advisory record locking"), and is not in the way of an engine in the same one.
 fn lock(directory: &Path) -> Result<File> {
+    private_directory(directory)?;
     let path = directory.join("lock");
     let failed =
         |error: std::io::Error| Error::precondition(format!("{}: {error}", path.display()));
@@ -146,14 +149,15 @@ fn lock(directory: &Path) -> Result<File> {
         .write(true)
         .open(&path)
         .map_err(failed)?;
-    fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
-        Error::precondition(format!(
-            "another slipway works on {} ({error}): stop it, or give this one a directory of its \
-             own with --root",
+    match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::AGAIN | Errno::ACCESS) => Err(Error::precondition(format!(
+            "another slipway works on {}: stop it, or give this one directories of its own with \
+             --root and --state",
             directory.display()
-        ))
-    })?;
-    Ok(file)
+        ))),
+        Err(error) => Err(failed(error.into())),
+    }
 }
 
 fn not_yet(what: &str) -> Error {

@@ -7,7 +7,7 @@ use bollard::Docker;
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, KillContainerOptionsBuilder, StopContainerOptionsBuilder,
 };
-use slipway_cri_api::v1::ContainerConfig;
+use slipway_cri_api::v1::{ContainerConfig, NamespaceMode};
 use slipway_engine::{ContainerName, ContainerState, Error, Kind, Result};
 
 use crate::node::Node;
@@ -25,6 +25,7 @@ pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig)
     let name = ContainerName::of(&pod.id, &config)?;
     let facts = node.dockerd.up()?.facts;
     refuse::container(&pod, &config, &facts)?;
+    check_target(node, &pod.id, &config)?;
     let what = format!("make container {name}");
     let docker_name = naming::of_container(&pod.name, &name);
     let body = sandbox::blocking(move || create::body(&pod, &name, &config, &facts)).await?;
@@ -49,6 +50,40 @@ pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig)
     };
     node.refresh(&id).await?;
     Ok(id)
+}
+
+/// Refuses a container whose processes another one is to see, if that is none of the pod's that run.
+fn check_target(node: &Node, pod: &str, config: &ContainerConfig) -> Result<()> {
+    const FIELD: &str = "ContainerConfig.linux.security_context.namespace_options.target_id";
+    let linux = config.linux.as_ref();
+    let options = linux
+        .and_then(|linux| linux.security_context.as_ref()?.namespace_options.as_ref())
+        .filter(|options| options.pid == NamespaceMode::Target as i32);
+    let Some(options) = options else {
+        return Ok(());
+    };
+    if options.target_id.is_empty() {
+        return Err(Error::invalid(format!(
+            "{FIELD} is empty, but pid is TARGET: it names the container to look at"
+        )));
+    }
+    let target = node
+        .container(&options.target_id)
+        .map_err(|error| error.context(FIELD))?;
+    if target.name.pod != pod {
+        return Err(Error::invalid(format!(
+            "{FIELD}: container {} belongs to pod {}, not to {pod}",
+            target.id, target.name.pod
+        )));
+    }
+    if !target.state.is_running() {
+        return Err(Error::precondition(format!(
+            "{FIELD}: container {} is not running: only the PID namespace of one that is can be \
+             joined",
+            target.id
+        )));
+    }
+    Ok(())
 }
 
 /// The id of the container that has a name in Docker.

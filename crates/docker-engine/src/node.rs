@@ -60,8 +60,8 @@ pub(crate) struct Node {
     telling: Mutex<()>,
     /// Changes with everything that is known.
     pub(crate) changes: watch::Sender<u64>,
-    /// Held for as long as the daemon runs.
-    _lock: std::fs::File,
+    /// Of root and state directory, held for as long as the daemon runs.
+    _locks: [std::fs::File; 2],
 }
 
 impl Node {
@@ -70,7 +70,7 @@ impl Node {
         network: slipway_network::Config,
         root: &Path,
         state: &Path,
-        lock: std::fs::File,
+        locks: [std::fs::File; 2],
     ) -> Result<Self> {
         Ok(Self {
             dockerd: Dockerd::new(&config)?,
@@ -90,7 +90,7 @@ impl Node {
             turns: Gates::default(),
             telling: Mutex::default(),
             changes: watch::Sender::new(0),
-            _lock: lock,
+            _locks: locks,
         })
     }
 

@@ -152,6 +152,8 @@ pub(crate) fn container(pod: &Pod, config: &ContainerConfig, facts: &Facts) -> R
              LinuxSandboxSecurityContext.privileged",
         ));
     }
+    let options = security.namespace_options.unwrap_or_default();
+    namespaces(pod, &options)?;
     let capabilities = security.capabilities.unwrap_or_default();
     if !capabilities.add_ambient_capabilities.is_empty() {
         return Err(Error::precondition(format!(
@@ -180,6 +182,33 @@ pub(crate) fn container(pod: &Pod, config: &ContainerConfig, facts: &Facts) -> R
             "ContainerConfig.log_path {:?} leaves the pod's log directory; it must be a relative \
              path without \"..\"",
             config.log_path
+        )));
+    }
+    Ok(())
+}
+
+/// A container has what its pod has.
+fn namespaces(pod: &Pod, options: &NamespaceOption) -> Result<()> {
+    const OPTIONS: &str = "ContainerConfig.linux.security_context.namespace_options";
+    let (node, shared) = (NamespaceMode::Node as i32, NamespaceMode::Pod as i32);
+    let of_pod = pod.namespaces();
+    for (field, mode, has) in [
+        ("network", options.network, of_pod.network),
+        ("ipc", options.ipc, of_pod.ipc),
+    ] {
+        if mode != shared && (mode != node || has != node) {
+            return Err(Error::invalid(format!(
+                "{OPTIONS}.{field} is {}, but a container uses its pod's, which is {}",
+                named(mode),
+                named(has)
+            )));
+        }
+    }
+    // Of a pod of dockershim it is not known.
+    if options.pid == shared && of_pod.pid != shared && pod.checkpoint.is_some() {
+        return Err(Error::invalid(format!(
+            "{OPTIONS}.pid is POD, but the pod was made without a PID namespace to share (its \
+             namespace_options.pid is not POD)"
         )));
     }
     Ok(())

@@ -334,6 +334,8 @@ fn body(
             uts_mode: named(options.network, None),
             readonly_rootfs: Some(security.readonly_rootfs),
             group_add: Some(groups.collect()),
+            // It does nothing that takes one, and containers that share its processes see it.
+            cap_drop: Some(vec!["ALL".to_owned()]),
             sysctls: Some(sysctls(&linux)),
             cgroup_parent: cgroup_parent(&linux.cgroup_parent, facts),
             cpu_shares: Some(CPU_SHARES),

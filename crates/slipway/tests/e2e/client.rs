@@ -4,6 +4,8 @@ use std::process::{Command, Output};
 
 use slipway_testbed::{Image, Node, leaks, slipway_binary};
 
+use crate::on_docker;
+
 fn slipway(node: &Node, arguments: &[&str]) -> Output {
     let endpoint = format!("unix://{}", node.cri().socket().display());
     Command::new(slipway_binary().unwrap())
@@ -140,7 +142,8 @@ async fn the_engine_that_runs_pods_is_listed_with_them() {
     let [engine] = &json["engines"].as_array().unwrap()[..] else {
         panic!("one engine is wanted: {json}");
     };
-    assert_eq!(engine["name"], "native");
+    let name = if on_docker() { "docker" } else { "native" };
+    assert_eq!(engine["name"], name);
     assert_eq!(engine["takesNewPods"], true);
     assert_eq!(engine["trouble"], "");
     assert_eq!(engine["pods"][0]["id"], id.as_str());

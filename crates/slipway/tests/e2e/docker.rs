@@ -269,7 +269,8 @@ async fn a_dockerd_that_dies_hangs_or_is_not_there_is_told_and_waited_for() {
     .unwrap();
     assert!(ready(&node).await.1.contains("docker.sock"));
     let seen = node.cri().containers().await.unwrap();
-    assert_eq!(seen[0].state(), ContainerState::ContainerUnknown);
+    let seen = seen.iter().find(|container| container.id == id).unwrap();
+    assert_eq!(seen.state(), ContainerState::ContainerUnknown);
     refused(
         node.cri().stop_pod(&pod).await,
         Code::Unavailable,
