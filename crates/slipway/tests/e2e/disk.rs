@@ -22,7 +22,7 @@ const COUNTING: &str = "n=0; while :; do n=$((n + 1)); echo $n; sleep 0.02; done
 async fn small_node() -> (Node, SmallDisk, String) {
     let mut disk = None;
     let node = Node::start_with(|daemon| {
-        disk = Some(SmallDisk::mount(daemon.scratch(), 64).unwrap());
+        disk = Some(SmallDisk::mount(daemon.scratch(), 32).unwrap());
         daemon
     })
     .await
@@ -54,7 +54,7 @@ fn numbers(log: &Path) -> Vec<u64> {
 async fn an_image_that_does_not_fit_leaves_nothing_and_one_that_fits_is_pulled() {
     let (node, disk, _) = small_node().await;
     let cri = node.cri();
-    let noise = vec![7; 80 << 20];
+    let noise = vec![7; 48 << 20];
     let large = Image::busybox().layer(Layer::new().file("large", 0o644, noise));
     let large = node.registry.push("large:1", &large).await.unwrap();
     let (before, free) = (images(cri).await, disk.free().unwrap());

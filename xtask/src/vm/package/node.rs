@@ -17,9 +17,12 @@ use crate::program;
 /// Longer than anything takes in an emulated machine.
 const LONG: Duration = Duration::from_mins(3);
 
-/// What counts, until it is told to end.
+/// How [`COUNTING`] ends when it is told to.
+pub(super) const TERMINATED: i32 = 3;
+
+/// What counts.
 const COUNTING: &str =
-    "trap 'exit 0' TERM; n=0; while :; do n=$((n + 1)); echo $n; sleep 0.2; done";
+    "trap 'exit 3' TERM; n=0; while :; do n=$((n + 1)); echo $n; sleep 0.2; done";
 
 /// Runs a command of the shell and gives what it printed.
 pub(super) fn shell(script: &str) -> Result<String> {
