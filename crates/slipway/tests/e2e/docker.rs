@@ -255,6 +255,11 @@ async fn a_dockerd_that_dies_hangs_or_is_not_there_is_told_and_waited_for() {
     );
     let answer = node.cri().exec(&id, &["true"]).await;
     refused(answer, Code::DeadlineExceeded, &["docker.sock"]);
+    // What is looked at is asked of nobody.
+    assert_eq!(node.cri().pods().await.unwrap().len(), 1);
+    assert_eq!(node.cri().containers().await.unwrap().len(), 1);
+    node.cri().pod_status(&pod).await.unwrap();
+    node.cri().container_status(&id).await.unwrap();
     docker(&node).resume();
     let output = node.cri().exec(&id, &["echo", "back"]).await.unwrap();
     assert_eq!(output.stdout, b"back\n");
