@@ -75,17 +75,14 @@ fn take(progress: &mut PullProgress, told: &CreateImageInfo) -> bool {
         "Already exists" => LayerState::LayerPresent,
         _ => return false,
     };
-    let position = progress
-        .layers
-        .iter()
-        .position(|layer| layer.digest == *id)
-        .unwrap_or_else(|| {
-            progress.layers.push(LayerProgress {
-                digest: id.clone(),
-                ..LayerProgress::default()
-            });
-            progress.layers.len() - 1
+    let known = progress.layers.iter().position(|layer| layer.digest == *id);
+    let position = known.unwrap_or_else(|| {
+        progress.layers.push(LayerProgress {
+            digest: id.clone(),
+            ..LayerProgress::default()
         });
+        progress.layers.len() - 1
+    });
     let layer = &mut progress.layers[position];
     let before = layer.clone();
     layer.state = state.into();
@@ -103,7 +100,7 @@ fn take(progress: &mut PullProgress, told: &CreateImageInfo) -> bool {
     if matches!(state, LayerState::LayerDone | LayerState::LayerPresent) {
         layer.done = layer.total;
     }
-    *layer != before
+    known.is_none() || *layer != before
 }
 
 #[cfg(test)]

@@ -278,8 +278,8 @@ fn expect_line(lines: &mut BufReader<UnixStream>, limit: Duration, what: &str) -
         let left = deadline.saturating_duration_since(Instant::now());
         ensure!(
             !left.is_zero(),
-            "the machine did not {what} within {} s",
-            limit.as_secs()
+            "the machine did not {what} within {:.0} s",
+            limit.as_secs_f64()
         );
         lines.get_ref().set_read_timeout(Some(left))?;
         match lines.read_line(&mut line) {
