@@ -263,6 +263,12 @@ async fn a_dockerd_that_dies_hangs_or_is_not_there_is_told_and_waited_for() {
     docker(&node).resume();
     let output = node.cri().exec(&id, &["echo", "back"]).await.unwrap();
     assert_eq!(output.stdout, b"back\n");
+    // It has not forgotten what it was asked for, and would leave half of it if it were killed now.
+    eventually("what came too late", PATIENCE, async || {
+        Ok(node.cri().containers().await?.len() == 2)
+    })
+    .await
+    .unwrap();
 
     // It is gone, and nothing that it ran is told of as gone.
     let mut dockerd = node.docker.take().unwrap();
