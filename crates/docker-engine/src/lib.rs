@@ -8,8 +8,7 @@
 //!
 //! - Docker is what is true. What is known here is asked again whenever Docker tells of a change,
 //!   and all of it when Docker has been out of reach. While it is, List and Status tell what it said
-//!   last, of containers without their state, Status of the engine that it is, and everything else is
-//!   refused.
+//!   last, Status of the engine that it is, and everything else is refused.
 //! - A pod is seen when its network and its checkpoint are there, and its checkpoint goes last.
 //! - Every request to dockerd has a deadline.
 #![forbid(unsafe_code)]

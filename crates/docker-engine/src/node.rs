@@ -25,12 +25,13 @@ use crate::progress::Pulls;
 use crate::stats::Observed;
 use crate::{naming, views};
 
-/// How something is looked at. A container that Docker cannot be asked about may have ended.
+/// How something is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sight {
     /// As it is.
     Present,
-    /// As it was when Docker could last be asked.
+    /// As it was when Docker could last be asked. CRI has a state for it, `CONTAINER_UNKNOWN`; but a
+    /// kubelet takes that for an end with code 137, and a pod that is not to be restarted for failed.
     Remembered,
 }
 

@@ -19,7 +19,7 @@ use slipway_engine::{CpuRate, Error, Result, matches_container_stats, matches_po
 
 use crate::inspect::{Container, Pod};
 use crate::naming;
-use crate::node::{Node, Sight, now};
+use crate::node::{Node, now};
 use crate::sandbox::blocking;
 
 /// Writable layers are not looked at again sooner than this, and not longer than this part of the
@@ -112,7 +112,7 @@ pub(crate) async fn containers(
 ) -> Result<Vec<ContainerStats>> {
     node.dockerd.up()?;
     let mut containers = node.containers.all();
-    containers.retain(|container| matches_container_stats(filter, container.view(Sight::Present)));
+    containers.retain(|container| matches_container_stats(filter, container.view()));
     containers.sort_by_key(|container| std::cmp::Reverse(container.created_at));
     read_all(node, containers, container_stats).await
 }

@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 
 use slipway_cri_api::v1::{
-    Container as ContainerMessage, ContainerFilter, ContainerResources, ContainerState as CriState,
-    ContainerStatus, ContainerStatusResponse, ContainerUser, ImageSpec, LinuxContainerUser,
+    Container as ContainerMessage, ContainerFilter, ContainerResources, ContainerStatus, ContainerStatusResponse, ContainerUser, ImageSpec, LinuxContainerUser,
     LinuxPodSandboxStatus, Namespace, NamespaceOption, PodIp, PodSandbox, PodSandboxFilter,
     PodSandboxMetadata, PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
     PodSandboxStatusResponse,
@@ -16,6 +15,9 @@ use slipway_engine::{
 
 use crate::inspect::{Container, Pod};
 use crate::node::{Node, Sight, now};
+
+/// Why a container may not run any more that is said to.
+const UNREACHABLE: &str = "DockerUnreachable";
 
 impl Pod {
     fn state(&self) -> PodSandboxState {
@@ -65,20 +67,12 @@ impl Pod {
     }
 }
 
-impl Container {
-    fn state_seen(&self, sight: Sight) -> CriState {
-        match sight {
-            Sight::Present => self.state.cri(),
-            Sight::Remembered => CriState::ContainerUnknown,
-        }
-    }
-
     /// What filters look at.
-    pub(crate) fn view(&self, sight: Sight) -> ContainerView<'_> {
+    pub(crate) fn view(&self) -> ContainerView<'_> {
         ContainerView {
             id: &self.id,
             pod: &self.name.pod,
-            state: self.state_seen(sight),
+            state: self.state.cri(),
             labels: &self.labels,
         }
     }
@@ -171,19 +165,19 @@ pub(crate) fn containers(
     node: &Node,
     filter: Option<&ContainerFilter>,
 ) -> Result<Vec<ContainerMessage>> {
-    let sight = node.look()?;
+    node.look()?;
     let mut containers: Vec<_> = node
         .containers
         .all()
         .iter()
-        .filter(|container| matches_container(filter, container.view(sight)))
-        .map(|container| list_message(container, sight))
+        .filter(|container| matches_container(filter, container.view()))
+        .map(|container| list_message(container))
         .collect();
     containers.sort_by_key(|container| std::cmp::Reverse(container.created_at));
     Ok(containers)
 }
 
-fn list_message(container: &Container, sight: Sight) -> ContainerMessage {
+fn list_message(container: &Container) -> ContainerMessage {
     ContainerMessage {
         id: container.id.clone(),
         pod_sandbox_id: container.name.pod.clone(),
@@ -191,7 +185,7 @@ fn list_message(container: &Container, sight: Sight) -> ContainerMessage {
         image: Some(image_spec(container)),
         // The id here, the digest in the status: kubelets compare this one with Image.id.
         image_ref: container.image_id.clone(),
-        state: container.state_seen(sight).into(),
+        state: container.state.cri().into(),
         created_at: container.created_at,
         labels: container.labels.clone(),
         annotations: container.annotations.clone(),
@@ -231,7 +225,13 @@ pub(crate) fn container_status(
 fn status_message(node: &Node, container: &Container, sight: Sight) -> ContainerStatus {
     let (started_at, finished_at, exit_code, reason, message) = match container.state.clone() {
         ContainerState::Created => Default::default(),
-        ContainerState::Running { started_at } => (started_at, 0, 0, String::new(), String::new()),
+        ContainerState::Running { started_at } => {
+            let (reason, message) = match sight {
+                Sight::Present => ("", ""),
+                Sight::Remembered => (UNREACHABLE, "this is what Docker said last"),
+            };
+            (started_at, 0, 0, reason.to_owned(), message.to_owned())
+        }
         ContainerState::Exited(exit) => (
             exit.started_at,
             exit.finished_at,
@@ -244,7 +244,7 @@ fn status_message(node: &Node, container: &Container, sight: Sight) -> Container
     ContainerStatus {
         id: container.id.clone(),
         metadata: Some(container.metadata()),
-        state: container.state_seen(sight).into(),
+        state: container.state.cri().into(),
         created_at: container.created_at,
         started_at,
         finished_at,

@@ -202,17 +202,20 @@ async fn docker_keeps_its_pods_and_new_ones_are_native() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_docker_is_away_its_pods_are_unknown_and_the_others_are_none_the_worse() {
+async fn while_docker_is_away_its_pods_are_not_gone_and_the_others_are_none_the_worse() {
     let mut leaving = Leaving::new("").await;
     let (pod, id) = leaving.launch("new").await;
     leaving.docker().kill9();
     let old = leaving.id.clone();
     eventually("the loss to be seen", PATIENCE, async || {
-        Ok(leaving.state(&old).await == ContainerState::ContainerUnknown)
+        let status = leaving.node.cri().container_status(&old).await?;
+        Ok(status.reason == "DockerUnreachable")
     })
     .await
     .unwrap();
     let cri = leaving.node.cri();
+    // A kubelet takes CONTAINER_UNKNOWN for an end with code 137.
+    assert_eq!(leaving.state(&old).await, ContainerState::ContainerRunning);
     assert_eq!(cri.pods().await.unwrap().len(), 2);
     assert_eq!(cri.containers().await.unwrap().len(), 2);
     let pods = cri.pods().await.unwrap();
@@ -257,7 +260,8 @@ async fn while_docker_is_away_its_pods_are_unknown_and_the_others_are_none_the_w
 
     leaving.docker().restart().await.unwrap();
     eventually("Docker's pods to be known again", PATIENCE, async || {
-        Ok(leaving.state(&old).await != ContainerState::ContainerUnknown)
+        let status = leaving.node.cri().container_status(&old).await?;
+        Ok(status.reason != "DockerUnreachable")
     })
     .await
     .unwrap();
