@@ -110,7 +110,8 @@ pub(crate) async fn exec(
         stdout: streams.stdout,
         stderr: streams.stderr,
         terminal: streams.terminal,
-        tells_end: true,
+        // A terminal stays open, and Docker would take its output away as well.
+        tells_end: !streams.terminal,
     };
     let mut started = start(node, id, command, wanted, None).await?;
     let terminal = streams.terminal.then(|| {

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use slipway_cri_api::v1::{
-    Container as ContainerMessage, ContainerFilter, ContainerResources, ContainerStatus, ContainerStatusResponse, ContainerUser, ImageSpec, LinuxContainerUser,
-    LinuxPodSandboxStatus, Namespace, NamespaceOption, PodIp, PodSandbox, PodSandboxFilter,
-    PodSandboxMetadata, PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
-    PodSandboxStatusResponse,
+    Container as ContainerMessage, ContainerFilter, ContainerResources, ContainerStatus,
+    ContainerStatusResponse, ContainerUser, ImageSpec, LinuxContainerUser, LinuxPodSandboxStatus,
+    Namespace, NamespaceOption, PodIp, PodSandbox, PodSandboxFilter, PodSandboxMetadata,
+    PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus, PodSandboxStatusResponse,
 };
 use slipway_engine::{
     ContainerState, ContainerView, PodView, Result, Verbosity, matches_container, matches_pod,
@@ -67,6 +67,7 @@ impl Pod {
     }
 }
 
+impl Container {
     /// What filters look at.
     pub(crate) fn view(&self) -> ContainerView<'_> {
         ContainerView {
