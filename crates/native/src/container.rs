@@ -87,7 +87,6 @@ impl Container {
             self.state
                 .send_if_modified(|state| match state.started(started_at) {
                     Ok(running) => {
-                        self.observed.begin();
                         state.set(running);
                         true
                     }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oci_spec::image::ImageConfiguration;
 use slipway_cdi::Edits;
@@ -380,6 +380,8 @@ pub(crate) async fn start(node: &Arc<Node>, id: &str) -> Result<()> {
     })?;
     let shim = container.pod.shim()?;
     let span = trace_span!(target: "otel", "start container");
+    // The answer may be heard long after its process has begun to use the processor.
+    container.observed.begin(Instant::now());
     match shim.start(container.id()).instrument(span).await {
         Ok(started_at) => {
             container.set_started(node, started_at);

@@ -31,7 +31,6 @@ const SHAPED: &[&str] = &[
     "stats::a_containers_processor_time_memory_and_writable_layer_are_told",
     // AppArmor's default profile and those of the node's own.
     "security::an_apparmor_profile_is_applied_or_refused_by_name",
-    "disk::on_a_full_disk_pods_go_on_and_go_away_and_new_ones_wait_for_room",
 ];
 
 /// What is done in a machine.

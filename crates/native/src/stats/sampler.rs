@@ -32,9 +32,9 @@ enum Writer {
 }
 
 impl Observed {
-    /// Its process was just executed.
-    pub(crate) fn begin(&self) {
-        self.cpu().begin(Instant::now());
+    /// Its process is about to be executed.
+    pub(crate) fn begin(&self, at: Instant) {
+        self.cpu().begin(at);
     }
 
     /// As [`CpuRate::observe`], for what was just read.
