@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use slipway_engine::{ContainerState, Error, Result, Session, SessionEnd, Streams, Terminal};
+use slipway_engine::{ContainerState, Result, Session, SessionEnd, Streams, Terminal, refuse};
 
 use crate::exec::Screen;
 use crate::inspect::Container;
@@ -16,25 +16,13 @@ pub(crate) fn check(node: &Node, id: &str, streams: Streams) -> Result<()> {
 
 fn find(node: &Node, id: &str, streams: Streams) -> Result<Arc<Container>> {
     let container = node.container(id)?;
-    let id = &container.id;
-    if streams.terminal != container.terminal {
-        return Err(Error::invalid(format!(
-            "AttachRequest.tty is {}, and ContainerConfig.tty of container {id} is {}: they must \
-             be the same",
-            streams.terminal, container.terminal
-        )));
-    }
-    if streams.stdin && !container.stdin {
-        return Err(Error::invalid(format!(
-            "AttachRequest.stdin: container {id} was made without standard input \
-             (ContainerConfig.stdin is false)"
-        )));
-    }
-    if let ContainerState::Exited(_) = container.state {
-        return Err(Error::precondition(format!(
-            "container {id} has exited: there is nothing to attach to; its log has what it wrote"
-        )));
-    }
+    let has = Streams {
+        stdin: container.stdin,
+        stdout: true,
+        stderr: !container.terminal,
+        terminal: container.terminal,
+    };
+    refuse::attach(&container.id, &container.state, has, streams)?;
     Ok(container)
 }
 

@@ -1,7 +1,7 @@
 //! The errors of Docker and of the floors below, as the domain has them.
 
 use bollard::errors::Error as Docker;
-use slipway_engine::{Error, Kind};
+use slipway_engine::{Error, Kind, with_causes};
 
 /// An error of a request to dockerd at `endpoint`, which was to do `what`.
 pub(crate) fn of_docker(what: &str, endpoint: &str, error: &Docker) -> Error {
@@ -100,24 +100,10 @@ pub(crate) fn of_network(error: &slipway_network::Error) -> Error {
     let kind = match error {
         slipway_network::Error::PodCidr { .. } => Kind::InvalidArgument,
         slipway_network::Error::Template { .. } => Kind::FailedPrecondition,
+        slipway_network::Error::Cache { source, .. } => source.into(),
         _ => Kind::Internal,
     };
-    Error::new(kind, with_causes(error))
-}
-
-/// An error with what caused it, in one line, without saying anything twice.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
+    Error::caused(kind, error)
 }
 
 #[cfg(test)]

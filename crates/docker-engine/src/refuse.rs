@@ -1,14 +1,13 @@
 //! What a request asks that Docker cannot do: refused by name, before anything is made, because a
 //! thing that is ignored in silence is worse than one that is refused.
 
-use std::net::IpAddr;
 use std::path::{Component, Path};
 
 use slipway_cgroup::CgroupPath;
 use slipway_cri_api::v1::{
-    ContainerConfig, Mount, NamespaceMode, NamespaceOption, PodSandboxConfig, Protocol,
+    ContainerConfig, Mount, NamespaceMode, NamespaceOption, PodSandboxConfig,
 };
-use slipway_engine::{Error, Result};
+use slipway_engine::{Error, Result, refuse};
 
 use crate::dockerd::Facts;
 use crate::inspect::Pod;
@@ -27,20 +26,7 @@ pub(crate) fn pod(config: &PodSandboxConfig, facts: &Facts) -> Result<()> {
         .security_context
         .and_then(|security| security.namespace_options)
         .unwrap_or_default();
-    for (field, mode) in [("network", options.network), ("ipc", options.ipc)] {
-        if mode != NamespaceMode::Pod as i32 && mode != NamespaceMode::Node as i32 {
-            return Err(Error::invalid(format!(
-                "{OPTIONS}.{field} is POD or NODE, the request says {}",
-                named(mode)
-            )));
-        }
-    }
-    if options.pid == NamespaceMode::Target as i32 {
-        return Err(Error::invalid(format!(
-            "{OPTIONS}.pid is POD, CONTAINER or NODE, the request says TARGET, which is for a \
-             container of the pod"
-        )));
-    }
+    refuse::pod_namespaces(&options)?;
     if has_own_users(&options) {
         return Err(Error::precondition(format!(
             "{OPTIONS}.userns_options: Docker has user namespaces for all containers or for none \
@@ -51,31 +37,7 @@ pub(crate) fn pod(config: &PodSandboxConfig, facts: &Facts) -> Result<()> {
     for name in linux.sysctls.keys() {
         sysctl(name, &options)?;
     }
-    for mapping in &config.port_mappings {
-        for (field, port) in [
-            ("container_port", mapping.container_port),
-            ("host_port", mapping.host_port),
-        ] {
-            if u16::try_from(port).is_err() {
-                return Err(Error::invalid(format!(
-                    "PortMapping.{field} {port} is not a port (0 to 65535)"
-                )));
-            }
-        }
-        if !mapping.host_ip.is_empty() && mapping.host_ip.parse::<IpAddr>().is_err() {
-            return Err(Error::invalid(format!(
-                "PortMapping.host_ip {:?} is not an IP address",
-                mapping.host_ip
-            )));
-        }
-        if Protocol::try_from(mapping.protocol).is_err() {
-            return Err(Error::invalid(format!(
-                "PortMapping.protocol {} is unknown",
-                mapping.protocol
-            )));
-        }
-    }
-    Ok(())
+    refuse::port_mappings(config)
 }
 
 fn cgroup_parent(parent: &str, facts: &Facts) -> Result<()> {
@@ -136,24 +98,13 @@ fn has_own_users(options: &NamespaceOption) -> bool {
     users.is_some_and(|users| users.mode == NamespaceMode::Pod as i32)
 }
 
-fn named(mode: i32) -> String {
-    NamespaceMode::try_from(mode)
-        .map_or_else(|_| mode.to_string(), |mode| mode.as_str_name().to_owned())
-}
-
 /// Checks a container's configuration against its pod's.
 pub(crate) fn container(pod: &Pod, config: &ContainerConfig, facts: &Facts) -> Result<()> {
     const SECURITY: &str = "ContainerConfig.linux.security_context";
     let linux = config.linux.clone().unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
-    if security.privileged && !pod.privileged {
-        return Err(Error::precondition(
-            "the container is privileged, but its pod was made without \
-             LinuxSandboxSecurityContext.privileged",
-        ));
-    }
-    let options = security.namespace_options.unwrap_or_default();
-    namespaces(pod, &options)?;
+    refuse::privileges(pod.privileged, security.privileged)?;
+    namespaces(pod, security.namespace_options.unwrap_or_default())?;
     let capabilities = security.capabilities.unwrap_or_default();
     if !capabilities.add_ambient_capabilities.is_empty() {
         return Err(Error::precondition(format!(
@@ -176,42 +127,17 @@ pub(crate) fn container(pod: &Pod, config: &ContainerConfig, facts: &Facts) -> R
     for mount in &config.mounts {
         self::mount(mount, facts)?;
     }
-    let log = Path::new(&config.log_path);
-    if log.is_absolute() || log.components().any(|part| part == Component::ParentDir) {
-        return Err(Error::invalid(format!(
-            "ContainerConfig.log_path {:?} leaves the pod's log directory; it must be a relative \
-             path without \"..\"",
-            config.log_path
-        )));
-    }
-    Ok(())
+    refuse::log_path(config)
 }
 
 /// A container has what its pod has.
-fn namespaces(pod: &Pod, options: &NamespaceOption) -> Result<()> {
-    const OPTIONS: &str = "ContainerConfig.linux.security_context.namespace_options";
-    let (node, shared) = (NamespaceMode::Node as i32, NamespaceMode::Pod as i32);
+fn namespaces(pod: &Pod, mut options: NamespaceOption) -> Result<()> {
     let of_pod = pod.namespaces();
-    for (field, mode, has) in [
-        ("network", options.network, of_pod.network),
-        ("ipc", options.ipc, of_pod.ipc),
-    ] {
-        if mode != shared && (mode != node || has != node) {
-            return Err(Error::invalid(format!(
-                "{OPTIONS}.{field} is {}, but a container uses its pod's, which is {}",
-                named(mode),
-                named(has)
-            )));
-        }
+    // Of a pod of dockershim it is not known whether it has processes to share.
+    if pod.checkpoint.is_none() && options.pid == NamespaceMode::Pod as i32 {
+        options.pid = NamespaceMode::Container as i32;
     }
-    // Of a pod of dockershim it is not known.
-    if options.pid == shared && of_pod.pid != shared && pod.checkpoint.is_some() {
-        return Err(Error::invalid(format!(
-            "{OPTIONS}.pid is POD, but the pod was made without a PID namespace to share (its \
-             namespace_options.pid is not POD)"
-        )));
-    }
-    Ok(())
+    refuse::container_namespaces(&of_pod, &options)
 }
 
 fn mount(mount: &Mount, facts: &Facts) -> Result<()> {

@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use slipway_cri_api::v1::security_profile::ProfileType;
-use slipway_cri_api::v1::{LinuxContainerSecurityContext, SecurityProfile};
-use slipway_engine::{Error, Result};
+use slipway_cri_api::v1::LinuxContainerSecurityContext;
+use slipway_engine::{Error, Profile, Result};
 
 /// All options of a context. Reads the seccomp profile that it names, so it blocks.
 pub(crate) fn options(security: &LinuxContainerSecurityContext) -> Result<Vec<String>> {
@@ -20,67 +19,9 @@ pub(crate) fn options(security: &LinuxContainerSecurityContext) -> Result<Vec<St
     Ok(options)
 }
 
-/// What a security module is to apply.
-enum Profile {
-    /// Nothing is said of it.
-    Unspecified,
-    RuntimeDefault,
-    Unconfined,
-    Localhost(String),
-}
-
-/// Reads a field, or where that is missing the deprecated one.
-#[expect(deprecated, reason = "kubelets still send it")]
-fn profiles(security: &LinuxContainerSecurityContext) -> Result<[Profile; 2]> {
-    Ok([
-        profile(
-            "seccomp",
-            security.seccomp.as_ref(),
-            &security.seccomp_profile_path,
-        )?,
-        profile(
-            "apparmor",
-            security.apparmor.as_ref(),
-            &security.apparmor_profile,
-        )?,
-    ])
-}
-
-fn profile(field: &str, profile: Option<&SecurityProfile>, deprecated: &str) -> Result<Profile> {
-    let Some(profile) = profile else {
-        return Ok(match deprecated {
-            "" => Profile::Unspecified,
-            "runtime/default" | "docker/default" => Profile::RuntimeDefault,
-            "unconfined" => Profile::Unconfined,
-            other => match other.strip_prefix("localhost/") {
-                Some(name) if !name.is_empty() => Profile::Localhost(name.to_owned()),
-                _ => {
-                    return Err(Error::invalid(format!(
-                        "security_context: the {field} profile {other:?} is none of \
-                         runtime/default, unconfined and localhost/<profile>"
-                    )));
-                }
-            },
-        });
-    };
-    match ProfileType::try_from(profile.profile_type) {
-        Ok(ProfileType::RuntimeDefault) => Ok(Profile::RuntimeDefault),
-        Ok(ProfileType::Unconfined) => Ok(Profile::Unconfined),
-        Ok(ProfileType::Localhost) if profile.localhost_ref.is_empty() => Err(Error::invalid(
-            format!("security_context.{field} is Localhost, but its localhost_ref is empty"),
-        )),
-        Ok(ProfileType::Localhost) => Ok(Profile::Localhost(profile.localhost_ref.clone())),
-        Err(_) => Err(Error::invalid(format!(
-            "security_context.{field}.profile_type {} is unknown",
-            profile.profile_type
-        ))),
-    }
-}
-
 /// None asked for is none, as CRI has it; Docker by itself would take its default one.
 fn seccomp(security: &LinuxContainerSecurityContext) -> Result<Option<String>> {
-    let [profile, _] = profiles(security)?;
-    match profile {
+    match Profile::seccomp(security)? {
         Profile::Unspecified | Profile::Unconfined => Ok(Some("seccomp=unconfined".to_owned())),
         Profile::RuntimeDefault => Ok(None),
         Profile::Localhost(path) => {
@@ -103,8 +44,7 @@ fn seccomp(security: &LinuxContainerSecurityContext) -> Result<Option<String>> {
 }
 
 fn apparmor(security: &LinuxContainerSecurityContext) -> Result<Option<String>> {
-    let [_, profile] = profiles(security)?;
-    Ok(match profile {
+    Ok(match Profile::apparmor(security)? {
         // Docker applies its default one by itself, where the kernel has AppArmor.
         Profile::Unspecified | Profile::RuntimeDefault => None,
         Profile::Unconfined => Some("apparmor=unconfined".to_owned()),
@@ -131,6 +71,9 @@ fn selinux(security: &LinuxContainerSecurityContext) -> Vec<String> {
 #[cfg(test)]
 #[expect(deprecated, reason = "kubelets still send it")]
 mod tests {
+    use slipway_cri_api::v1::SecurityProfile;
+    use slipway_cri_api::v1::security_profile::ProfileType;
+
     use super::*;
 
     fn of(seccomp: Option<(ProfileType, &str)>, deprecated: &str) -> Result<Vec<String>> {

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use slipway_cri_api::v1::{
-    CgroupDriver, LinuxRuntimeConfiguration, RuntimeCondition, RuntimeConfigResponse,
-    RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusResponse,
+    CgroupDriver, LinuxRuntimeConfiguration, RuntimeConfigResponse, RuntimeFeatures,
+    RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusResponse,
 };
-use slipway_engine::{Result, Verbosity};
+use slipway_engine::{Result, Verbosity, condition, network_condition};
 
 use crate::dockerd::Facts;
 use crate::node::Node;
@@ -20,13 +20,7 @@ pub(crate) fn status(node: &Node, verbosity: Verbosity) -> StatusResponse {
             Some(("DockerNotReachable", error.to_string())),
         ),
     };
-    let network = match node.network.ready() {
-        Ok(()) => condition("NetworkReady", None),
-        Err(error) => condition(
-            "NetworkReady",
-            Some(("NetworkPluginNotReady", error.to_string())),
-        ),
-    };
+    let network = network_condition(node.network.ready());
     let info = match verbosity {
         Verbosity::Plain => HashMap::new(),
         Verbosity::Verbose => {
@@ -69,17 +63,6 @@ fn handlers(facts: &Facts) -> Vec<RuntimeHandler> {
         }),
     };
     names.into_iter().map(handler).collect()
-}
-
-fn condition(typ: &str, problem: Option<(&str, String)>) -> RuntimeCondition {
-    let status = problem.is_none();
-    let (reason, message) = problem.unwrap_or_default();
-    RuntimeCondition {
-        r#type: typ.to_owned(),
-        status,
-        reason: reason.to_owned(),
-        message,
-    }
 }
 
 pub(crate) fn runtime_config(node: &Node) -> Result<RuntimeConfigResponse> {

@@ -1,5 +1,7 @@
 //! What can go wrong with a request, in the kinds that callers act on.
 
+use std::io;
+
 /// The result of an engine's operation.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -48,6 +50,12 @@ impl Error {
         }
     }
 
+    /// An error of a kind, with that of a floor below and its causes in one line, which says nothing
+    /// twice.
+    pub fn caused(kind: Kind, error: &dyn std::error::Error) -> Self {
+        Self::new(kind, with_causes(error))
+    }
+
     /// Its kind.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -59,6 +67,32 @@ impl Error {
         Self {
             kind: self.kind,
             message: format!("{doing}: {}", self.message),
+        }
+    }
+}
+
+/// An error with what caused it, in one line, without saying anything twice.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+impl From<&io::Error> for Kind {
+    /// What is not to be had for want of room can be had later.
+    fn from(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::ResourceExhausted,
+            _ => Self::Internal,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! `ContainerConfig`. This crate adds identity, life cycle and lookup, and nothing that does I/O.
 #![forbid(unsafe_code)]
 
+mod condition;
 mod container;
 mod engine;
 mod error;
@@ -14,15 +15,18 @@ mod id;
 mod index;
 mod overview;
 mod pod;
+mod profile;
 mod rate;
+pub mod refuse;
 mod resolver;
 mod router;
 mod session;
 pub mod signal;
 
+pub use condition::{condition, network_condition};
 pub use container::{ContainerExit, ContainerName, ContainerState};
 pub use engine::{ContainerEventStream, Engine, PullProgressStream, Verbosity};
-pub use error::{Error, Kind, Result};
+pub use error::{Error, Kind, Result, with_causes};
 pub use events::Events;
 pub use filter::{
     ContainerView, PodView, matches_container, matches_container_stats, matches_pod,
@@ -32,6 +36,7 @@ pub use id::new_id;
 pub use index::{Index, Reservation};
 pub use overview::overview;
 pub use pod::PodName;
+pub use profile::Profile;
 pub use rate::CpuRate;
 pub use resolver::resolver_configuration;
 pub use router::{CarryOver, Leaving, Router};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use slipway_engine::{ContainerState, Error, Result, Session, SessionEnd, Streams};
+use slipway_engine::{ContainerState, Result, Session, SessionEnd, Streams, refuse};
 use slipway_shim::protocol::{Attach, AttachStdin};
 
 use crate::container::Container;
@@ -18,25 +18,13 @@ pub(crate) fn check(node: &Node, id: &str, streams: Streams) -> Result<()> {
 fn find(node: &Node, id: &str, streams: Streams) -> Result<Arc<Container>> {
     let container = node.containers.get(id)?;
     let config = &container.record.config;
-    let id = container.id();
-    if streams.terminal != config.tty {
-        return Err(Error::invalid(format!(
-            "AttachRequest.tty is {}, and ContainerConfig.tty of container {id} is {}: they must \
-             be the same",
-            streams.terminal, config.tty
-        )));
-    }
-    if streams.stdin && !config.stdin {
-        return Err(Error::invalid(format!(
-            "AttachRequest.stdin: container {id} was made without standard input \
-             (ContainerConfig.stdin is false)"
-        )));
-    }
-    if let ContainerState::Exited(_) = container.state() {
-        return Err(Error::precondition(format!(
-            "container {id} has exited: there is nothing to attach to; its log has what it wrote"
-        )));
-    }
+    let has = Streams {
+        stdin: config.stdin,
+        stdout: true,
+        stderr: !config.tty,
+        terminal: config.tty,
+    };
+    refuse::attach(container.id(), &container.state(), has, streams)?;
     container.pod.shim()?;
     Ok(container)
 }

@@ -36,10 +36,10 @@ pub(crate) fn of_network(error: &slipway_network::Error) -> Error {
     let kind = match error {
         slipway_network::Error::PodCidr { .. } => Kind::InvalidArgument,
         slipway_network::Error::Template { .. } => Kind::FailedPrecondition,
-        slipway_network::Error::Cache { source, .. } => kind_of_io(source),
+        slipway_network::Error::Cache { source, .. } => source.into(),
         _ => Kind::Internal,
     };
-    Error::new(kind, with_causes(error))
+    Error::caused(kind, error)
 }
 
 pub(crate) fn of_cgroup(error: &slipway_cgroup::Error) -> Error {
@@ -59,7 +59,7 @@ pub(crate) fn of_cgroup(error: &slipway_cgroup::Error) -> Error {
         },
         _ => Kind::Internal,
     };
-    Error::new(kind, with_causes(error))
+    Error::caused(kind, error)
 }
 
 pub(crate) fn of_image(error: &slipway_image::Error) -> Error {
@@ -74,34 +74,11 @@ pub(crate) fn of_image(error: &slipway_image::Error) -> Error {
         Image::Unsupported => Kind::FailedPrecondition,
         Image::Store => Kind::Internal,
     };
-    Error::new(kind, with_causes(error))
+    Error::caused(kind, error)
 }
 
 /// A file or directory of Slipway's own that cannot be made.
 pub(crate) fn of_io(path: &Path, error: &io::Error) -> Error {
     let message = format!("{} cannot be made: {error}", path.display());
-    Error::new(kind_of_io(error), message)
-}
-
-/// What is not to be had for want of room can be had later.
-fn kind_of_io(error: &io::Error) -> Kind {
-    match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Kind::ResourceExhausted,
-        _ => Kind::Internal,
-    }
-}
-
-/// An error with what caused it, in one line, without saying anything twice.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
+    Error::new(error.into(), message)
 }

@@ -4,21 +4,15 @@ use std::collections::HashMap;
 
 use slipway_cgroup::Version;
 use slipway_cri_api::v1::{
-    LinuxRuntimeConfiguration, RuntimeCondition, RuntimeConfigResponse, RuntimeFeatures,
-    RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusResponse,
+    LinuxRuntimeConfiguration, RuntimeConfigResponse, RuntimeFeatures, RuntimeHandler,
+    RuntimeHandlerFeatures, RuntimeStatus, StatusResponse,
 };
-use slipway_engine::Verbosity;
+use slipway_engine::{Verbosity, condition, network_condition};
 
 use crate::node::Node;
 
 pub(crate) fn status(node: &Node, verbosity: Verbosity) -> StatusResponse {
-    let network = match node.network.ready() {
-        Ok(()) => condition("NetworkReady", None),
-        Err(error) => condition(
-            "NetworkReady",
-            Some(("NetworkPluginNotReady", error.to_string())),
-        ),
-    };
+    let network = network_condition(node.network.ready());
     let info = match verbosity {
         Verbosity::Plain => HashMap::new(),
         Verbosity::Verbose => {
@@ -57,17 +51,6 @@ pub(crate) fn status(node: &Node, verbosity: Verbosity) -> StatusResponse {
             supplemental_groups_policy: true,
             user_namespaces_host_network: false,
         }),
-    }
-}
-
-fn condition(typ: &str, problem: Option<(&str, String)>) -> RuntimeCondition {
-    let status = problem.is_none();
-    let (reason, message) = problem.unwrap_or_default();
-    RuntimeCondition {
-        r#type: typ.to_owned(),
-        status,
-        reason: reason.to_owned(),
-        message,
     }
 }
 

@@ -8,9 +8,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use slipway_cri_api::v1::LinuxContainerSecurityContext;
-use slipway_engine::{Error, Result};
-
-use super::profile::Profile;
+use slipway_engine::{Error, Profile, Result};
 
 /// The profile of containers that ask for the runtime's default.
 const DEFAULT: &str = "slipway-default";
@@ -19,20 +17,6 @@ const DEFAULT: &str = "slipway-default";
 const ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
 const PROFILES: &str = "/sys/kernel/security/apparmor/profiles";
 
-/// The profile that is asked for.
-#[expect(
-    deprecated,
-    reason = "kubelets before 1.31 send the profile as a string only"
-)]
-pub(super) fn asked(security: &LinuxContainerSecurityContext) -> Result<Profile> {
-    let names = ["apparmor", "apparmor_profile"];
-    Profile::of(
-        security.apparmor.as_ref(),
-        &security.apparmor_profile,
-        names,
-    )
-}
-
 /// The profile to apply, which is loaded. Where the kernel has AppArmor and nothing is asked for,
 /// it is the default one, as at the peers. May execute a program, so it blocks.
 pub(super) fn of(security: &LinuxContainerSecurityContext) -> Result<Option<String>> {
@@ -40,7 +24,7 @@ pub(super) fn of(security: &LinuxContainerSecurityContext) -> Result<Option<Stri
         return Ok(None);
     }
     let enabled = is_enabled();
-    match asked(security)? {
+    match Profile::apparmor(security)? {
         Profile::Unconfined => Ok(None),
         Profile::Unspecified | Profile::RuntimeDefault if !enabled => Ok(None),
         Profile::RuntimeDefault => load_default().map(|()| Some(DEFAULT.to_owned())).map_err(

@@ -5,10 +5,9 @@ use std::path::Path;
 use slipway_cri_api::v1::{
     LinuxContainerSecurityContext, PodSandboxConfig, SupplementalGroupsPolicy,
 };
-use slipway_engine::{Error, Result};
+use slipway_engine::{Error, Profile, Result};
 
-use super::profile::Profile;
-use super::{apparmor, capabilities, seccomp};
+use super::capabilities;
 
 /// Checks a pod's. No process of the pod's own is there to be confined; its containers say
 /// themselves what they are to have.
@@ -41,8 +40,8 @@ pub(super) fn pod(config: &PodSandboxConfig) -> Result<()> {
 
 /// Checks a container's.
 pub(super) fn container(security: &LinuxContainerSecurityContext) -> Result<()> {
-    seccomp::asked(security)?;
-    apparmor::asked(security)?;
+    Profile::seccomp(security)?;
+    Profile::apparmor(security)?;
     capabilities::of(security)?;
     groups_policy(security.supplemental_groups_policy)?;
     for (field, paths) in [

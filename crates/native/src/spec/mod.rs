@@ -12,7 +12,6 @@ mod identity;
 mod mounts;
 mod namespaces;
 mod process;
-mod profile;
 mod refuse;
 mod resources;
 mod seccomp;

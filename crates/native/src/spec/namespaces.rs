@@ -11,7 +11,7 @@ use slipway_cri_api::v1::{
     ContainerConfig, IdMapping, LinuxContainerSecurityContext, Mount as Request, MountPropagation,
     NamespaceMode, NamespaceOption, PodSandboxConfig, UserNamespace,
 };
-use slipway_engine::{Error, Result};
+use slipway_engine::{Error, Result, refuse};
 use slipway_shim::protocol;
 
 use super::{Plan, built, pod_namespaces, security};
@@ -134,20 +134,7 @@ pub(crate) fn user_mappings(pod: &PodSandboxConfig) -> Option<protocol::UserMapp
 pub(super) fn check_pod(config: &PodSandboxConfig) -> Result<()> {
     let options = pod_namespaces(config);
     known(&options, OF_POD)?;
-    for (field, mode) in [("network", options.network), ("ipc", options.ipc)] {
-        if mode != NamespaceMode::Pod as i32 && mode != NamespaceMode::Node as i32 {
-            return Err(Error::invalid(format!(
-                "{OF_POD}.{field} is POD or NODE, the request says {}",
-                name(mode)
-            )));
-        }
-    }
-    if options.pid == NamespaceMode::Target as i32 {
-        return Err(Error::invalid(format!(
-            "{OF_POD}.pid is POD, CONTAINER or NODE, the request says TARGET, which is for a \
-             container of the pod"
-        )));
-    }
+    refuse::pod_namespaces(&options)?;
     let Some(user) = user_of(&options) else {
         return Ok(());
     };
@@ -190,26 +177,8 @@ pub(super) fn check_container(pod: &PodSandboxConfig, config: &ContainerConfig) 
     let security = security(config);
     let options = security.namespace_options.clone().unwrap_or_default();
     let of_pod = pod_namespaces(pod);
-    let (node, shared) = (NamespaceMode::Node as i32, NamespaceMode::Pod as i32);
     known(&options, OF_CONTAINER)?;
-    for (field, mode, has) in [
-        ("network", options.network, of_pod.network),
-        ("ipc", options.ipc, of_pod.ipc),
-    ] {
-        if mode != shared && (mode != node || has != node) {
-            return Err(Error::invalid(format!(
-                "{OF_CONTAINER}.{field} is {}, but a container uses its pod's, which is {}",
-                name(mode),
-                name(has)
-            )));
-        }
-    }
-    if options.pid == shared && of_pod.pid != shared {
-        return Err(Error::invalid(format!(
-            "{OF_CONTAINER}.pid is POD, but the pod was made without a PID namespace to share \
-             (its namespace_options.pid is not POD)"
-        )));
-    }
+    refuse::container_namespaces(&of_pod, &options)?;
     let user = user_of(&of_pod);
     if options.userns_options.is_some() && user_of(&options) != user {
         return Err(Error::invalid(format!(
@@ -222,7 +191,7 @@ pub(super) fn check_container(pod: &PodSandboxConfig, config: &ContainerConfig) 
                 "LinuxContainerSecurityContext.privileged",
             ));
         }
-        if options.pid == node {
+        if options.pid == NamespaceMode::Node as i32 {
             return Err(Error::invalid(format!(
                 "{OF_CONTAINER}.pid is NODE, but the pod has a user namespace of its own"
             )));
@@ -320,7 +289,7 @@ fn known(options: &NamespaceOption, field: &str) -> Result<()> {
         ))),
         _ => Err(Error::invalid(format!(
             "{field}.userns_options.mode is POD or NODE, the request says {}",
-            name(user.mode)
+            refuse::mode_name(user.mode)
         ))),
     }
 }
@@ -385,11 +354,6 @@ fn describe(range: &IdMapping) -> String {
         length,
     } = range;
     format!("(container_id {container_id}, host_id {host_id}, length {length})")
-}
-
-fn name(mode: i32) -> String {
-    NamespaceMode::try_from(mode)
-        .map_or_else(|_| mode.to_string(), |mode| mode.as_str_name().to_owned())
 }
 
 #[cfg(test)]

@@ -8,10 +8,8 @@ use std::path::Path;
 use oci_spec::runtime::LinuxSeccomp;
 use rustix::fs::OFlags;
 use slipway_cri_api::v1::LinuxContainerSecurityContext;
-use slipway_engine::{Error, Result};
+use slipway_engine::{Error, Profile, Result};
 use slipway_seccomp::{Architecture, Filter, KernelVersion, Program, Surroundings, compile};
-
-use super::profile::Profile;
 
 /// How long a profile may be, in bytes: the longest known ones have some ten thousand.
 const MAX_PROFILE: u64 = 1 << 20;
@@ -24,20 +22,6 @@ pub(crate) struct Seccomp {
     pub(crate) program: Vec<u8>,
 }
 
-/// The profile that is asked for.
-#[expect(
-    deprecated,
-    reason = "kubelets before 1.25 still send the paths of profiles"
-)]
-pub(super) fn asked(security: &LinuxContainerSecurityContext) -> Result<Profile> {
-    let names = ["seccomp", "seccomp_profile_path"];
-    Profile::of(
-        security.seccomp.as_ref(),
-        &security.seccomp_profile_path,
-        names,
-    )
-}
-
 /// Makes the filter of a container that has these capabilities. Reads the profile's file, so it
 /// blocks.
 pub(super) fn of(
@@ -48,7 +32,7 @@ pub(super) fn of(
         return Ok(None);
     }
     // Without a word it is no profile: a kubelet that wants its default says so.
-    let profile = match asked(security)? {
+    let profile = match Profile::seccomp(security)? {
         Profile::Unspecified | Profile::Unconfined => return Ok(None),
         Profile::RuntimeDefault => None,
         Profile::Localhost(path) => Some(path),

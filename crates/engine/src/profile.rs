@@ -1,24 +1,62 @@
 //! Which profile a security module is to apply, as CRI has it in two forms.
 
-use slipway_cri_api::v1::SecurityProfile;
 use slipway_cri_api::v1::security_profile::ProfileType;
-use slipway_engine::{Error, Result};
+use slipway_cri_api::v1::{LinuxContainerSecurityContext, SecurityProfile};
 
-/// What is asked for.
+use crate::{Error, Result};
+
+/// What is asked for (CRI `SecurityProfile`).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Profile {
+pub enum Profile {
     /// Nothing is.
     Unspecified,
+    /// The one that comes with the runtime.
     RuntimeDefault,
+    /// None is to be applied.
     Unconfined,
     /// The node's own, by its path or name.
     Localhost(String),
 }
 
 impl Profile {
+    /// The profile of system calls that a container asks for.
+    ///
+    /// # Errors
+    /// As [`Profile::of`].
+    #[expect(
+        deprecated,
+        reason = "kubelets before 1.25 still send the paths of profiles"
+    )]
+    pub fn seccomp(security: &LinuxContainerSecurityContext) -> Result<Self> {
+        Self::of(
+            security.seccomp.as_ref(),
+            &security.seccomp_profile_path,
+            ["seccomp", "seccomp_profile_path"],
+        )
+    }
+
+    /// The profile of AppArmor that a container asks for.
+    ///
+    /// # Errors
+    /// As [`Profile::of`].
+    #[expect(
+        deprecated,
+        reason = "kubelets before 1.31 send the profile as a string only"
+    )]
+    pub fn apparmor(security: &LinuxContainerSecurityContext) -> Result<Self> {
+        Self::of(
+            security.apparmor.as_ref(),
+            &security.apparmor_profile,
+            ["apparmor", "apparmor_profile"],
+        )
+    }
+
     /// Reads the field `name` of a security context, or where that is missing the deprecated one
     /// (`runtime/default`, `docker/default`, `unconfined`, `localhost/…`).
-    pub(super) fn of(
+    ///
+    /// # Errors
+    /// `InvalidArgument` for what is none of these, by the field's name.
+    pub fn of(
         profile: Option<&SecurityProfile>,
         deprecated: &str,
         [name, deprecated_name]: [&str; 2],
@@ -56,9 +94,8 @@ impl Profile {
 
 #[cfg(test)]
 mod tests {
-    use slipway_engine::Kind;
-
     use super::*;
+    use crate::Kind;
 
     fn of(profile: Option<(i32, &str)>, deprecated: &str) -> Result<Profile> {
         let profile = profile.map(|(profile_type, localhost_ref)| SecurityProfile {
