@@ -73,7 +73,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: MACHINE,
-        arguments: &["xtask", "vm", "test", "--shape"],
+        arguments: &["xtask", "vm", "test"],
         environment: &[],
         needed: false,
     },

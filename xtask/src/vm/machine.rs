@@ -129,7 +129,9 @@ impl<'a> Machine<'a> {
         let mut append = String::from("root=/dev/vda rw console=ttyS0 quiet net.ifnames=0");
         append.push(' ');
         append.push_str(&self.parameters);
-        let mut command = Command::new("qemu-system-x86_64");
+        // A machine ends with whoever has started it, however that ends.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
         command.args(accelerator.arguments());
         command.args([
             "-machine",

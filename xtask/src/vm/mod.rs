@@ -37,8 +37,8 @@ pub(crate) enum Action {
     Run(RunArguments),
     /// Boot a machine and give its console; it ends with `poweroff`
     Shell(MachineArguments),
-    /// Run the end-to-end tests in a machine, those that want one for themselves as well, then
-    /// what `package` and `meet` do
+    /// Run the end-to-end tests that depend on what a node is in a machine, those that want one for
+    /// themselves as well, then what `package` and `meet` do
     Test(TestArguments),
     /// Install, upgrade, remove and purge the Debian package in a machine that is also rebooted,
     /// with pods running; then on a node without cgroup v2 and AppArmor
@@ -101,9 +101,9 @@ pub(crate) struct TestArguments {
     #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
     timeout: u64,
 
-    /// Only what depends on the node's shape, as in `cargo xtask test`
+    /// All end-to-end tests, not only those that depend on what the node is
     #[arg(long, conflicts_with = "tests")]
-    shape: bool,
+    all: bool,
 
     /// Names or parts of names of end-to-end tests, to run these alone
     #[arg(value_name = "TEST")]
@@ -160,15 +160,15 @@ pub(crate) fn run(action: Action) -> Result<ExitCode> {
         Action::Meet => pair::meet(&image).map(|()| ExitCode::SUCCESS),
         Action::Test(arguments) => {
             let work = match arguments {
-                TestArguments { shape: true, .. } => Work::Shape,
-                TestArguments { ref tests, .. } if tests.is_empty() => Work::All,
+                TestArguments { all: true, .. } => Work::All,
+                TestArguments { ref tests, .. } if tests.is_empty() => Work::Shape,
                 TestArguments { ref tests, .. } => Work::Tests {
                     names: tests.clone(),
                 },
             };
             let share = prepare(&work)?;
             let code = boot(&image, &arguments.machine, share, arguments.timeout)?;
-            if code != ExitCode::SUCCESS || work != Work::All {
+            if code != ExitCode::SUCCESS || !work.packages() {
                 return Ok(code);
             }
             let code = bare(&image, arguments.machine, arguments.timeout)?;

@@ -1,8 +1,6 @@
 //! `dist/grafana` and `dist/prometheus` against what the daemon really tells.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::Path;
 
 use promql_parser::label::{MatchOp, Matcher};
 use promql_parser::parser::{self, Expr, LabelModifier, VectorSelector};
@@ -17,10 +15,10 @@ const OF_THE_SCRAPE: [&str; 2] = ["instance", "job"];
 /// What Prometheus itself tells of a scrape.
 const SCRAPES: &str = "up";
 
-fn file(path: &str) -> String {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    fs::read_to_string(workspace.join(path)).unwrap()
-}
+// Part of the program: it is also run where the tree is not.
+const DASHBOARD: &str = include_str!("../../../../dist/grafana/slipway.json");
+const RULES: &str = include_str!("../../../../dist/prometheus/slipway-alerts.yml");
+const GUIDE: &str = include_str!("../../../../docs/monitoring.md");
 
 /// What a daemon tells that has done a bit of everything that the files ask for.
 async fn scrape() -> Scrape {
@@ -225,7 +223,7 @@ async fn every_expression_asks_for_what_the_daemon_tells() {
     let scrape = scrape().await;
     let mut checked = Checked::new(&scrape);
 
-    let dashboard: Value = serde_json::from_str(&file("dist/grafana/slipway.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
     let mut expressions = Vec::new();
     collect(&dashboard, "expr", &mut expressions);
     assert!(expressions.len() > 20);
@@ -269,8 +267,7 @@ async fn every_expression_asks_for_what_the_daemon_tells() {
     };
     let told = families(&mut checked.names.keys().copied());
     assert_eq!(families(&mut shown.iter().map(String::as_str)), told);
-    let documented = file("docs/monitoring.md");
-    let documented = between(&documented, "| `", "` |").map(|name| name.split('{').next().unwrap());
+    let documented = between(GUIDE, "| `", "` |").map(|name| name.split('{').next().unwrap());
     let documented: BTreeSet<_> = documented.map(str::to_owned).collect();
     let process = checked
         .names
@@ -279,7 +276,7 @@ async fn every_expression_asks_for_what_the_daemon_tells() {
     let all: BTreeSet<_> = process.map(|&name| name.to_owned()).chain(told).collect();
     assert_eq!(documented, all, "docs/monitoring.md");
 
-    let rules: Value = yaml_serde::from_str(&file("dist/prometheus/slipway-alerts.yml")).unwrap();
+    let rules: Value = yaml_serde::from_str(RULES).unwrap();
     let mut names = BTreeSet::new();
     for group in rules["groups"].as_array().unwrap() {
         assert!(group["name"].is_string());
@@ -337,7 +334,7 @@ fn between<'a>(text: &'a str, from: &'a str, to: &'a str) -> impl Iterator<Item 
 
 #[test]
 fn the_dashboard_is_what_grafana_imports() {
-    let dashboard: Value = serde_json::from_str(&file("dist/grafana/slipway.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
     assert_eq!(dashboard["uid"], "slipway");
     assert_eq!(dashboard["title"], "Slipway");
     assert!(dashboard["schemaVersion"].as_u64().unwrap() >= 36);

@@ -162,11 +162,12 @@ async fn daemons(said: &mut Vec<String>) {
     node.finish().await.unwrap();
 }
 
+/// Part of the program: it is also run where the tree is not.
+const GUIDE: &str = include_str!("../../../../docs/troubleshooting.md");
+
 /// The messages that the guide shows.
 fn shown() -> Vec<String> {
-    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/troubleshooting.md");
-    let guide = fs::read_to_string(guide).unwrap();
-    let blocks = guide.split("```text\n").skip(1);
+    let blocks = GUIDE.split("```text\n").skip(1);
     let blocks = blocks.map(|rest| rest.split_once("\n```").unwrap().0.to_owned());
     blocks.collect()
 }
