@@ -8,8 +8,11 @@
 //! is edited later stays as it was to the byte everywhere else.
 #![forbid(unsafe_code)]
 
+mod agents;
+mod calls;
 pub mod document;
 mod finding;
+mod hints;
 pub mod node;
 mod root;
 pub mod rules;

@@ -3,9 +3,14 @@
 //! The facts are gathered once ([`Facts`]): processes, the kubelet as it runs and as its files
 //! would start it, the runtimes that are there. The rules look at them, one file a subject.
 
+mod callers;
 mod cgroups;
+mod cni;
 mod contradictions;
+mod daemon;
+mod engine;
 mod flags;
+mod kernel;
 mod kubelet;
 mod look;
 mod process;
@@ -14,6 +19,7 @@ mod runtime;
 mod runtimes;
 mod systemd;
 mod version;
+mod watchers;
 
 use crate::{Report, Root};
 
@@ -67,6 +73,12 @@ pub async fn check(root: &Root, options: &Options) -> Report {
     removed_flags::check(&mut look, &facts);
     contradictions::check(&mut look, &facts);
     cgroups::check(&mut look, &facts);
+    cni::check(&mut look, &facts);
+    daemon::check(&mut look, &facts);
+    kernel::check(&mut look, &facts).await;
+    callers::check(&mut look, &facts);
+    watchers::check(&mut look, &facts);
+    engine::check(&mut look, &facts).await;
     look.report.sort();
     look.report
 }

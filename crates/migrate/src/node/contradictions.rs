@@ -222,10 +222,7 @@ fn settings(look: &mut Look<'_>, facts: &Facts) {
         }
         let timeout = kubelet.setting("runtime-request-timeout", "runtimeRequestTimeout");
         let short = timeout.as_ref().is_none_or(|said| {
-            matches!(
-                said.value.as_str(),
-                "0s" | "2m" | "2m0s" | "1m" | "1m0s" | "120s"
-            )
+            matches!(said.value.as_str(), "2m" | "2m0s" | "1m" | "1m0s" | "120s")
         });
         if short {
             let evidence = timeout.map_or(file, |said| said.origin.evidence());

@@ -43,6 +43,18 @@ pub(crate) fn parse(arguments: &[Argument]) -> Vec<Flag> {
     flags
 }
 
+/// The flags of a process, each at its place in the files that would give it the same.
+pub(crate) fn located(running: Vec<Flag>, planned: &[Flag]) -> Vec<Flag> {
+    let place = |flag: Flag| {
+        let same = planned
+            .iter()
+            .rev()
+            .find(|one| one.name == flag.name && one.value == flag.value);
+        same.cloned().unwrap_or(flag)
+    };
+    running.into_iter().map(place).collect()
+}
+
 /// The flag that counts: the last of its name.
 pub(crate) fn find<'a>(flags: &'a [Flag], name: &str) -> Option<&'a Flag> {
     flags.iter().rev().find(|flag| flag.name == name)

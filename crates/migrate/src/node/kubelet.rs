@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::flags::{self, Flag};
-use super::look::{Look, Origin, Said, Tree};
+use super::look::{Look, Said, Tree};
 use super::process::Process;
-use super::systemd::{Argument, Unit};
+use super::systemd::Unit;
 use super::version::Version;
 use crate::document::Format;
 
@@ -23,7 +23,7 @@ const INSTANCE: &str = "/var/lib/kubelet/instance-config.yaml";
 pub struct Kubelet {
     /// Those that run on the node itself, not in a container that is a node of its own.
     pub processes: Vec<Process>,
-    /// The flags of the first of them.
+    /// The flags of the first of them, at their places in the files that say the same.
     pub running: Vec<Flag>,
     /// What systemd starts.
     pub unit: Option<Unit>,
@@ -45,12 +45,15 @@ impl Kubelet {
     pub(super) fn gather(look: &mut Look<'_>, processes: &[Process]) -> Self {
         let own = |process: &&Process| is_kubelet(process) && process.of_host;
         let processes: Vec<_> = processes.iter().filter(own).cloned().collect();
-        let running = processes.first().map_or_else(Vec::new, flags_of);
         let unit = UNITS.iter().find_map(|name| Unit::load(look, name));
         let command = unit
             .as_ref()
             .map_or_else(Vec::new, |unit| unit.command(look));
         let planned = flags::parse(&command);
+        let running = processes
+            .first()
+            .map_or_else(Vec::new, |one| flags::parse(&one.command()));
+        let running = flags::located(running, &planned);
         let of_unit = command.first().map(|argument| &argument.text);
         let of_process = processes.first().map(|process| &process.arguments[0]);
         let program = of_unit.or(of_process).map(PathBuf::from);
@@ -94,12 +97,9 @@ impl Kubelet {
         }
     }
 
-    /// What a flag is set to, now; in the file that says so, if one does.
+    /// What a flag is set to, now.
     pub fn flag(&self, name: &str) -> Option<Said> {
-        let now = flags::find(self.flags(), name)?;
-        let planned = flags::find(&self.planned, name);
-        let planned = planned.filter(|planned| planned.value == now.value);
-        Some(said(planned.unwrap_or(now)))
+        flags::find(self.flags(), name).map(said)
     }
 
     /// What the configuration says behind keys. Empty text and no time are what kubeadm writes for
@@ -129,18 +129,6 @@ fn is_kubelet(process: &Process) -> bool {
         "hyperkube" => process.arguments.get(1).is_some_and(|one| one == "kubelet"),
         _ => false,
     }
-}
-
-fn flags_of(process: &Process) -> Vec<Flag> {
-    let arguments: Vec<_> = process
-        .arguments
-        .iter()
-        .map(|argument| Argument {
-            text: argument.clone(),
-            origin: Origin::Process(process.evidence()),
-        })
-        .collect();
-    flags::parse(&arguments)
 }
 
 /// Files of variables that hold a kubelet's arguments where the unit reads them.

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::look::Look;
+use super::look::{Look, Origin};
+use super::systemd::Argument;
 use crate::Evidence;
 
 /// As much of a command line as evidence has of it, in characters.
@@ -26,6 +27,15 @@ impl Process {
         // Some write a title over their arguments: `nginx: worker process`.
         let first = first.split([' ', ':']).next().unwrap_or_default();
         first.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// Its words as those of a command line.
+    pub(super) fn command(&self) -> Vec<Argument> {
+        let argument = |text: &String| Argument {
+            text: text.clone(),
+            origin: Origin::Process(self.evidence()),
+        };
+        self.arguments.iter().map(argument).collect()
     }
 
     /// As a finding names it.

@@ -1,9 +1,9 @@
 //! The runtimes that are there, and what their files say.
 
 use super::flags::{self, Flag};
-use super::look::{Look, Origin, Said, Tree};
+use super::look::{Look, Said, Tree};
 use super::process::Process;
-use super::systemd::{Argument, Unit};
+use super::systemd::Unit;
 use crate::document::{Format, Node};
 
 /// What is known of a node's runtimes.
@@ -93,19 +93,14 @@ fn has_program(look: &Look<'_>, name: &str) -> bool {
 fn docker(look: &mut Look<'_>, processes: &[Process]) -> Option<Docker> {
     let process = process_of(processes, "dockerd").cloned();
     let unit = Unit::load(look, "docker.service");
-    let arguments: Vec<_> = match (&process, &unit) {
-        (Some(process), _) => process
-            .arguments
-            .iter()
-            .map(|text| Argument {
-                text: text.clone(),
-                origin: Origin::Process(process.evidence()),
-            })
-            .collect(),
-        (None, Some(unit)) => unit.command(look),
-        (None, None) => Vec::new(),
+    let planned = match &unit {
+        Some(unit) => flags::parse(&unit.command(look)),
+        None => Vec::new(),
     };
-    let flags = flags::parse(&arguments);
+    let flags = match &process {
+        Some(process) => flags::located(flags::parse(&process.command()), &planned),
+        None => planned,
+    };
     let named = flags::find(&flags, "config-file").map(|flag| flag.value.clone());
     let path = named.unwrap_or_else(|| "/etc/docker/daemon.json".to_string());
     let there = process.is_some()
@@ -209,6 +204,13 @@ fn last(configs: &[Tree], keys: &[&str]) -> Option<Said> {
 }
 
 impl Docker {
+    /// What a setting is, in daemon.json or as a flag of the same name.
+    pub fn says(&self, key: &str) -> Option<String> {
+        let of_file = self.config.as_ref().and_then(|config| config.said(&[key]));
+        let of_flag = || flags::find(&self.flags, key).map(|flag| flag.value.clone());
+        of_file.map(|said| said.value).or_else(of_flag)
+    }
+
     /// The cgroup driver that it was told to use: native.cgroupdriver of exec-opts.
     pub fn cgroup_driver(&self) -> Option<Said> {
         let of_flag = self
