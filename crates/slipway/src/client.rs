@@ -23,7 +23,7 @@ mod resolve;
 mod run;
 mod session;
 mod stats;
-mod table;
+pub(crate) mod table;
 
 use std::process::ExitCode;
 

@@ -5,6 +5,7 @@
 //! there and gone within milliseconds.
 #![deny(unsafe_code)]
 
+mod check;
 mod client;
 mod completions;
 mod config;
@@ -60,6 +61,9 @@ Examples:
     /// Print, show or check the daemon's configuration
     Config(config::ConfigArgs),
 
+    /// Find out what depends on Docker, before it is taken away
+    Check(check::CheckArgs),
+
     /// Print the completions of a shell
     Completions(completions::CompletionsArgs),
 
@@ -69,7 +73,7 @@ Examples:
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Command::Serve(_) | Command::Config(_) = cli.command
+    if let Command::Serve(_) | Command::Config(_) | Command::Check(_) = cli.command
         && cli.connection.is_given()
     {
         Cli::command()
@@ -85,6 +89,7 @@ fn main() -> ExitCode {
         }
         Command::Client(command) => client::run(command, &cli.connection),
         Command::Config(args) => client::finish(args.run()),
+        Command::Check(args) => args.run(),
         Command::Completions(args) => client::finish(args.run(Cli::command())),
         Command::Man(args) => client::finish(args.run(Cli::command())),
     }

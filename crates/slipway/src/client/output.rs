@@ -72,13 +72,17 @@ pub(super) fn short_id(id: &str) -> &str {
 
 /// Writes a table, with colours where a terminal shows it and NO_COLOR does not forbid them.
 pub(super) fn print_table(table: &Table) -> anyhow::Result<()> {
+    write_stdout(table.render(colours()).as_bytes())
+}
+
+/// Whether standard output takes colours.
+pub(crate) fn colours() -> bool {
     let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let colours = !forbidden && io::stdout().is_terminal();
-    write_stdout(table.render(colours).as_bytes())
+    !forbidden && io::stdout().is_terminal()
 }
 
 /// Writes `value` for programs; as JSON where `format` has none of its own.
-pub(super) fn print_structured<T: Serialize>(format: Format, value: &T) -> anyhow::Result<()> {
+pub(crate) fn print_structured<T: Serialize>(format: Format, value: &T) -> anyhow::Result<()> {
     let text = match format {
         Format::Yaml => yaml_serde::to_string(value)?,
         Format::Json | Format::Table => serde_json::to_string_pretty(value)? + "\n",

@@ -8,14 +8,14 @@ use unicode_width::UnicodeWidthStr;
 const GAP: usize = 3;
 
 /// One field of a table.
-pub(super) struct Cell {
+pub(crate) struct Cell {
     text: String,
     colour: Option<AnsiColor>,
 }
 
 impl Cell {
     /// A field in a colour.
-    pub(super) fn coloured(text: impl AsRef<str>, colour: AnsiColor) -> Self {
+    pub(crate) fn coloured(text: impl AsRef<str>, colour: AnsiColor) -> Self {
         Self {
             text: printable(text.as_ref()),
             colour: Some(colour),
@@ -47,13 +47,13 @@ fn printable(text: &str) -> String {
 }
 
 /// Rows under headings.
-pub(super) struct Table {
+pub(crate) struct Table {
     headings: Vec<Cell>,
     rows: Vec<Vec<Cell>>,
 }
 
 impl Table {
-    pub(super) fn new<const N: usize>(headings: [&str; N]) -> Self {
+    pub(crate) fn new<const N: usize>(headings: [&str; N]) -> Self {
         Self {
             headings: headings.map(Cell::from).into(),
             rows: Vec::new(),
@@ -61,13 +61,13 @@ impl Table {
     }
 
     /// Adds a row, which has a field for each heading.
-    pub(super) fn push<const N: usize>(&mut self, row: [Cell; N]) {
+    pub(crate) fn push<const N: usize>(&mut self, row: [Cell; N]) {
         debug_assert_eq!(N, self.headings.len());
         self.rows.push(row.into());
     }
 
     /// The table as lines of text. Nothing is cut; the last column is not padded.
-    pub(super) fn render(&self, colours: bool) -> String {
+    pub(crate) fn render(&self, colours: bool) -> String {
         let mut widths = vec![0; self.headings.len()];
         for row in std::iter::once(&self.headings).chain(&self.rows) {
             for (width, cell) in widths.iter_mut().zip(row) {

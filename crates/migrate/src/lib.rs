@@ -1,0 +1,22 @@
+//! Leaving dockershim: what of a node, of manifests and of a cluster depends on Docker.
+//!
+//! [`node::check`] looks at a node, below a root directory, and changes nothing. What it finds is
+//! a [`Report`]: each [`Finding`] has the [`Rule`] that found it, where it was seen and what to do
+//! about it; what could not be looked at is in the report as well and is never taken for fine.
+//!
+//! Files are read with positions ([`document`]): what was seen can be named to the line, and what
+//! is edited later stays as it was to the byte everywhere else.
+#![forbid(unsafe_code)]
+
+mod agents;
+mod calls;
+pub mod document;
+mod finding;
+mod hints;
+pub mod node;
+mod root;
+pub mod rules;
+
+pub use finding::{Evidence, Finding, Report, Severity, Unseen, Verdict};
+pub use root::Root;
+pub use rules::Rule;

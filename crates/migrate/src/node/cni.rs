@@ -1,0 +1,177 @@
+//! Where pods have their network from, and whether a CRI runtime finds it.
+
+use std::path::{Path, PathBuf};
+
+use super::Facts;
+use super::kubelet::Kubelet;
+use super::look::Look;
+use super::runtime::Runtime;
+use super::runtimes::Docker;
+use crate::Evidence;
+use crate::document::{Format, Node};
+use crate::rules;
+
+const CONFIGURATIONS: &str = "/etc/cni/net.d";
+
+/// Where plugins are; Debian has a place of its own.
+const PLUGINS: [&str; 3] = ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"];
+
+pub(super) fn check(look: &mut Look<'_>, facts: &Facts) {
+    let kubelet = &facts.kubelet;
+    if !kubelet.is_there() {
+        return;
+    }
+    if let Some(docker) = &facts.runtimes.docker {
+        flannel(look, docker);
+    }
+    let plugin = kubelet.flag("network-plugin");
+    let shim = matches!(facts.runtime(), Some(Runtime::Dockershim(_)));
+    match plugin.as_ref().map(|said| said.value.as_str()) {
+        Some("kubenet") => {
+            look.report.find(
+                &rules::CNI_KUBENET,
+                plugin.map(|said| said.origin.evidence()),
+                "--network-plugin=kubenet",
+                "Install a CNI network plugin in the cluster, or write a bridge configuration into /etc/cni/net.d with the node's podCIDR and keep the routes that the cloud provider makes",
+            );
+            return;
+        }
+        None | Some("") if shim => {
+            look.report.find(
+                &rules::CNI_DOCKER_BRIDGE,
+                own_place(kubelet),
+                "no --network-plugin: pods are on Docker's bridge",
+                "Install a CNI network plugin in the cluster before anything else: pods get other addresses",
+            );
+            return;
+        }
+        _ => {}
+    }
+    directories(look, kubelet);
+    let directory = kubelet.flag("cni-conf-dir").map(|said| said.value);
+    let directory = directory.unwrap_or_else(|| CONFIGURATIONS.to_string());
+    configuration(look, kubelet, &directory);
+}
+
+/// Where the kubelet as a whole is seen.
+fn own_place(kubelet: &Kubelet) -> Option<Evidence> {
+    let process = kubelet.processes.first().map(super::Process::evidence);
+    let unit = kubelet.unit.as_ref().and_then(|unit| unit.files.first());
+    process.or_else(|| unit.map(|(source, _)| Evidence::file(source.path())))
+}
+
+fn directories(look: &mut Look<'_>, kubelet: &Kubelet) {
+    for (flag, usual, key) in [
+        (
+            "cni-conf-dir",
+            CONFIGURATIONS,
+            "conf_dir of containerd, network_dir of CRI-O, network.conf_dir of Slipway",
+        ),
+        (
+            "cni-bin-dir",
+            PLUGINS[0],
+            "bin_dir of containerd, plugin_dirs of CRI-O, network.bin_dirs of Slipway",
+        ),
+    ] {
+        let Some(said) = kubelet.flag(flag) else {
+            continue;
+        };
+        if said.value.trim_end_matches('/') != usual {
+            look.report.find(
+                &rules::CNI_DIRECTORY,
+                [said.origin.evidence()],
+                format!("--{flag}={}", said.value),
+                format!("Set the same in the runtime ({key}), or move the files to {usual}"),
+            );
+        }
+    }
+}
+
+/// The configuration that counts is the first by name that can be used.
+fn configuration(look: &mut Look<'_>, kubelet: &Kubelet, directory: &str) {
+    let mut files = look.list(directory);
+    files.retain(|path| {
+        let end = path.extension().and_then(|end| end.to_str());
+        matches!(end, Some("conf" | "conflist" | "json"))
+    });
+    if files.is_empty() {
+        look.report.find(
+            &rules::CNI_NO_CONFIGURATION,
+            [Evidence::file(directory)],
+            format!("there is no configuration in {directory}"),
+            "Install the cluster's network plugin on this node, or look where it writes its configuration",
+        );
+        return;
+    }
+    let mut places: Vec<PathBuf> = PLUGINS.map(PathBuf::from).into();
+    if let Some(said) = kubelet.flag("cni-bin-dir") {
+        places.extend(said.value.split(',').map(PathBuf::from));
+    }
+    for path in files {
+        let Some(tree) = look.tree(&path, Format::Json) else {
+            continue;
+        };
+        let types: Vec<&Node> = match tree.node.get(&["plugins"]) {
+            Some(plugins) => plugins
+                .items()
+                .iter()
+                .filter_map(|plugin| plugin.get(&["type"]))
+                .collect(),
+            None => tree.node.get(&["type"]).into_iter().collect(),
+        };
+        for kind in types {
+            let Some(name) = kind.text() else { continue };
+            let there = |place: &PathBuf| look.root.has(Path::new(place).join(name));
+            if !places.iter().any(there) {
+                look.report.find(
+                    &rules::CNI_PLUGIN_MISSING,
+                    [tree.evidence(kind)],
+                    format!("the plugin {name} is in none of {}", shown(&places)),
+                    "Install it (packages containernetworking-plugins, kubernetes-cni, or the network's own), or remove a configuration that is left over",
+                );
+            }
+        }
+    }
+}
+
+fn shown(places: &[PathBuf]) -> String {
+    let names: Vec<_> = places
+        .iter()
+        .map(|place| place.display().to_string())
+        .collect();
+    names.join(", ")
+}
+
+/// flannel's old way: mk-docker-opts.sh writes `--bip` and `--mtu` for dockerd.
+fn flannel(look: &mut Look<'_>, docker: &Docker) {
+    let Some(unit) = &docker.unit else {
+        return;
+    };
+    let todo = "Run flannel with its CNI plugin: a conflist in /etc/cni/net.d with type flannel, and take its options out of Docker's unit";
+    for (source, file) in &unit.files {
+        for setting in &file.settings {
+            if setting.value.text().contains("flannel") {
+                look.report.find(
+                    &rules::CNI_FLANNEL_DOCKER,
+                    [Evidence::at(source, setting.offset)],
+                    format!("{}={}", setting.key, setting.value.text().trim()),
+                    todo,
+                );
+            }
+        }
+    }
+    for path in [
+        "/run/flannel/docker",
+        "/run/flannel_docker_opts.env",
+        "/run/docker_opts.env",
+    ] {
+        if look.root.has(path) {
+            look.report.find(
+                &rules::CNI_FLANNEL_DOCKER,
+                [Evidence::file(path)],
+                "flannel's options for dockerd",
+                todo,
+            );
+        }
+    }
+}

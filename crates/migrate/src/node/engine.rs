@@ -1,0 +1,296 @@
+//! What only the Docker Engine has: containers that no kubelet owns, images that were built here,
+//! volumes. Asked over its socket.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bollard::models::{
+    ContainerSummary, ContainerSummaryStateEnum, ImageSummary, LocalNodeState, SystemInfo, Volume,
+};
+use bollard::query_parameters::{
+    ListContainersOptionsBuilder, ListImagesOptionsBuilder, ListVolumesOptions,
+};
+use bollard::{API_DEFAULT_VERSION, Docker};
+use tokio::time::timeout;
+
+use super::Facts;
+use super::look::Look;
+use crate::Evidence;
+use crate::rules;
+
+/// Listing a few hundred containers on a busy node takes no longer.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What dockershim and cri-dockerd put on all containers of theirs.
+const OWNED: [&str; 2] = ["io.kubernetes.docker.type", "io.kubernetes.pod.uid"];
+
+/// All that an engine said of itself.
+struct Inventory {
+    info: SystemInfo,
+    containers: Vec<ContainerSummary>,
+    images: Vec<ImageSummary>,
+    volumes: Vec<Volume>,
+}
+
+pub(super) async fn check(look: &mut Look<'_>, facts: &Facts) {
+    let Some(docker) = &facts.runtimes.docker else {
+        return;
+    };
+    let Some(socket) = socket(look, docker) else {
+        let has_data = ["/var/lib/docker/containers".to_string()]
+            .into_iter()
+            .chain(
+                docker
+                    .says("data-root")
+                    .map(|root| format!("{root}/containers")),
+            )
+            .any(|path| look.root.list(path).is_ok_and(|names| !names.is_empty()));
+        if docker.process.is_some() || has_data {
+            look.report.miss(
+                "Docker's containers, images and volumes",
+                "dockerd has no socket at /run/docker.sock",
+                "start Docker, and look again",
+            );
+        }
+        return;
+    };
+    match timeout(PATIENCE, ask(&socket)).await {
+        Ok(Ok(inventory)) => judge(look, &inventory),
+        Ok(Err(error)) => look.report.miss(
+            "Docker's containers, images and volumes",
+            format!("{}: {error}", socket.display()),
+            "start Docker, and run it as root",
+        ),
+        Err(_) => look.report.miss(
+            "Docker's containers, images and volumes",
+            format!("no answer at {} within {PATIENCE:?}", socket.display()),
+            "look at Docker's own log",
+        ),
+    }
+}
+
+/// The first Unix socket that it listens on.
+fn socket(look: &Look<'_>, docker: &super::runtimes::Docker) -> Option<PathBuf> {
+    let of_flags = docker
+        .flags
+        .iter()
+        .filter(|flag| matches!(flag.name.as_str(), "H" | "host"));
+    let of_flags = of_flags.map(|flag| flag.value.as_str());
+    let of_file = docker
+        .config
+        .as_ref()
+        .and_then(|config| config.node.get(&["hosts"]));
+    let of_file = of_file.into_iter().flat_map(crate::document::Node::items);
+    let of_file = of_file.filter_map(|node| node.text());
+    let named = of_flags
+        .chain(of_file)
+        .filter_map(|host| host.strip_prefix("unix://"));
+    let mut paths = named.chain(["/run/docker.sock", "/var/run/docker.sock"]);
+    let path = paths.find(|path| look.root.has(path))?;
+    look.root.resolve(path).ok()
+}
+
+async fn ask(socket: &std::path::Path) -> Result<Inventory, bollard::errors::Error> {
+    let path = socket.to_string_lossy();
+    let docker = Docker::connect_with_unix(&path, PATIENCE.as_secs(), API_DEFAULT_VERSION)?;
+    let all = ListContainersOptionsBuilder::default().all(true).build();
+    let images = ListImagesOptionsBuilder::default().build();
+    Ok(Inventory {
+        info: docker.info().await?,
+        containers: docker.list_containers(Some(all)).await?,
+        images: docker.list_images(Some(images)).await?,
+        volumes: docker
+            .list_volumes(None::<ListVolumesOptions>)
+            .await?
+            .volumes
+            .unwrap_or_default(),
+    })
+}
+
+fn judge(look: &mut Look<'_>, inventory: &Inventory) {
+    let state = inventory.info.swarm.as_ref();
+    let state = state.and_then(|swarm| swarm.local_node_state);
+    if matches!(state, Some(LocalNodeState::ACTIVE | LocalNodeState::LOCKED)) {
+        look.report.find(
+            &rules::DOCKER_SWARM,
+            [Evidence::Docker {
+                kind: "engine",
+                name: "swarm".to_string(),
+                id: String::new(),
+            }],
+            "the node is a member of a swarm, whose services end with Docker",
+            "Move the services into the cluster, then docker swarm leave",
+        );
+    }
+    for container in &inventory.containers {
+        judge_container(look, container);
+    }
+    for image in &inventory.images {
+        judge_image(look, image);
+    }
+    for volume in &inventory.volumes {
+        // A volume without a name of its own belongs to a container, which names it.
+        let anonymous =
+            volume.name.len() == 64 && volume.name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !anonymous {
+            look.report.find(
+                &rules::VOLUME_ONLY_HERE,
+                [Evidence::Docker {
+                    kind: "volume",
+                    name: volume.name.clone(),
+                    id: String::new(),
+                }],
+                format!("its data is in {}", volume.mountpoint),
+                "Copy what is still needed to where pods find it: a PersistentVolume, or a hostPath outside of Docker's directory",
+            );
+        }
+    }
+}
+
+fn judge_container(look: &mut Look<'_>, container: &ContainerSummary) {
+    let labels = container.labels.as_ref();
+    if labels.is_some_and(|labels| OWNED.iter().any(|label| labels.contains_key(*label))) {
+        return;
+    }
+    let name = container.names.as_ref().and_then(|names| names.first());
+    let name = name.map_or("", String::as_str).trim_start_matches('/');
+    let evidence = Evidence::Docker {
+        kind: "container",
+        name: name.to_string(),
+        id: container.id.clone().unwrap_or_default(),
+    };
+    let image = container.image.as_deref().unwrap_or("an unknown image");
+    let mut found = format!(
+        "{image}, {}",
+        container.status.as_deref().unwrap_or("state unknown")
+    );
+    if let Some(project) = labels.and_then(|labels| labels.get("com.docker.compose.project")) {
+        found = format!("{found}, of the compose project {project}");
+    }
+    let mounts = container.mounts.iter().flatten();
+    let volumes: Vec<_> = mounts
+        .filter(|mount| mount.typ.as_deref() == Some("volume"))
+        .filter_map(|mount| mount.destination.as_deref())
+        .collect();
+    if !volumes.is_empty() {
+        found = format!("{found}, with volumes at {}", volumes.join(", "));
+    }
+    let stopped = matches!(
+        container.state,
+        Some(
+            ContainerSummaryStateEnum::EXITED
+                | ContainerSummaryStateEnum::CREATED
+                | ContainerSummaryStateEnum::DEAD
+        )
+    );
+    if stopped {
+        look.report.find(
+            &rules::CONTAINER_STOPPED,
+            [evidence],
+            found,
+            "Look whether anybody starts it again; docker commit or docker cp keeps what is in it",
+        );
+    } else {
+        look.report.find(
+            &rules::CONTAINER_OUTSIDE_KUBERNETES,
+            [evidence],
+            found,
+            "Move it into the cluster (a Deployment, a static pod in /etc/kubernetes/manifests), or to another machine, before Docker goes",
+        );
+    }
+}
+
+fn judge_image(look: &mut Look<'_>, image: &ImageSummary) {
+    let own = |tag: &&String| !tag.contains("<none>");
+    let Some(tag) = image.repo_tags.iter().find(own) else {
+        return;
+    };
+    if image
+        .repo_digests
+        .iter()
+        .any(|digest| !digest.contains("<none>"))
+    {
+        return;
+    }
+    look.report.find(
+        &rules::IMAGE_ONLY_HERE,
+        [Evidence::Docker {
+            kind: "image",
+            name: tag.clone(),
+            id: image.id.clone(),
+        }],
+        "it has no digest of a registry: it was built or loaded here, and never pulled or pushed",
+        "Push it to a registry; or docker save it, and import it with ctr -n k8s.io images import or podman load; slipway with --also docker takes it over by itself",
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::Root;
+
+    fn container(name: &str, label: &str, state: ContainerSummaryStateEnum) -> ContainerSummary {
+        ContainerSummary {
+            id: Some("0123456789abcdef".to_string()),
+            names: Some(vec![format!("/{name}")]),
+            image: Some("postgres:15".to_string()),
+            labels: Some(HashMap::from([(label.to_string(), "x".to_string())])),
+            state: Some(state),
+            status: Some("Up 3 weeks".to_string()),
+            ..ContainerSummary::default()
+        }
+    }
+
+    #[test]
+    fn what_no_kubelet_owns_is_named() {
+        use ContainerSummaryStateEnum::{EXITED, RUNNING};
+        let image = |tag: &str, digests: &[&str]| ImageSummary {
+            repo_tags: vec![tag.to_string()],
+            repo_digests: digests.iter().map(ToString::to_string).collect(),
+            ..ImageSummary::default()
+        };
+        let volume = |name: &str| Volume {
+            name: name.to_string(),
+            ..Volume::default()
+        };
+        let inventory = Inventory {
+            info: SystemInfo::default(),
+            containers: vec![
+                container(
+                    "k8s_web_web-0_default_u_0",
+                    "io.kubernetes.pod.uid",
+                    RUNNING,
+                ),
+                container("db", "com.docker.compose.project", RUNNING),
+                container("old", "x", EXITED),
+            ],
+            images: vec![
+                image("app:1", &[]),
+                image("nginx:1", &["nginx@sha256:abc"]),
+                image("<none>:<none>", &["<none>@<none>"]),
+            ],
+            volumes: vec![volume("pgdata"), volume(&"ab".repeat(32))],
+        };
+        let root = Root::new("/nonexistent");
+        let mut look = Look::new(&root);
+        judge(&mut look, &inventory);
+        let found: Vec<_> = look
+            .report
+            .findings
+            .iter()
+            .map(|one| format!("{} {}: {}", one.rule, one.evidence[0], one.found))
+            .collect();
+        assert_eq!(
+            found[..2],
+            [
+                "container-outside-kubernetes container db (0123456789abc): postgres:15, Up 3 weeks, of the compose project x",
+                "container-stopped container old (0123456789abc): postgres:15, Up 3 weeks",
+            ]
+        );
+        assert!(found[2].starts_with("image-only-here image app:1: "));
+        assert!(found[3].starts_with("volume-only-here volume pgdata: "));
+        assert_eq!(found.len(), 4);
+    }
+}

@@ -1,0 +1,295 @@
+//! The runtimes that are there, and what their files say.
+
+use super::flags::{self, Flag};
+use super::look::{Look, Said, Tree};
+use super::process::Process;
+use super::systemd::Unit;
+use crate::document::{Format, Node};
+
+/// What is known of a node's runtimes.
+#[derive(Debug, Default)]
+pub struct Runtimes {
+    /// Docker, if it is there.
+    pub docker: Option<Docker>,
+    /// containerd, if it is there: on its own or as Docker's.
+    pub containerd: Option<Containerd>,
+    /// CRI-O, if it is there.
+    pub crio: Option<Crio>,
+    /// Slipway's configuration, if it is there.
+    pub slipway: Option<Tree>,
+    /// Whether the node's init is systemd.
+    pub systemd: bool,
+    /// Whether the node has control groups of version 2 alone.
+    pub cgroup_v2: bool,
+}
+
+/// dockerd.
+#[derive(Debug)]
+pub struct Docker {
+    /// The running one.
+    pub process: Option<Process>,
+    /// What systemd starts.
+    pub unit: Option<Unit>,
+    /// The flags in force: of the process, or else of the unit.
+    pub flags: Vec<Flag>,
+    /// `/etc/docker/daemon.json`, or what `--config-file` names.
+    pub config: Option<Tree>,
+    /// Whether that file is there and could not be read: what it says is not known.
+    pub config_broken: bool,
+}
+
+/// containerd.
+#[derive(Debug)]
+pub struct Containerd {
+    /// Its configuration and what that imports.
+    pub configs: Vec<Tree>,
+    /// Whether its configuration is there and could not be read: what it says is not known.
+    pub config_broken: bool,
+    /// Whether a process of its own runs, not as dockerd's child.
+    pub process: Option<Process>,
+}
+
+/// CRI-O.
+#[derive(Debug)]
+pub struct Crio {
+    /// crio.conf and its drop-ins, in the order in which they are read.
+    pub configs: Vec<Tree>,
+    /// Whether one of them is there and could not be read: what it says is not known.
+    pub config_broken: bool,
+}
+
+impl Runtimes {
+    pub(super) fn gather(look: &mut Look<'_>, processes: &[Process]) -> Self {
+        Self {
+            docker: docker(look, processes),
+            containerd: containerd(look, processes),
+            crio: crio(look, processes),
+            slipway: look.tree("/etc/slipway/config.toml", Format::Toml),
+            systemd: look.root.has("/run/systemd/system"),
+            cgroup_v2: look.root.has("/sys/fs/cgroup/cgroup.controllers"),
+        }
+    }
+}
+
+/// The process of a program that is the node's own.
+pub(super) fn process_of<'a>(processes: &'a [Process], program: &str) -> Option<&'a Process> {
+    processes
+        .iter()
+        .find(|process| process.program() == program && process.of_host)
+}
+
+fn has_program(look: &Look<'_>, name: &str) -> bool {
+    [
+        "/usr/bin",
+        "/usr/sbin",
+        "/usr/local/bin",
+        "/usr/local/sbin",
+        "/opt/bin",
+    ]
+    .iter()
+    .any(|directory| look.root.has(format!("{directory}/{name}")))
+}
+
+fn docker(look: &mut Look<'_>, processes: &[Process]) -> Option<Docker> {
+    let process = process_of(processes, "dockerd").cloned();
+    let unit = Unit::load(look, "docker.service");
+    let planned = match &unit {
+        Some(unit) => flags::parse(&unit.command(look)),
+        None => Vec::new(),
+    };
+    let flags = match &process {
+        Some(process) => flags::located(flags::parse(&process.command()), &planned),
+        None => planned,
+    };
+    let named = flags::find(&flags, "config-file").map(|flag| flag.value.clone());
+    let path = named.unwrap_or_else(|| "/etc/docker/daemon.json".to_string());
+    let there = process.is_some()
+        || unit.is_some()
+        || look.root.has(&path)
+        || look.root.has("/run/docker.sock")
+        || has_program(look, "dockerd");
+    if !there {
+        return None;
+    }
+    let config = look.tree(&path, Format::Json);
+    Some(Docker {
+        config_broken: config.is_none() && look.root.has(&path),
+        config,
+        process,
+        unit,
+        flags,
+    })
+}
+
+fn containerd(look: &mut Look<'_>, processes: &[Process]) -> Option<Containerd> {
+    let of_docker = |process: &&Process| {
+        let arguments = &process.arguments;
+        arguments
+            .iter()
+            .any(|one| one.contains("/docker/containerd"))
+    };
+    let process = processes
+        .iter()
+        .filter(|process| process.program() == "containerd" && process.of_host)
+        .find(|process| !of_docker(process))
+        .cloned();
+    let path = "/etc/containerd/config.toml";
+    if process.is_none() && !look.root.has(path) && !has_program(look, "containerd") {
+        return None;
+    }
+    let mut configs: Vec<_> = look.tree(path, Format::Toml).into_iter().collect();
+    let config_broken = configs.is_empty() && look.root.has(path);
+    let imports: Vec<String> = configs
+        .iter()
+        .filter_map(|config| config.node.get(&["imports"]))
+        .flat_map(|node| node.items().iter().filter_map(Node::text))
+        .map(str::to_string)
+        .collect();
+    for import in imports {
+        for path in matching(look, &import) {
+            configs.extend(look.tree(path, Format::Toml));
+        }
+    }
+    Some(Containerd {
+        configs,
+        config_broken,
+        process,
+    })
+}
+
+/// The files that a pattern means, of which only the last part has an asterisk.
+fn matching(look: &mut Look<'_>, pattern: &str) -> Vec<std::path::PathBuf> {
+    let Some((before, after)) = pattern.split_once('*') else {
+        return vec![pattern.into()];
+    };
+    let (directory, prefix) = before.rsplit_once('/').unwrap_or((".", before));
+    let mut paths = look.list(directory);
+    paths.retain(|path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| {
+            name.len() >= prefix.len() + after.len()
+                && name.starts_with(prefix)
+                && name.ends_with(after)
+        })
+    });
+    paths
+}
+
+fn crio(look: &mut Look<'_>, processes: &[Process]) -> Option<Crio> {
+    let path = "/etc/crio/crio.conf";
+    let directory = "/etc/crio/crio.conf.d";
+    if process_of(processes, "crio").is_none()
+        && !look.root.has(path)
+        && !look.root.has(directory)
+        && !has_program(look, "crio")
+    {
+        return None;
+    }
+    let mut paths = vec![path.into()];
+    paths.extend(look.list(directory));
+    paths.retain(|path| path.extension().is_some_and(|end| end == "conf") && look.root.has(path));
+    let configs: Vec<_> = paths
+        .iter()
+        .filter_map(|path| look.tree(path, Format::Toml))
+        .collect();
+    Some(Crio {
+        config_broken: configs.len() < paths.len(),
+        configs,
+    })
+}
+
+/// What the last of several files says behind keys.
+fn last(configs: &[Tree], keys: &[&str]) -> Option<Said> {
+    configs.iter().rev().find_map(|config| config.said(keys))
+}
+
+impl Docker {
+    /// What a setting is, in daemon.json or as a flag of the same name.
+    pub fn says(&self, key: &str) -> Option<String> {
+        let of_file = self.config.as_ref().and_then(|config| config.said(&[key]));
+        let of_flag = || flags::find(&self.flags, key).map(|flag| flag.value.clone());
+        of_file.map(|said| said.value).or_else(of_flag)
+    }
+
+    /// The cgroup driver that it was told to use: native.cgroupdriver of exec-opts.
+    pub fn cgroup_driver(&self) -> Option<Said> {
+        let of_flag = self
+            .flags
+            .iter()
+            .rev()
+            .filter(|flag| flag.name == "exec-opt")
+            .find_map(|flag| {
+                Some(Said {
+                    value: flag.value.strip_prefix("native.cgroupdriver=")?.to_string(),
+                    origin: flag.origin.clone(),
+                })
+            });
+        let of_file = || {
+            let config = self.config.as_ref()?;
+            let options = config.node.get(&["exec-opts"])?.items();
+            options.iter().find_map(|option| {
+                let value = option.text()?.strip_prefix("native.cgroupdriver=")?;
+                Some(Said {
+                    value: value.to_string(),
+                    origin: config.origin(option),
+                })
+            })
+        };
+        of_flag.or_else(of_file)
+    }
+}
+
+/// Where containerd has its CRI plugin's settings, the newest version of the file first.
+const CRI_PLUGINS: [&str; 3] = [
+    "io.containerd.cri.v1.runtime",
+    "io.containerd.grpc.v1.cri",
+    "cri",
+];
+
+impl Containerd {
+    /// Where its CRI plugin is switched off.
+    pub fn cri_disabled(&self) -> Option<Said> {
+        self.configs.iter().find_map(|config| {
+            let disabled = config.node.get(&["disabled_plugins"])?.items();
+            disabled.iter().find_map(|plugin| {
+                let name = plugin.text()?;
+                CRI_PLUGINS.contains(&name).then(|| Said {
+                    value: name.to_string(),
+                    origin: config.origin(plugin),
+                })
+            })
+        })
+    }
+
+    /// Whether the runtime that pods get by default is told to use systemd's cgroups; nothing
+    /// where no file says it, which is no.
+    pub fn systemd_cgroup(&self) -> Option<Said> {
+        let default = CRI_PLUGINS
+            .iter()
+            .find_map(|plugin| {
+                let keys = ["plugins", plugin, "containerd", "default_runtime_name"];
+                last(&self.configs, &keys)
+            })
+            .map_or_else(|| "runc".to_string(), |said| said.value);
+        CRI_PLUGINS.iter().find_map(|plugin| {
+            let keys = [
+                "plugins",
+                plugin,
+                "containerd",
+                "runtimes",
+                &default,
+                "options",
+                "SystemdCgroup",
+            ];
+            let old = ["plugins", plugin, "systemd_cgroup"];
+            last(&self.configs, &keys).or_else(|| last(&self.configs, &old))
+        })
+    }
+}
+
+impl Crio {
+    /// What `cgroup_manager` says; nothing where no file says it, which is `systemd`.
+    pub fn cgroup_manager(&self) -> Option<Said> {
+        last(&self.configs, &["crio", "runtime", "cgroup_manager"])
+    }
+}

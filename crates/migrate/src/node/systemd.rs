@@ -1,0 +1,173 @@
+//! Units of systemd, with their drop-ins (systemd.unit(5), "Unit File Load Path").
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::look::{Look, Origin};
+use crate::document::{Decoded, EnvFile, Setting, Source, UnitFile, Word};
+
+/// Where units are, the directory that counts most first.
+pub(crate) const DIRECTORIES: [&str; 6] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/run/systemd/generator",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
+/// A unit as systemd puts it together.
+#[derive(Debug, Clone)]
+pub struct Unit {
+    /// `kubelet.service`.
+    pub name: String,
+    /// The unit's file and its drop-ins, in the order in which they are read.
+    pub files: Vec<(Arc<Source>, UnitFile)>,
+}
+
+/// A word of a command line, and where it is written.
+#[derive(Debug, Clone)]
+pub struct Argument {
+    /// Without quotes.
+    pub text: String,
+    /// Where.
+    pub origin: Origin,
+}
+
+impl Unit {
+    /// A unit, if there is one that is not masked.
+    pub(crate) fn load(look: &mut Look<'_>, name: &str) -> Option<Self> {
+        let main = DIRECTORIES
+            .iter()
+            .map(|directory| Path::new(directory).join(name))
+            .find(|path| look.root.has(path))?;
+        if look.root.link(&main).as_deref() == Some(Path::new("/dev/null")) {
+            return None;
+        }
+        let mut dropins: BTreeMap<_, PathBuf> = BTreeMap::new();
+        for directory in DIRECTORIES {
+            for path in look.list(Path::new(directory).join(format!("{name}.d"))) {
+                let Some(file) = path.file_name().map(ToOwned::to_owned) else {
+                    continue;
+                };
+                if path.extension().is_some_and(|end| end == "conf") {
+                    dropins.entry(file).or_insert(path);
+                }
+            }
+        }
+        let mut files = Vec::new();
+        for path in std::iter::once(main).chain(dropins.into_values()) {
+            if look.root.link(&path).as_deref() == Some(Path::new("/dev/null")) {
+                continue;
+            }
+            if let Some(source) = look.read(&path) {
+                let unit = UnitFile::read(&source);
+                files.push((source, unit));
+            }
+        }
+        Some(Self {
+            name: name.to_string(),
+            files,
+        })
+    }
+
+    /// The settings of a key; an empty one takes back those before it.
+    pub fn all<'a>(
+        &'a self,
+        section: &'a str,
+        key: &'a str,
+    ) -> Vec<(&'a Arc<Source>, &'a Setting)> {
+        let mut found = Vec::new();
+        for (source, unit) in &self.files {
+            for setting in unit.all(section, key) {
+                if setting.value.text().is_empty() {
+                    found.clear();
+                } else {
+                    found.push((source, setting));
+                }
+            }
+        }
+        found
+    }
+
+    /// The files of variables that it names, and whether it starts without them.
+    pub fn environment_files(&self) -> Vec<(PathBuf, bool)> {
+        let words = self
+            .all("Service", "EnvironmentFile")
+            .into_iter()
+            .flat_map(|(_, setting)| setting.value.words());
+        words
+            .map(|word| match word.text().strip_prefix('-') {
+                Some(path) => (PathBuf::from(path), true),
+                None => (PathBuf::from(word.text()), false),
+            })
+            .collect()
+    }
+
+    /// The variables that its process gets.
+    fn variables(&self, look: &mut Look<'_>) -> BTreeMap<String, (Arc<Source>, Decoded)> {
+        let mut variables = BTreeMap::new();
+        for (source, setting) in self.all("Service", "Environment") {
+            for word in setting.value.words() {
+                if let Some((name, _)) = word.text().split_once('=') {
+                    let value = word.decoded.after(name.len() + 1);
+                    variables.insert(name.to_string(), (Arc::clone(source), value));
+                }
+            }
+        }
+        for (path, _) in self.environment_files() {
+            let Some(source) = look.read(&path) else {
+                continue;
+            };
+            for one in EnvFile::read(&source).assignments {
+                if !one.exported {
+                    variables.insert(one.name, (Arc::clone(&source), one.value));
+                }
+            }
+        }
+        variables
+    }
+
+    /// The command that it starts, with variables put in as systemd does it (systemd.service(5),
+    /// "Command lines"): `$NAME` alone is as many words as its value has, `${NAME}` is text.
+    pub(crate) fn command(&self, look: &mut Look<'_>) -> Vec<Argument> {
+        let Some((source, setting)) = self.all("Service", "ExecStart").into_iter().next_back()
+        else {
+            return Vec::new();
+        };
+        let variables = self.variables(look);
+        let argument = |source: &Arc<Source>, word: &Word, text: String| Argument {
+            text,
+            origin: Origin::File(Arc::clone(source), word.range.clone()),
+        };
+        let mut arguments = Vec::new();
+        for word in setting.value.words() {
+            if let Some(name) = word.text().strip_prefix('$')
+                && !name.starts_with(['{', '$'])
+            {
+                if let Some((source, value)) = variables.get(name) {
+                    let words = value.words();
+                    arguments.extend(
+                        words
+                            .iter()
+                            .map(|word| argument(source, word, word.text().to_string())),
+                    );
+                }
+                continue;
+            }
+            let mut text = word.text().to_string();
+            for (name, (_, value)) in &variables {
+                text = text.replace(&format!("${{{name}}}"), value.text());
+            }
+            arguments.push(argument(source, &word, text));
+        }
+        if let Some(first) = arguments.first_mut() {
+            first.text = first
+                .text
+                .trim_start_matches(['@', '-', ':', '+', '!'])
+                .to_string();
+        }
+        arguments
+    }
+}
