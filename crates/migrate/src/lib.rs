@@ -14,6 +14,7 @@ pub mod document;
 mod finding;
 mod hints;
 pub mod node;
+pub mod plan;
 mod root;
 pub mod rules;
 

@@ -28,11 +28,13 @@ pub use kubelet::Kubelet;
 pub use look::{Origin, Said, Tree};
 pub use process::Process;
 pub use runtime::{Runtime, Socket};
-pub use runtimes::Runtimes;
+pub use runtimes::{Docker, Runtimes};
 pub use systemd::{Argument, Unit};
 pub use version::Version;
 
-use look::Look;
+pub(crate) use daemon::proxies;
+pub(crate) use kernel::{modules_not_at_boot, parameters_not_at_boot};
+pub(crate) use look::Look;
 
 /// What the person knows better than the node's files.
 #[derive(Debug, Clone, Default)]
@@ -52,23 +54,30 @@ pub struct Facts {
     pub runtimes: Runtimes,
 }
 
+impl Facts {
+    /// Looks at all of it once.
+    pub(crate) async fn gather(look: &mut Look<'_>, options: &Options) -> Self {
+        let processes = process::all(look);
+        let mut kubelet = Kubelet::gather(look, &processes);
+        kubelet.version = match options.kubelet_version {
+            Some(version) => Some(version),
+            None => version::find(look, &kubelet).await,
+        };
+        let runtimes = Runtimes::gather(look, &processes);
+        Self {
+            processes,
+            kubelet,
+            runtimes,
+        }
+    }
+}
+
 /// Looks at the node below `root` and changes nothing.
 ///
 /// On the live node (`/`), it starts `kubelet --version` where no package says the version.
 pub async fn check(root: &Root, options: &Options) -> Report {
     let mut look = Look::new(root);
-    let processes = process::all(&mut look);
-    let mut kubelet = Kubelet::gather(&mut look, &processes);
-    kubelet.version = match options.kubelet_version {
-        Some(version) => Some(version),
-        None => version::find(&mut look, &kubelet).await,
-    };
-    let runtimes = Runtimes::gather(&mut look, &processes);
-    let facts = Facts {
-        processes,
-        kubelet,
-        runtimes,
-    };
+    let facts = Facts::gather(&mut look, options).await;
     runtime::check(&mut look, &facts);
     removed_flags::check(&mut look, &facts);
     contradictions::check(&mut look, &facts);

@@ -13,6 +13,7 @@ mod engines;
 mod log;
 mod man;
 mod metrics;
+mod migrate;
 mod reload;
 mod serve;
 mod service_manager;
@@ -64,6 +65,9 @@ Examples:
     /// Find out what depends on Docker, before it is taken away
     Check(check::CheckArgs),
 
+    /// Plan a node's move away from dockershim
+    Migrate(migrate::MigrateArgs),
+
     /// Print the completions of a shell
     Completions(completions::CompletionsArgs),
 
@@ -73,7 +77,8 @@ Examples:
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Command::Serve(_) | Command::Config(_) | Command::Check(_) = cli.command
+    if let Command::Serve(_) | Command::Config(_) | Command::Check(_) | Command::Migrate(_) =
+        cli.command
         && cli.connection.is_given()
     {
         Cli::command()
@@ -90,6 +95,7 @@ fn main() -> ExitCode {
         Command::Client(command) => client::run(command, &cli.connection),
         Command::Config(args) => client::finish(args.run()),
         Command::Check(args) => args.run(),
+        Command::Migrate(args) => client::finish(args.run()),
         Command::Completions(args) => client::finish(args.run(Cli::command())),
         Command::Man(args) => client::finish(args.run(Cli::command())),
     }

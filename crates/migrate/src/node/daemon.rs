@@ -223,7 +223,14 @@ pub(super) fn check(look: &mut Look<'_>, facts: &Facts) {
     for set in settings(docker) {
         judge(look, &set);
     }
-    proxies(look, docker);
+    for proxy in proxies(look, docker) {
+        look.report.find(
+            &rules::DOCKER_PROXY,
+            [proxy.evidence],
+            format!("{} is {}", proxy.name, without_password(&proxy.value)),
+            PROXY,
+        );
+    }
     certificates(look);
     credentials(look);
 }
@@ -301,17 +308,27 @@ fn is_proxy(name: &str) -> bool {
     )
 }
 
+/// A variable that says how the network is reached.
+pub(crate) struct Proxy {
+    pub(crate) name: String,
+    pub(crate) value: String,
+    pub(crate) evidence: Evidence,
+}
+
 /// Proxies in the unit, its drop-ins and the files of variables beside it.
-fn proxies(look: &mut Look<'_>, docker: &Docker) {
-    let mut found: Vec<(String, String, Evidence)> = Vec::new();
+pub(crate) fn proxies(look: &mut Look<'_>, docker: &Docker) -> Vec<Proxy> {
+    let mut found = Vec::new();
     if let Some(unit) = &docker.unit {
         for (source, setting) in unit.all("Service", "Environment") {
             for word in setting.value.words() {
                 if let Some((name, value)) = word.text().split_once('=')
                     && is_proxy(name)
                 {
-                    let evidence = Evidence::at(source, word.range.start);
-                    found.push((name.to_string(), value.to_string(), evidence));
+                    found.push(Proxy {
+                        name: name.to_string(),
+                        value: value.to_string(),
+                        evidence: Evidence::at(source, word.range.start),
+                    });
                 }
             }
         }
@@ -329,18 +346,15 @@ fn proxies(look: &mut Look<'_>, docker: &Docker) {
         for one in EnvFile::read(&source).assignments {
             if is_proxy(&one.name) {
                 let origin = Origin::File(Arc::clone(&source), one.range.clone());
-                found.push((one.name, one.value.text().to_string(), origin.evidence()));
+                found.push(Proxy {
+                    value: one.value.text().to_string(),
+                    name: one.name,
+                    evidence: origin.evidence(),
+                });
             }
         }
     }
-    for (name, value, evidence) in found {
-        look.report.find(
-            &rules::DOCKER_PROXY,
-            [evidence],
-            format!("{name} is {}", without_password(&value)),
-            PROXY,
-        );
-    }
+    found
 }
 
 /// A report is passed on: what is between `://` and `@` is not.

@@ -136,7 +136,21 @@ fn parameters(look: &mut Look<'_>) {
     }
 }
 
-fn modules(look: &mut Look<'_>) {
+/// The parameters that pods need and that no file sets at boot.
+pub(crate) fn parameters_not_at_boot(look: &mut Look<'_>) -> Vec<&'static str> {
+    let mut missing = PARAMETERS.to_vec();
+    missing.retain(|parameter| at_boot(look, parameter).is_none_or(|(value, _)| value != "1"));
+    missing
+}
+
+/// The modules that pods need and that no file has loaded at boot.
+pub(crate) fn modules_not_at_boot(look: &mut Look<'_>) -> Vec<&'static str> {
+    let is_there = modules_at_boot(look);
+    MODULES.into_iter().filter(|one| !is_there(one)).collect()
+}
+
+/// Whether a module is loaded at boot, or a part of the kernel.
+fn modules_at_boot(look: &mut Look<'_>) -> impl Fn(&str) -> bool + use<> {
     let mut files = dropins(look, "modules-load.d");
     files.push("/etc/modules".into());
     let mut listed = Vec::new();
@@ -154,12 +168,17 @@ fn modules(look: &mut Look<'_>) {
     let built_in = release
         .and_then(|release| look.read(format!("/lib/modules/{release}/modules.builtin")))
         .map(|source| source.text().replace('-', "_"));
-    let is_built_in = |module: &str| {
+    move |module: &str| {
         let file = format!("/{module}.ko");
-        built_in.as_ref().is_some_and(|list| list.contains(&file))
-    };
+        listed.iter().any(|line| line == module)
+            || built_in.as_ref().is_some_and(|list| list.contains(&file))
+    }
+}
+
+fn modules(look: &mut Look<'_>) {
+    let is_there = modules_at_boot(look);
     for module in MODULES.into_iter().chain(["nf_conntrack"]) {
-        if listed.iter().any(|line| line == module) || is_built_in(module) {
+        if is_there(module) {
             continue;
         }
         let path = format!("/sys/module/{module}");

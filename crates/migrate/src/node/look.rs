@@ -68,6 +68,7 @@ impl Tree {
 }
 
 /// A look at a node, and the report that comes of it.
+#[derive(Debug)]
 pub(crate) struct Look<'a> {
     pub(crate) root: &'a Root,
     pub(crate) report: Report,
@@ -127,6 +128,19 @@ impl<'a> Look<'a> {
                 None
             }
         }
+    }
+
+    /// Whether a program is where programs of the node are.
+    pub(crate) fn has_program(&self, name: &str) -> bool {
+        [
+            "/usr/bin",
+            "/usr/sbin",
+            "/usr/local/bin",
+            "/usr/local/sbin",
+            "/opt/bin",
+        ]
+        .iter()
+        .any(|directory| self.root.has(format!("{directory}/{name}")))
     }
 
     fn miss_path(&mut self, path: &Path, error: &std::io::Error) {

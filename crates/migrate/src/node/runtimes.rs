@@ -78,18 +78,6 @@ pub(super) fn process_of<'a>(processes: &'a [Process], program: &str) -> Option<
         .find(|process| process.program() == program && process.of_host)
 }
 
-fn has_program(look: &Look<'_>, name: &str) -> bool {
-    [
-        "/usr/bin",
-        "/usr/sbin",
-        "/usr/local/bin",
-        "/usr/local/sbin",
-        "/opt/bin",
-    ]
-    .iter()
-    .any(|directory| look.root.has(format!("{directory}/{name}")))
-}
-
 fn docker(look: &mut Look<'_>, processes: &[Process]) -> Option<Docker> {
     let process = process_of(processes, "dockerd").cloned();
     let unit = Unit::load(look, "docker.service");
@@ -107,7 +95,7 @@ fn docker(look: &mut Look<'_>, processes: &[Process]) -> Option<Docker> {
         || unit.is_some()
         || look.root.has(&path)
         || look.root.has("/run/docker.sock")
-        || has_program(look, "dockerd");
+        || look.has_program("dockerd");
     if !there {
         return None;
     }
@@ -134,7 +122,7 @@ fn containerd(look: &mut Look<'_>, processes: &[Process]) -> Option<Containerd> 
         .find(|process| !of_docker(process))
         .cloned();
     let path = "/etc/containerd/config.toml";
-    if process.is_none() && !look.root.has(path) && !has_program(look, "containerd") {
+    if process.is_none() && !look.root.has(path) && !look.has_program("containerd") {
         return None;
     }
     let mut configs: Vec<_> = look.tree(path, Format::Toml).into_iter().collect();
@@ -181,7 +169,7 @@ fn crio(look: &mut Look<'_>, processes: &[Process]) -> Option<Crio> {
     if process_of(processes, "crio").is_none()
         && !look.root.has(path)
         && !look.root.has(directory)
-        && !has_program(look, "crio")
+        && !look.has_program("crio")
     {
         return None;
     }

@@ -1,0 +1,136 @@
+//! The node's files as they would be: each is read once, changed as often as need be, and compared
+//! with what it was.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize, Serializer};
+use similar::TextDiff;
+
+use super::Error;
+use crate::Root;
+use crate::document::Source;
+
+/// Lines around a change that are shown.
+const CONTEXT: usize = 3;
+
+/// What becomes of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileChange {
+    /// Where the node has it; links in it are followed, and stay.
+    pub path: PathBuf,
+    /// Its bytes; nothing where there is no such file.
+    pub before: Option<Vec<u8>>,
+    /// Its bytes afterwards.
+    pub after: Vec<u8>,
+}
+
+impl FileChange {
+    /// The difference, as diff(1) has it with `-u`.
+    pub fn diff(&self) -> String {
+        let path = self.path.display();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let before = text(self.before.as_deref().unwrap_or_default());
+        let after = text(&self.after);
+        let from = match self.before {
+            Some(_) => path.to_string(),
+            None => "/dev/null".to_string(),
+        };
+        TextDiff::from_lines(&before, &after)
+            .unified_diff()
+            .context_radius(CONTEXT)
+            .header(&from, &path.to_string())
+            .to_string()
+    }
+}
+
+impl Serialize for FileChange {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Shown<'a> {
+            path: &'a Path,
+            created: bool,
+            diff: String,
+        }
+        let shown = Shown {
+            path: &self.path,
+            created: self.before.is_none(),
+            diff: self.diff(),
+        };
+        shown.serialize(serializer)
+    }
+}
+
+/// A file's bytes, where there is one.
+#[derive(Debug, Clone)]
+struct Known {
+    before: Option<Vec<u8>>,
+    now: Option<Vec<u8>>,
+}
+
+/// Files of a node, changed in memory alone.
+#[derive(Debug)]
+pub(super) struct Files<'a> {
+    root: &'a Root,
+    known: BTreeMap<PathBuf, Known>,
+    /// In the order in which they were first changed.
+    order: Vec<PathBuf>,
+}
+
+impl<'a> Files<'a> {
+    pub(super) fn new(root: &'a Root) -> Self {
+        Self {
+            root,
+            known: BTreeMap::new(),
+            order: Vec::new(),
+        }
+    }
+
+    /// A file as it would be by now.
+    pub(super) fn read(&mut self, path: &Path) -> Result<Option<Source>, Error> {
+        if let Some(known) = self.known.get(path) {
+            let now = known.now.clone();
+            return Ok(now.map(|bytes| Source::new(path, bytes)));
+        }
+        let unreadable = |source: io::Error| Error::Unreadable {
+            path: path.to_path_buf(),
+            source,
+        };
+        let source = self.root.read(path).map_err(unreadable)?;
+        let bytes = source.as_ref().map(|source| source.bytes().to_vec());
+        let known = Known {
+            before: bytes.clone(),
+            now: bytes,
+        };
+        self.known.insert(path.to_path_buf(), known);
+        Ok(source)
+    }
+
+    /// Says what a file is to be.
+    pub(super) fn write(&mut self, path: &Path, bytes: Vec<u8>) -> Result<(), Error> {
+        self.read(path)?;
+        if let Some(known) = self.known.get_mut(path) {
+            known.now = Some(bytes);
+        }
+        if !self.order.iter().any(|known| known == path) {
+            self.order.push(path.to_path_buf());
+        }
+        Ok(())
+    }
+
+    /// What was changed since this was last asked for, in order.
+    pub(super) fn take(&mut self) -> Vec<FileChange> {
+        let order = std::mem::take(&mut self.order);
+        let changes = order.into_iter().filter_map(|path| {
+            let Known { before, now } = self.known.get(&path)?.clone();
+            let after = now?;
+            (before.as_ref() != Some(&after)).then_some(FileChange {
+                path,
+                before,
+                after,
+            })
+        });
+        changes.collect()
+    }
+}

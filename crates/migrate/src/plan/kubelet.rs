@@ -1,0 +1,462 @@
+//! The kubelet's own files: flags that go, the endpoint, and what its configuration says of the
+//! runtime.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use super::edit;
+use super::files::Files;
+use super::target::Target;
+use super::{Error, Settings};
+use crate::document::{self, Edit, EnvFile, Format, Source};
+use crate::node::{Argument, Kubelet, Origin, Version};
+
+/// The first kubelet that has no dockershim, and asks for no `--container-runtime`.
+const WITHOUT_DOCKERSHIM: Version = Version::new(1, 24);
+
+/// The first kubelet that has its endpoint in its configuration.
+const ENDPOINT_CONFIGURED: Version = Version::new(1, 27);
+
+/// The first kubelet without `--pod-infra-container-image`.
+const WITHOUT_PAUSE_IMAGE: Version = Version::new(1, 35);
+
+/// What only dockershim read.
+const OF_DOCKERSHIM: [&str; 7] = [
+    "network-plugin",
+    "network-plugin-mtu",
+    "cni-bin-dir",
+    "cni-conf-dir",
+    "cni-cache-dir",
+    "experimental-dockershim",
+    "experimental-dockershim-root-directory",
+];
+
+/// The variables that kubeadm's unit puts into the command line, and the files that they are in.
+const VARIABLES: [(&str, &str); 3] = [
+    ("KUBELET_KUBEADM_ARGS", "/var/lib/kubelet/kubeadm-flags.env"),
+    ("KUBELET_EXTRA_ARGS", "/etc/default/kubelet"),
+    ("KUBELET_EXTRA_ARGS", "/etc/sysconfig/kubelet"),
+];
+
+/// What ties a unit to another so that it ends, or begins, with it.
+const TIES: [&str; 5] = ["Requires", "BindsTo", "Requisite", "PartOf", "Wants"];
+
+/// Where files of units are the administrator's: elsewhere, packages replace them.
+const OF_PEOPLE: &str = "/etc/";
+
+/// What the kubelet is to be told.
+pub(super) struct Wanted<'a> {
+    pub(super) target: Target,
+    pub(super) version: Version,
+    pub(super) cgroup_driver: &'a str,
+    pub(super) docker: &'a Settings,
+    /// Docker is stopped in the end.
+    pub(super) docker_goes: bool,
+}
+
+/// A flag as it stands in a file: its word, and that of its value where it is another one.
+struct Written<'a> {
+    name: String,
+    value: String,
+    source: &'a Source,
+    words: Vec<Range<usize>>,
+}
+
+/// The flags that are written in files, in the order of the command line.
+fn written(arguments: &[Argument]) -> Vec<Written<'_>> {
+    let mut found = Vec::new();
+    let mut rest = arguments.iter().skip(1).peekable();
+    while let Some(argument) = rest.next() {
+        let bare = argument.text.trim_start_matches('-');
+        let Origin::File(source, range) = &argument.origin else {
+            continue;
+        };
+        if bare.len() == argument.text.len() || bare.is_empty() {
+            continue;
+        }
+        let mut words = vec![range.clone()];
+        let (name, value) = match bare.split_once('=') {
+            Some((name, value)) => (name, value.to_string()),
+            None => match rest.next_if(|next| !next.text.starts_with('-')) {
+                Some(next) => {
+                    if let Origin::File(_, range) = &next.origin {
+                        words.push(range.clone());
+                    }
+                    (bare, next.text.clone())
+                }
+                None => (bare, "true".to_string()),
+            },
+        };
+        found.push(Written {
+            name: name.replace('_', "-"),
+            value,
+            source,
+            words,
+        });
+    }
+    found
+}
+
+/// Changes the kubelet's files.
+pub(super) fn change<'a>(
+    files: &mut Files<'_>,
+    kubelet: &'a Kubelet,
+    arguments: &'a [Argument],
+    wanted: &Wanted<'_>,
+) -> Result<(), Error> {
+    let flags = written(arguments);
+    let has_config = kubelet.config.is_some();
+    let command = Command::of(kubelet);
+    let mut edits: BTreeMap<PathBuf, Vec<Edit>> = BTreeMap::new();
+    let mut gone: BTreeMap<PathBuf, (&'a Source, Vec<Range<usize>>)> = BTreeMap::new();
+    let mut endpoint_is_set = false;
+    for flag in &flags {
+        let path = flag.source.path().to_path_buf();
+        match fate(flag, wanted, has_config) {
+            Fate::Stays => {}
+            Fate::Goes => {
+                let (_, words) = gone.entry(path).or_insert((flag.source, Vec::new()));
+                words.extend(flag.words.iter().cloned());
+            }
+            Fate::Becomes(value) => {
+                endpoint_is_set |= flag.name == "container-runtime-endpoint";
+                if flag.value != value {
+                    let rest = flag.words[1..].iter().cloned();
+                    let (_, words) = gone
+                        .entry(path.clone())
+                        .or_insert((flag.source, Vec::new()));
+                    words.extend(rest);
+                    edits.entry(path).or_default().push(Edit {
+                        range: flag.words[0].clone(),
+                        text: format!("--{}={value}", flag.name),
+                    });
+                }
+            }
+        }
+    }
+    if wanted.docker_goes {
+        ties(kubelet, &mut gone)?;
+    }
+    let mut added = Vec::new();
+    let old = wanted.version < WITHOUT_DOCKERSHIM;
+    if old && !flags.iter().any(|flag| flag.name == "container-runtime") {
+        added.push("--container-runtime=remote".to_string());
+    }
+    let configured = kubelet
+        .config
+        .as_ref()
+        .and_then(|config| config.node.text_at(&["containerRuntimeEndpoint"]))
+        .is_some_and(|endpoint| !endpoint.is_empty());
+    let by_file = wanted.version >= ENDPOINT_CONFIGURED && configured;
+    if !endpoint_is_set && !by_file {
+        let endpoint = wanted.target.endpoint();
+        added.push(format!("--container-runtime-endpoint={endpoint}"));
+    }
+    let added = added.join(" ");
+    let mut placed = added.is_empty() || add_flags(files, kubelet, &gone, &mut edits, &added)?;
+    let in_configuration =
+        by_file || (!placed && wanted.version >= ENDPOINT_CONFIGURED && has_config);
+    if let Some(command) = command {
+        let more = if placed || in_configuration {
+            ""
+        } else {
+            &added
+        };
+        command.change(files, &mut gone, &mut edits, more)?;
+        placed = true;
+    }
+    if !placed && !in_configuration {
+        return Err(Error::NoPlaceForFlags { flags: added });
+    }
+    for (path, (source, words)) in &gone {
+        let entry = edits.entry(path.clone()).or_default();
+        entry.extend(edit::without_words(source, words.clone()));
+    }
+    for (path, edits) in edits {
+        if let Some(source) = files.read(&path)? {
+            files.write(&path, source.edited(&edits))?;
+        }
+    }
+    configuration(files, kubelet, wanted, in_configuration)
+}
+
+/// The command line of the unit itself.
+struct Command<'a> {
+    unit: &'a str,
+    source: &'a Source,
+    words: Vec<Range<usize>>,
+}
+
+impl<'a> Command<'a> {
+    fn of(kubelet: &'a Kubelet) -> Option<Self> {
+        let unit = kubelet.unit.as_ref()?;
+        let (source, setting) = unit.all("Service", "ExecStart").into_iter().next_back()?;
+        let words = setting.value.words();
+        Some(Self {
+            unit: &unit.name,
+            source,
+            words: words.into_iter().map(|word| word.range).collect(),
+        })
+    }
+
+    /// Changes it where it is written, if that is the administrator's file; otherwise in a drop-in,
+    /// for a package's file is replaced with the package.
+    fn change(
+        &self,
+        files: &mut Files<'_>,
+        gone: &mut BTreeMap<PathBuf, (&Source, Vec<Range<usize>>)>,
+        edits: &mut BTreeMap<PathBuf, Vec<Edit>>,
+        added: &str,
+    ) -> Result<(), Error> {
+        let path = self.source.path();
+        let Some(last) = self.words.last() else {
+            return Ok(());
+        };
+        if path.starts_with(OF_PEOPLE) {
+            if !added.is_empty() {
+                let end = last.end;
+                edits.entry(path.to_path_buf()).or_default().push(Edit {
+                    range: end..end,
+                    text: format!(" {added}"),
+                });
+            }
+            return Ok(());
+        }
+        let (_, without) = gone.remove(path).unwrap_or((self.source, Vec::new()));
+        let instead = edits.remove(path).unwrap_or_default();
+        if without.is_empty() && instead.is_empty() && added.is_empty() {
+            return Ok(());
+        }
+        let kept = self.words.iter().filter(|word| !without.contains(word));
+        let mut words: Vec<&str> = kept
+            .map(|word| {
+                let other = instead.iter().find(|edit| edit.range == *word);
+                other.map_or(&self.source.text()[word.clone()], |edit| edit.text.as_str())
+            })
+            .collect();
+        if !added.is_empty() {
+            words.push(added);
+        }
+        let text = format!("[Service]\nExecStart=\nExecStart={}\n", words.join(" "));
+        let path = format!("/etc/systemd/system/{}.d/90-leaving-docker.conf", self.unit);
+        files.write(Path::new(&path), text.into_bytes())
+    }
+}
+
+/// What ties the kubelet's unit to Docker's, so that it would end with it.
+fn ties<'a>(
+    kubelet: &'a Kubelet,
+    gone: &mut BTreeMap<PathBuf, (&'a Source, Vec<Range<usize>>)>,
+) -> Result<(), Error> {
+    let Some(unit) = &kubelet.unit else {
+        return Ok(());
+    };
+    for key in TIES {
+        for (source, setting) in unit.all("Unit", key) {
+            let path = source.path();
+            for word in setting.value.words() {
+                if !matches!(word.text(), "docker.service" | "docker.socket") {
+                    continue;
+                }
+                if !path.starts_with(OF_PEOPLE) {
+                    return Err(Error::UnitNeedsDocker {
+                        unit: unit.name.clone(),
+                        path: path.to_path_buf(),
+                        key,
+                    });
+                }
+                let (_, words) = gone
+                    .entry(path.to_path_buf())
+                    .or_insert((source, Vec::new()));
+                words.push(word.range);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What becomes of a flag.
+enum Fate {
+    Stays,
+    Goes,
+    Becomes(String),
+}
+
+fn fate(flag: &Written<'_>, wanted: &Wanted<'_>, has_config: bool) -> Fate {
+    let keeps_docker = wanted.target == Target::CriDockerd;
+    match flag.name.as_str() {
+        "container-runtime-endpoint" => Fate::Becomes(wanted.target.endpoint().to_string()),
+        "container-runtime" if wanted.version < WITHOUT_DOCKERSHIM => {
+            Fate::Becomes("remote".to_string())
+        }
+        "container-runtime" | "image-pull-progress-deadline" => Fate::Goes,
+        "cgroup-driver" if has_config => Fate::Goes,
+        "cgroup-driver" => Fate::Becomes(wanted.cgroup_driver.to_string()),
+        "pod-infra-container-image"
+            if wanted.target == Target::Slipway || wanted.version >= WITHOUT_PAUSE_IMAGE =>
+        {
+            Fate::Goes
+        }
+        name if OF_DOCKERSHIM.contains(&name) => Fate::Goes,
+        name if name.starts_with("docker-") && !keeps_docker => Fate::Goes,
+        _ => Fate::Stays,
+    }
+}
+
+/// Adds flags to a variable that the unit puts into the command line; whether there is one.
+fn add_flags(
+    files: &mut Files<'_>,
+    kubelet: &Kubelet,
+    gone: &BTreeMap<PathBuf, (&Source, Vec<Range<usize>>)>,
+    edits: &mut BTreeMap<PathBuf, Vec<Edit>>,
+    added: &str,
+) -> Result<bool, Error> {
+    let Some(unit) = &kubelet.unit else {
+        return Ok(false);
+    };
+    let command = unit.all("Service", "ExecStart");
+    let uses = |name: &str| {
+        command.last().is_some_and(|(_, setting)| {
+            let words = setting.value.words();
+            words.iter().any(|word| {
+                word.text() == format!("${name}") || word.text() == format!("${{{name}}}")
+            })
+        })
+    };
+    let named = unit.environment_files();
+    for (variable, path) in VARIABLES {
+        let path = Path::new(path);
+        if !uses(variable) || !named.iter().any(|(file, _)| file == path) {
+            continue;
+        }
+        let Some(source) = files.read(path)? else {
+            continue;
+        };
+        let file = EnvFile::read(&source);
+        let edit = match file.get(variable) {
+            Some(one) => {
+                let taken = gone.get(path).map_or(0, |(_, words)| words.len());
+                let is_empty = one.value.words().len() <= taken;
+                let space = if is_empty { "" } else { " " };
+                append(&source, one.value_range.clone(), &format!("{space}{added}"))
+            }
+            None => append_line(&source, &format!("{variable}=\"{added}\"")),
+        };
+        edits.entry(path.to_path_buf()).or_default().push(edit);
+        return Ok(true);
+    }
+    // kubeadm's file is not there yet where the node was joined by hand.
+    for (variable, path) in VARIABLES {
+        let path = Path::new(path);
+        if uses(variable) && named.iter().any(|(file, _)| file == path) {
+            files.write(path, format!("{variable}=\"{added}\"\n").into_bytes())?;
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// More text at the end of a value, inside of its quotes.
+fn append(source: &Source, value: Range<usize>, text: &str) -> Edit {
+    let written = &source.text()[value.clone()];
+    if written.is_empty() {
+        return Edit {
+            range: value,
+            text: format!("\"{}\"", text.trim_start()),
+        };
+    }
+    let at = if written.ends_with(['"', '\'']) {
+        value.end - 1
+    } else {
+        value.end
+    };
+    Edit {
+        range: at..at,
+        text: text.to_string(),
+    }
+}
+
+fn append_line(source: &Source, line: &str) -> Edit {
+    let (text, end) = (source.text(), edit::line_end(source));
+    let before = if text.is_empty() || text.ends_with('\n') {
+        ""
+    } else {
+        end
+    };
+    Edit {
+        range: text.len()..text.len(),
+        text: format!("{before}{line}{end}"),
+    }
+}
+
+/// What the configuration file says of the runtime.
+fn configuration(
+    files: &mut Files<'_>,
+    kubelet: &Kubelet,
+    wanted: &Wanted<'_>,
+    endpoint: bool,
+) -> Result<(), Error> {
+    let Some(config) = &kubelet.config else {
+        return Ok(());
+    };
+    let path = config.source.path().to_path_buf();
+    for (key, value) in settings(kubelet, wanted, endpoint) {
+        let Some(source) = files.read(&path)? else {
+            return Ok(());
+        };
+        let documents =
+            document::read(&source, Format::Yaml).map_err(|malformed| Error::Malformed {
+                path: path.clone(),
+                malformed,
+            })?;
+        let Some(map) = documents.first() else {
+            continue;
+        };
+        if map.text_at(&[key]) == Some(value.trim_matches('"')) {
+            continue;
+        }
+        let edit = edit::yaml_setting(&source, map, key, &value);
+        let edit = edit.ok_or_else(|| Error::NoPlaceForKey {
+            path: path.clone(),
+            key,
+            value: value.clone(),
+        })?;
+        files.write(&path, source.edited(&[edit]))?;
+    }
+    Ok(())
+}
+
+/// The keys of the kubelet's configuration that change with its runtime.
+pub(super) fn settings(
+    kubelet: &Kubelet,
+    wanted: &Wanted<'_>,
+    endpoint: bool,
+) -> Vec<(&'static str, String)> {
+    let mut settings = vec![("cgroupDriver", wanted.cgroup_driver.to_string())];
+    if endpoint {
+        settings.push((
+            "containerRuntimeEndpoint",
+            wanted.target.endpoint().to_string(),
+        ));
+    }
+    if wanted.target != Target::CriDockerd {
+        let set = |key: &str| kubelet.configured(&[key]).is_some();
+        if let Some(size) = wanted
+            .docker
+            .max_log_size
+            .as_ref()
+            .filter(|_| !set("containerLogMaxSize"))
+        {
+            settings.push(("containerLogMaxSize", size.clone()));
+        }
+        if let Some(count) = wanted
+            .docker
+            .max_log_files
+            .filter(|_| !set("containerLogMaxFiles"))
+        {
+            settings.push(("containerLogMaxFiles", count.to_string()));
+        }
+    }
+    settings
+}
