@@ -14,7 +14,7 @@ mod kernel;
 mod kubelet;
 mod look;
 mod process;
-mod removed_flags;
+pub(crate) mod removed_flags;
 mod runtime;
 mod runtimes;
 mod systemd;

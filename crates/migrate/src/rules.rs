@@ -181,6 +181,30 @@ rules! {
     VOLUME_ONLY_HERE "volume-only-here" Warning
         "A volume of Docker: its data is in Docker's data directory"
 
+    // Workloads.
+    MOUNTS_DOCKER_SOCKET "mounts-docker-socket" Blocker
+        "A pod mounts Docker's socket, in whatever spelling"
+    MOUNTS_SOCKET_PARENT "mounts-socket-parent" Warning
+        "A pod mounts a directory above Docker's socket or data, and may use it from there"
+    MOUNTS_DOCKER_DATA "mounts-docker-data" Blocker
+        "A pod or volume uses Docker's data directory"
+    MOUNTS_DOCKER_FILES "mounts-docker-files" Warning
+        "A pod mounts Docker's configuration, certificates or program from the node"
+    RUNS_DOCKER "runs-docker" Blocker
+        "A pod that can reach the node's Docker runs docker commands"
+    DOCKER_HOST_VARIABLE "docker-host-variable" Warning
+        "A container is told where a Docker Engine is (DOCKER_HOST)"
+    DOCKER_IN_DOCKER "docker-in-docker" Note
+        "A pod has a Docker Engine of its own in a container: that goes on working"
+
+    // What the cluster says of its nodes.
+    NODE_RUNTIME_DOCKER "node-runtime-docker" Warning
+        "A node says that Docker is its runtime (docker://): dockershim, or cri-dockerd"
+    NODE_CRI_SOCKET "node-cri-socket" Warning
+        "kubeadm would look for Docker on a node, or is told a socket without unix://"
+    KUBELET_CONFIG_MAP "kubelet-config-map" Warning
+        "kubeadm gives new nodes a kubelet configuration that was made for Docker"
+
     // Any file.
     FILE_MALFORMED "file-malformed" Blocker
         "A file that is read by the kubelet or a runtime is not what its format allows"
