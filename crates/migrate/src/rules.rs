@@ -71,6 +71,12 @@ rules! {
     CGROUP_DRIVER_CGROUPFS "cgroup-driver-cgroupfs" Warning
         "The node is systemd's, and the kubelet writes its cgroups beside it (cgroupfs)"
 
+    // Runtimes that are there.
+    CONTAINERD_CRI_DISABLED "containerd-cri-disabled" Warning
+        "containerd is there with its CRI plugin switched off, as containerd.io's packages ship it"
+    CONTAINERD_SHARED "containerd-shared" Note
+        "Docker's containerd is the one that a CRI runtime would be: it has to stay when Docker goes"
+
     // Docker's settings: what carries over.
     DOCKER_MIRRORS "docker-mirrors" Warning
         "Docker pulls through registry mirrors"
@@ -152,7 +158,7 @@ rules! {
         "Services are described for docker-compose on the node"
 
     // Who watches.
-    AGENT "agent" Warning
+    AGENT "monitoring-agent" Warning
         "A monitoring or security agent that asks Docker, unless it is told otherwise"
     AGENT_CONFIGURATION "agent-configuration" Warning
         "A configuration names Docker's socket or its interface"
