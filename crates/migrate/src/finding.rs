@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::document::{Place, Source};
-use crate::rules::Rule;
+use crate::rules::{self, Rule};
 
 /// How much a finding matters to whoever takes Docker away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -129,7 +129,8 @@ impl fmt::Display for Evidence {
                 field,
             } => {
                 let slash = if namespace.is_empty() { "" } else { "/" };
-                write!(out, "{kind} {namespace}{slash}{name} {field}")
+                let space = if name.is_empty() { "" } else { " " };
+                write!(out, "{kind}{space}{namespace}{slash}{name} {field}")
             }
             Self::Process { pid, command } => write!(out, "process {pid} ({command})"),
             Self::Docker { kind, name, id } if id.is_empty() => write!(out, "{kind} {name}"),
@@ -253,6 +254,20 @@ impl Report {
         self.unseen.sort();
     }
 
+    /// What each rule has found, in the order of the findings.
+    pub fn by_rule(&self) -> Vec<(&'static Rule, Vec<&Finding>)> {
+        let mut groups: Vec<(&'static Rule, Vec<&Finding>)> = Vec::new();
+        for finding in &self.findings {
+            let known = groups.iter_mut().find(|(rule, _)| rule.id == finding.rule);
+            if let Some((_, findings)) = known {
+                findings.push(finding);
+            } else if let Some(rule) = rules::ALL.iter().find(|rule| rule.id == finding.rule) {
+                groups.push((rule, vec![finding]));
+            }
+        }
+        groups
+    }
+
     /// How many findings have this severity.
     pub fn count(&self, severity: Severity) -> usize {
         let of_it = |finding: &&Finding| finding.severity == severity;
@@ -277,7 +292,6 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules;
 
     #[test]
     fn what_could_not_be_seen_is_never_fine() {

@@ -112,7 +112,7 @@ fn of_line(line: &str) -> Option<(&'static Rule, &'static str)> {
         None => false,
     };
     let is_comma_list = bare.contains("docker,cri") || bare.contains("cri,docker");
-    if !is_comma_list && FORMATS.iter().any(|part| format(part)) {
+    if !is_comma_list && FORMATS.iter().any(format) {
         return Some((&rules::LOG_FORMAT, FORMAT));
     }
     None

@@ -1,6 +1,7 @@
 //! Leaving dockershim: what of a node, of manifests and of a cluster depends on Docker.
 //!
-//! [`node::check`] looks at a node, below a root directory, and changes nothing. What it finds is
+//! [`node::check`] looks at a node, below a root directory, [`manifests::check`] at files of
+//! Kubernetes objects. Neither changes anything. What they find is
 //! a [`Report`]: each [`Finding`] has the [`Rule`] that found it, where it was seen and what to do
 //! about it; what could not be looked at is in the report as well and is never taken for fine.
 //!
@@ -13,7 +14,9 @@ mod calls;
 pub mod document;
 mod finding;
 mod hints;
+pub mod manifests;
 pub mod node;
+mod object;
 pub mod plan;
 mod root;
 pub mod rules;

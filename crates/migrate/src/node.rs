@@ -14,10 +14,11 @@ mod kernel;
 mod kubelet;
 mod look;
 mod process;
-mod removed_flags;
+pub(crate) mod removed_flags;
 mod runtime;
 mod runtimes;
 mod systemd;
+mod targets;
 mod version;
 mod watchers;
 
@@ -82,6 +83,7 @@ pub async fn check(root: &Root, options: &Options) -> Report {
     removed_flags::check(&mut look, &facts);
     contradictions::check(&mut look, &facts);
     cgroups::check(&mut look, &facts);
+    targets::check(&mut look, &facts);
     cni::check(&mut look, &facts);
     daemon::check(&mut look, &facts);
     kernel::check(&mut look, &facts).await;

@@ -71,6 +71,12 @@ rules! {
     CGROUP_DRIVER_CGROUPFS "cgroup-driver-cgroupfs" Warning
         "The node is systemd's, and the kubelet writes its cgroups beside it (cgroupfs)"
 
+    // Runtimes that are there.
+    CONTAINERD_CRI_DISABLED "containerd-cri-disabled" Warning
+        "containerd is there with its CRI plugin switched off, as containerd.io's packages ship it"
+    CONTAINERD_SHARED "containerd-shared" Note
+        "Docker's containerd is the one that a CRI runtime would be: it has to stay when Docker goes"
+
     // Docker's settings: what carries over.
     DOCKER_MIRRORS "docker-mirrors" Warning
         "Docker pulls through registry mirrors"
@@ -152,7 +158,7 @@ rules! {
         "Services are described for docker-compose on the node"
 
     // Who watches.
-    AGENT "agent" Warning
+    AGENT "monitoring-agent" Warning
         "A monitoring or security agent that asks Docker, unless it is told otherwise"
     AGENT_CONFIGURATION "agent-configuration" Warning
         "A configuration names Docker's socket or its interface"
@@ -180,6 +186,30 @@ rules! {
         "An image that was built or loaded here and that no registry is known to have"
     VOLUME_ONLY_HERE "volume-only-here" Warning
         "A volume of Docker: its data is in Docker's data directory"
+
+    // Workloads.
+    MOUNTS_DOCKER_SOCKET "mounts-docker-socket" Blocker
+        "A pod mounts Docker's socket, in whatever spelling"
+    MOUNTS_SOCKET_PARENT "mounts-socket-parent" Warning
+        "A pod mounts a directory above Docker's socket or data, and may use it from there"
+    MOUNTS_DOCKER_DATA "mounts-docker-data" Blocker
+        "A pod or volume uses Docker's data directory"
+    MOUNTS_DOCKER_FILES "mounts-docker-files" Warning
+        "A pod mounts Docker's configuration, certificates or program from the node"
+    RUNS_DOCKER "runs-docker" Blocker
+        "A pod that can reach the node's Docker runs docker commands"
+    DOCKER_HOST_VARIABLE "docker-host-variable" Warning
+        "A container is told where a Docker Engine is (DOCKER_HOST)"
+    DOCKER_IN_DOCKER "docker-in-docker" Note
+        "A pod has a Docker Engine of its own in a container: that goes on working"
+
+    // What the cluster says of its nodes.
+    NODE_RUNTIME_DOCKER "node-runtime-docker" Warning
+        "A node says that Docker is its runtime (docker://): dockershim, or cri-dockerd"
+    NODE_CRI_SOCKET "node-cri-socket" Warning
+        "kubeadm would look for Docker on a node, or is told a socket without unix://"
+    KUBELET_CONFIG_MAP "kubelet-config-map" Warning
+        "kubeadm gives new nodes a kubelet configuration that was made for Docker"
 
     // Any file.
     FILE_MALFORMED "file-malformed" Blocker

@@ -1,5 +1,7 @@
 //! `slipway check`: what depends on Docker, before it is taken away.
 
+mod html;
+mod sarif;
 mod table;
 
 use std::path::PathBuf;
@@ -8,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use slipway_migrate::node::{self, Version};
-use slipway_migrate::{Finding, Report, Root, Severity, Unseen, Verdict};
+use slipway_migrate::{Finding, Report, Root, Severity, Unseen, Verdict, manifests};
 use tokio::runtime;
 
 use crate::client;
@@ -27,6 +29,8 @@ Exit codes:
 
 Examples:
   slipway check node
+  slipway check manifests deploy/ -o sarif > docker.sarif
+  slipway check node -o html > node.html
   slipway check node -o json | jq '.findings[] | select(.severity == \"blocker\")'")]
 pub(crate) struct CheckArgs {
     #[command(subcommand)]
@@ -41,6 +45,14 @@ Examples:
   slipway check node
   slipway check node --root /mnt/node-7 --kubelet-version 1.23")]
     Node(NodeArgs),
+
+    /// Look at files of Kubernetes objects: workloads that need Docker, agents, queries
+    #[command(after_help = "\
+Examples:
+  slipway check manifests deploy/
+  slipway check manifests deploy/ -o sarif > docker.sarif
+  slipway check manifests all.yaml   # what kubectl get -A -o yaml has written")]
+    Manifests(ManifestsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -52,6 +64,16 @@ struct NodeArgs {
     /// The kubelet's version, where it cannot be found out
     #[arg(long, value_name = "VERSION")]
     kubelet_version: Option<Version>,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+struct ManifestsArgs {
+    /// A file, or a directory whose .yaml, .yml and .json files are looked at, with all below it
+    #[arg(value_name = "DIR")]
+    path: PathBuf,
 
     #[command(flatten)]
     output: OutputArgs,
@@ -73,6 +95,10 @@ enum Format {
     Json,
     /// The same as YAML
     Yaml,
+    /// SARIF 2.1.0, which tools of code review show
+    Sarif,
+    /// One page that needs nothing else, for a browser, a phone or a printer
+    Html,
 }
 
 /// A report as programs get it.
@@ -100,7 +126,7 @@ impl CheckArgs {
 
 impl CheckCommand {
     async fn run(self) -> anyhow::Result<ExitCode> {
-        let (report, output) = match self {
+        let (report, subject, output) = match self {
             Self::Node(args) => {
                 anyhow::ensure!(
                     args.root.is_dir(),
@@ -110,17 +136,30 @@ impl CheckCommand {
                 let options = node::Options {
                     kubelet_version: args.kubelet_version,
                 };
-                let report = node::check(&Root::new(args.root), &options).await;
-                (report, args.output)
+                let root = Root::new(args.root);
+                let report = node::check(&root, &options).await;
+                (report, node_name(&root), args.output)
+            }
+            Self::Manifests(args) => {
+                let report = manifests::check(&args.path);
+                (report, args.path.display().to_string(), args.output)
             }
         };
-        output.print(&report)?;
+        output.print(&report, &subject)?;
         Ok(ExitCode::from(report.verdict().exit_code()))
     }
 }
 
+/// The node's name, as it has it itself.
+fn node_name(root: &Root) -> String {
+    let file = root.read("/etc/hostname").ok().flatten();
+    let name = file.map(|source| source.text().trim().to_string());
+    name.filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "this node".to_string())
+}
+
 impl OutputArgs {
-    fn print(&self, report: &Report) -> anyhow::Result<()> {
+    fn print(&self, report: &Report, subject: &str) -> anyhow::Result<()> {
         let document = || Document {
             verdict: report.verdict(),
             blockers: report.count(Severity::Blocker),
@@ -136,6 +175,13 @@ impl OutputArgs {
             }
             Format::Json => output::print_structured(output::Format::Json, &document()),
             Format::Yaml => output::print_structured(output::Format::Yaml, &document()),
+            Format::Sarif => output::print_structured(output::Format::Json, &sarif::render(report)),
+            Format::Html => {
+                let time = jiff::Timestamp::now()
+                    .strftime("%Y-%m-%d %H:%M UTC")
+                    .to_string();
+                write_stdout(html::render(report, subject, &time).as_bytes())
+            }
         }
     }
 }

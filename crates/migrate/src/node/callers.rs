@@ -242,10 +242,10 @@ fn units(look: &mut Look<'_>, todo: &str) {
             if DOCKERS_OWN.contains(&unit) || unit == "kubelet.service" {
                 continue;
             }
-            let files = if unit != name {
-                look.list(&path)
-            } else {
+            let files = if unit == name {
                 vec![path]
+            } else {
+                look.list(&path)
             };
             for path in files {
                 if look.root.metadata(&path).is_some_and(|one| one.is_file()) {

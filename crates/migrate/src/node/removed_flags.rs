@@ -60,6 +60,21 @@ impl Removed {
     }
 }
 
+/// From when on a flag is refused, and what takes its place.
+pub(crate) struct Since {
+    pub(crate) version: Version,
+    pub(crate) instead: &'static str,
+}
+
+/// What becomes of a flag, if anything does.
+pub(crate) fn of(name: &str) -> Option<Since> {
+    let removed = Removed::of(name)?;
+    Some(Since {
+        version: removed.since,
+        instead: removed.instead,
+    })
+}
+
 pub(super) fn check(look: &mut Look<'_>, facts: &Facts) {
     let kubelet = &facts.kubelet;
     let mut seen: BTreeMap<(&str, &str), Vec<&Flag>> = BTreeMap::new();

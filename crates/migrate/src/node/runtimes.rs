@@ -79,7 +79,10 @@ pub(super) fn process_of<'a>(processes: &'a [Process], program: &str) -> Option<
 }
 
 fn docker(look: &mut Look<'_>, processes: &[Process]) -> Option<Docker> {
-    let process = process_of(processes, "dockerd").cloned();
+    // CentOS 7 has its own name for it.
+    let process = process_of(processes, "dockerd");
+    let process = process.or_else(|| process_of(processes, "dockerd-current"));
+    let process = process.cloned();
     let unit = Unit::load(look, "docker.service");
     let planned = match &unit {
         Some(unit) => flags::parse(&unit.command(look)),

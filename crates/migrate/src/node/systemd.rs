@@ -35,14 +35,19 @@ pub struct Argument {
     pub origin: Origin,
 }
 
+/// Whether it is a link to nothing, which takes a unit or a drop-in away.
+fn is_masked(look: &Look<'_>, path: &Path) -> bool {
+    look.root.link(path).as_deref() == Some(Path::new("/dev/null"))
+}
+
 impl Unit {
     /// A unit, if there is one that is not masked.
     pub(crate) fn load(look: &mut Look<'_>, name: &str) -> Option<Self> {
         let main = DIRECTORIES
             .iter()
             .map(|directory| Path::new(directory).join(name))
-            .find(|path| look.root.has(path))?;
-        if look.root.link(&main).as_deref() == Some(Path::new("/dev/null")) {
+            .find(|path| look.root.has(path) || is_masked(look, path))?;
+        if is_masked(look, &main) {
             return None;
         }
         let mut dropins: BTreeMap<_, PathBuf> = BTreeMap::new();
@@ -58,7 +63,7 @@ impl Unit {
         }
         let mut files = Vec::new();
         for path in std::iter::once(main).chain(dropins.into_values()) {
-            if look.root.link(&path).as_deref() == Some(Path::new("/dev/null")) {
+            if is_masked(look, &path) {
                 continue;
             }
             if let Some(source) = look.read(&path) {

@@ -17,8 +17,9 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
     if !report.findings.is_empty() {
         text.push_str(&findings(report).render(colours));
         text.push_str("\nWhat to do:\n");
-        for (rule, todos) in todos(report) {
-            let _ = writeln!(text, "  {rule}");
+        for (rule, findings) in report.by_rule() {
+            let _ = writeln!(text, "  {}", rule.id);
+            let todos: BTreeSet<_> = findings.iter().map(|finding| &finding.todo).collect();
             for todo in todos {
                 wrap(&mut text, todo, "    ");
             }
@@ -65,21 +66,6 @@ fn findings(report: &Report) -> Table {
         }
     }
     table
-}
-
-/// What each rule says is to be done, once, in the order of the findings.
-fn todos(report: &Report) -> Vec<(&str, BTreeSet<&str>)> {
-    let mut rules: Vec<(&str, BTreeSet<&str>)> = Vec::new();
-    for finding in &report.findings {
-        let known = rules.iter_mut().find(|(rule, _)| *rule == finding.rule);
-        match known {
-            Some((_, todos)) => {
-                todos.insert(&finding.todo);
-            }
-            None => rules.push((finding.rule, BTreeSet::from([finding.todo.as_str()]))),
-        }
-    }
-    rules
 }
 
 fn wrap(out: &mut String, text: &str, indent: &str) {

@@ -1,6 +1,7 @@
 //! The client commands against a runtime that is a part of the test: what they ask for, what they
 //! print and how they end.
 
+mod check;
 mod engines;
 mod fake;
 mod session;

@@ -9,6 +9,7 @@ mod adoption;
 mod authority;
 mod cdi;
 mod cgroup_driver;
+mod check;
 mod checkpoint;
 mod client;
 mod config;
