@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bollard::models::ContainerInspectResponse;
 use slipway_cgroup::Hierarchy;
@@ -59,6 +59,9 @@ pub(crate) struct Node {
     pub(crate) image_names: ImageNames,
     pub(crate) observed: Observed,
     pub(crate) pulls: Pulls,
+    /// Containers of which a process was killed for want of memory. Docker forgets it where it hears
+    /// of that only after the container's end.
+    out_of_memory: Mutex<HashSet<String>>,
     /// Of pods: shared by whoever adds to one, alone for whoever stops or removes it.
     pub(crate) gates: Gates,
     /// Of pods and containers whose limits are being changed.
@@ -97,6 +100,7 @@ impl Node {
             image_names: ImageNames::default(),
             observed: Observed::default(),
             pulls: Pulls::default(),
+            out_of_memory: Mutex::default(),
             gates: Gates::default(),
             updates: Gates::default(),
             turns: Gates::default(),
@@ -214,7 +218,20 @@ impl Node {
         }
     }
 
-    fn take_container(&self, name: String, container: Container) {
+    /// Docker has told that a process of a container was killed for want of memory.
+    pub(crate) fn note_out_of_memory(&self, id: &str) {
+        self.out_of_memory().insert(id.to_owned());
+    }
+
+    fn out_of_memory(&self) -> MutexGuard<'_, HashSet<String>> {
+        let noted = self.out_of_memory.lock();
+        noted.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_container(&self, name: String, mut container: Container) {
+        if self.out_of_memory().contains(&container.id) {
+            container.state = container.state.out_of_memory();
+        }
         let before = self.containers.find(&container.id).ok().flatten();
         let before = before.map(|container| container.state.clone());
         let (id, pod) = (container.id.clone(), container.name.pod.clone());
@@ -245,6 +262,7 @@ impl Node {
         if let Ok(Some(container)) = self.containers.find(id) {
             self.containers.remove(&container.id);
             self.observed.forget(&container.id);
+            self.out_of_memory().remove(&container.id);
             if let Err(error) = self.limits.remove(&container.id) {
                 tracing::error!(container = container.id, %error, "its limits are left");
             }

@@ -215,6 +215,9 @@ fn take(node: &Arc<Node>, event: EventMessage) {
     if !ACTIONS.contains(&action.as_str()) {
         return;
     }
+    if action == "oom" {
+        node.note_out_of_memory(&id);
+    }
     let pod = attributes
         .get(naming::TYPE)
         .is_some_and(|kind| kind == naming::SANDBOX);

@@ -12,6 +12,7 @@ use slipway_cri_api::v1::{
 use slipway_testbed::{Node, pod};
 use tonic::{Code, Status};
 
+use crate::container::out_of_memory;
 use crate::{node, not_on_docker, on_docker, refused};
 
 pub(crate) const MIB: i64 = 1 << 20;
@@ -564,7 +565,8 @@ async fn whoever_is_killed_for_want_of_memory_is_told_from_whoever_is_killed() {
     let ends = async |pod: &str, config, container: &ContainerConfig| {
         let id = node.cri().launch(pod, config, container).await.unwrap();
         let status = node.cri().wait_for_exit(&id).await.unwrap();
-        (status.exit_code, status.reason)
+        out_of_memory(node.cri(), &id).await;
+        status.exit_code
     };
     let limited = |name: &str, script: &str| {
         let mut container = pod::shell(name, &image, script);
@@ -573,10 +575,7 @@ async fn whoever_is_killed_for_want_of_memory_is_told_from_whoever_is_killed() {
     };
     // A child is killed; the init lives on to say what it thinks of that.
     let child = limited("child", "sh -c 'tail /dev/zero'; exit 3");
-    assert_eq!(
-        ends(&sandbox, &config, &child).await,
-        (3, "OOMKilled".to_owned())
-    );
+    assert_eq!(ends(&sandbox, &config, &child).await, 3);
 
     let killed = limited("killed", "sleep 1000 & wait");
     let id = node.cri().launch(&sandbox, &config, &killed).await.unwrap();
@@ -601,10 +600,7 @@ async fn whoever_is_killed_for_want_of_memory_is_told_from_whoever_is_killed() {
     };
     fs::write(file, (16 * MIB).to_string()).unwrap();
     let unlimited = pod::shell("main", &image, "exec tail /dev/zero");
-    assert_eq!(
-        ends(&small, &config, &unlimited).await,
-        (137, "OOMKilled".to_owned())
-    );
+    assert_eq!(ends(&small, &config, &unlimited).await, 137);
 
     // With v2 a kubelet asks for the whole container to go.
     let mut whole = limited("whole", "sh -c 'tail /dev/zero'; exit 3");
@@ -612,10 +608,7 @@ async fn whoever_is_killed_for_want_of_memory_is_told_from_whoever_is_killed() {
     if v2() {
         let config = node.pod("whole");
         let pod = node.cri().run_pod(&config).await.unwrap();
-        assert_eq!(
-            ends(&pod, &config, &whole).await,
-            (137, "OOMKilled".to_owned())
-        );
+        assert_eq!(ends(&pod, &config, &whole).await, 137);
     } else {
         let answer = node.cri().create(&small, &config, &whole).await;
         refused(
