@@ -242,6 +242,82 @@ async fn limits_are_changed_in_place_and_reported_also_after_a_restart() {
     node.finish().await.unwrap();
 }
 
+/// The sizes of huge pages that the node has, with the limit that a kubelet gives to who asks for
+/// none.
+fn no_huge_pages() -> Vec<HugepageLimit> {
+    let directories = fs::read_dir("/sys/kernel/mm/hugepages").unwrap().flatten();
+    let mut limits: Vec<_> = directories
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let size = name.strip_prefix("hugepages-")?.strip_suffix("kB")?;
+            let megabytes = size.parse::<u64>().ok()? >> 10;
+            let page_size = match megabytes >> 10 {
+                0 => format!("{megabytes}MB"),
+                gigabytes => format!("{gigabytes}GB"),
+            };
+            Some(HugepageLimit {
+                page_size,
+                limit: 0,
+            })
+        })
+        .collect();
+    limits.sort_by(|one, other| one.page_size.cmp(&other.page_size));
+    limits
+}
+
+#[tokio::test]
+async fn what_a_kubelet_says_of_every_container_is_taken_set_and_kept() {
+    let (mut node, image) = node().await;
+    let config = node.pod("usual");
+    let sandbox = node.cri().run_pod(&config).await.unwrap();
+    let mut container = pod::sleeper("main", &image);
+    let usual = resources(&mut container);
+    usual.hugepage_limits = no_huge_pages();
+    if v2() {
+        usual.unified = [("memory.oom.group".to_owned(), "1".to_owned())].into();
+    }
+    let usual = usual.clone();
+    let id = node
+        .cri()
+        .launch(&sandbox, &config, &container)
+        .await
+        .unwrap();
+    let cgroup = container_cgroup(&node, &id);
+    let in_force = |group: &str, huge: &str| {
+        if v2() {
+            assert_eq!(control(&cgroup, "", "memory.oom.group"), group);
+            for limit in &usual.hugepage_limits {
+                let file = format!("hugetlb.{}.max", limit.page_size);
+                assert_eq!(control(&cgroup, "", &file), huge);
+            }
+        }
+    };
+    let kept = |said: LinuxContainerResources| (said.hugepage_limits, said.unified);
+    in_force("1", "0");
+    assert_eq!(kept(reported(&node, &id).await), kept(usual.clone()));
+
+    // Changed, and found again by the next daemon. A size has two megabytes or more.
+    let mut changed = usual.clone();
+    if v2() {
+        for limit in &mut changed.hugepage_limits {
+            limit.limit = 4 << 30;
+        }
+        changed
+            .unified
+            .insert("memory.oom.group".to_owned(), "0".to_owned());
+        update(&node, &id, changed.clone()).await.unwrap();
+        in_force("0", &(4u64 << 30).to_string());
+    } else {
+        update(&node, &id, changed.clone()).await.unwrap();
+    }
+    for _ in 0..2 {
+        assert_eq!(kept(reported(&node, &id).await), kept(changed.clone()));
+        node.daemon.kill9();
+        node.daemon.restart().await.unwrap();
+    }
+    node.finish().await.unwrap();
+}
+
 #[tokio::test]
 async fn what_cannot_be_changed_is_refused_and_leaves_all_as_it_was() {
     let (node, image) = node().await;
