@@ -15,6 +15,17 @@ pub struct Cgroup {
     path: CgroupPath,
 }
 
+/// Limits that were changed, and what they were before.
+#[derive(Debug)]
+pub struct Updated(Changes);
+
+impl Updated {
+    /// Puts back what was changed, because something else that belongs to the change was refused.
+    pub fn undo(self) {
+        self.0.undo();
+    }
+}
+
 impl Cgroup {
     pub(crate) fn new(layout: Arc<Layout>, path: CgroupPath) -> Self {
         Self { layout, path }
@@ -64,15 +75,26 @@ impl Cgroup {
     /// A `memory_limit` below what is in use and cannot be reclaimed is refused: by the kernel on
     /// v1 ([`Error::Write`] with `EBUSY`), and here on v2 ([`Error::MemoryInUse`]), where the kernel
     /// would let the OOM killer loose.
-    pub fn update(&self, resources: &Resources) -> Result<(), Error> {
+    pub fn update(&self, resources: &Resources) -> Result<Updated, Error> {
         self.refuse_root()?;
         self.refuse_below_use(resources)?;
         let mut changes = Changes::Reversible(Vec::new());
-        let applied = self.apply(resources, &mut changes);
-        if applied.is_err() {
-            changes.undo();
+        match self.apply(resources, &mut changes) {
+            Ok(()) => Ok(Updated(changes)),
+            Err(error) => {
+                changes.undo();
+                Err(error)
+            }
         }
-        applied
+    }
+
+    /// Refuses settings of [`Resources::unified`] that this cgroup has no file for. Those that are made
+    /// beside it have the same ones.
+    pub fn check_files(&self, resources: &Resources) -> Result<(), Error> {
+        match *self.layout {
+            Layout::V1(_) => Ok(()),
+            Layout::V2(_) => v2::check_files(self, resources),
+        }
     }
 
     pub(crate) fn apply(&self, resources: &Resources, changes: &mut Changes) -> Result<(), Error> {
@@ -82,7 +104,8 @@ impl Cgroup {
         }
     }
 
-    fn refuse_below_use(&self, resources: &Resources) -> Result<(), Error> {
+    /// Refuses a `memory_limit` as [`Cgroup::update`] does on v2; on v1 it is for the kernel to refuse.
+    pub fn refuse_below_use(&self, resources: &Resources) -> Result<(), Error> {
         let limit = resources.memory_limit.filter(|limit| *limit > 0);
         let (Layout::V2(_), Some(limit)) = (&*self.layout, limit) else {
             return Ok(());

@@ -6,6 +6,7 @@ use crate::Error;
 use crate::control_file::{read, try_write, write};
 
 /// The writes of one operation.
+#[derive(Debug)]
 pub(crate) enum Changes {
     /// To a cgroup that is removed when one of them fails.
     Final,

@@ -53,7 +53,7 @@ mod usage;
 mod v1;
 mod v2;
 
-pub use cgroup::Cgroup;
+pub use cgroup::{Cgroup, Updated};
 pub use details::{CpuModes, Details, DeviceIo, HugepageStats, Throttling};
 pub use device::{Access, DeviceKind, DeviceRule};
 pub use error::Error;

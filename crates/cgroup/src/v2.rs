@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::changes::Changes;
 use crate::control_file::{read, read_number, try_write};
@@ -157,26 +157,41 @@ pub(crate) fn check_unified(key: &str) -> Result<(), Error> {
     })
 }
 
+/// Refuses keys of which there is no file.
+pub(crate) fn check_files(cgroup: &Cgroup, resources: &Resources) -> Result<(), Error> {
+    let directories = cgroup.directories();
+    let directory = directories.first().into_iter();
+    let mut settings = directory.flat_map(|directory| {
+        let keys = resources.unified.keys();
+        keys.map(move |key| setting(directory, key))
+    });
+    settings.try_for_each(|file| file.map(drop))
+}
+
+/// The file of a key.
+fn setting(directory: &Path, key: &str) -> Result<PathBuf, Error> {
+    check_unified(key)?;
+    let file = directory.join(key);
+    if file.is_file() {
+        return Ok(file);
+    }
+    let enabled = read(&directory.join("cgroup.controllers")).unwrap_or_default();
+    Err(Error::Invalid {
+        setting: format!("unified {key:?}"),
+        problem: format!(
+            "there is no {} (the cgroup's controllers are: {})",
+            file.display(),
+            enabled.trim_ascii()
+        ),
+    })
+}
+
 fn unified(cgroup: &Cgroup, resources: &Resources, changes: &mut Changes) -> Result<(), Error> {
     let [directory] = &cgroup.directories()[..] else {
         return Ok(());
     };
     for (key, value) in &resources.unified {
-        let invalid = |problem: String| Error::Invalid {
-            setting: format!("unified {key:?}"),
-            problem,
-        };
-        check_unified(key)?;
-        let file = directory.join(key);
-        if !file.is_file() {
-            let enabled = read(&directory.join("cgroup.controllers")).unwrap_or_default();
-            return Err(invalid(format!(
-                "there is no {} (the cgroup's controllers are: {})",
-                file.display(),
-                enabled.trim_ascii()
-            )));
-        }
-        changes.write(&file, value)?;
+        changes.write(&setting(directory, key)?, value)?;
     }
     Ok(())
 }

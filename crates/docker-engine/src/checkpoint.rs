@@ -4,14 +4,12 @@
 //! So a pod that Docker has and that has no file is one that was being made when the daemon was
 //! killed.
 
-use std::fs;
-use std::io::{self, Write as _};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 
 use prost::Message;
-use slipway_cri_api::v1::PodSandboxConfig;
-use slipway_engine::{Error, Result};
+use slipway_cri_api::v1::{LinuxContainerResources, PodSandboxConfig};
+
+use crate::files::Files;
 
 /// A pod's file.
 #[derive(Clone, PartialEq, Message)]
@@ -23,6 +21,11 @@ pub(crate) struct Checkpoint {
     /// As RunPodSandboxRequest has it.
     #[prost(string, tag = "3")]
     pub(crate) handler: String,
+    /// What an update has made of the fields of those names in the configuration.
+    #[prost(message, optional, tag = "4")]
+    pub(crate) overhead: Option<LinuxContainerResources>,
+    #[prost(message, optional, tag = "5")]
+    pub(crate) resources: Option<LinuxContainerResources>,
 }
 
 impl Checkpoint {
@@ -31,6 +34,7 @@ impl Checkpoint {
             config: Some(config),
             addresses: addresses.iter().map(ToString::to_string).collect(),
             handler,
+            ..Self::default()
         }
     }
 
@@ -42,6 +46,19 @@ impl Checkpoint {
         }
     }
 
+    /// With what an update says of the pod and its containers; none keeps what was.
+    pub(crate) fn updated(
+        self,
+        overhead: Option<LinuxContainerResources>,
+        resources: Option<LinuxContainerResources>,
+    ) -> Self {
+        Self {
+            overhead: overhead.or(self.overhead),
+            resources: resources.or(self.resources),
+            ..self
+        }
+    }
+
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         let addresses = self.addresses.iter();
         addresses
@@ -50,76 +67,18 @@ impl Checkpoint {
     }
 }
 
-/// The directory of all files. Everything here blocks, briefly.
-#[derive(Debug)]
-pub(crate) struct Checkpoints(PathBuf);
-
-impl Checkpoints {
-    pub(crate) fn new(directory: PathBuf) -> Self {
-        Self(directory)
-    }
-
-    /// A pod's; none where there is no file. One that cannot be read is logged and says nothing: the
-    /// pod is complete all the same.
-    pub(crate) fn get(&self, pod: &str) -> Option<Checkpoint> {
-        let path = self.0.join(pod);
-        let read = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(error) => Err(error),
-            Ok(bytes) => Checkpoint::decode(bytes.as_slice()).map_err(io::Error::other),
-        };
-        Some(read.unwrap_or_else(|error| {
-            tracing::error!(file = %path.display(), %error, "a pod's checkpoint cannot be read");
-            Checkpoint::default()
-        }))
-    }
-
-    /// Writes a pod's, whole or not at all.
-    pub(crate) fn put(&self, pod: &str, checkpoint: &Checkpoint) -> Result<()> {
-        let (path, incomplete) = (self.0.join(pod), self.0.join(format!(".{pod}")));
-        let write = || {
-            let mut file = fs::File::create(&incomplete)?;
-            file.write_all(&checkpoint.encode_to_vec())?;
-            fs::rename(&incomplete, &path)
-        };
-        write().map_err(|error| failed("written", &path, &error))
-    }
-
-    /// Removes a pod's; one that is not there is fine.
-    pub(crate) fn remove(&self, pod: &str) -> Result<()> {
-        let path = self.0.join(pod);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(failed("removed", &path, &error))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The pods that have one, in no order.
-    pub(crate) fn pods(&self) -> Result<Vec<String>> {
-        let entries = fs::read_dir(&self.0).map_err(|error| failed("read", &self.0, &error))?;
-        let names = entries.flatten().map(|entry| entry.file_name());
-        Ok(names
-            .filter_map(|name| name.into_string().ok())
-            .filter(|name| !name.starts_with('.'))
-            .collect())
-    }
-}
-
-fn failed(done: &str, path: &Path, error: &io::Error) -> Error {
-    Error::internal(format!("{} cannot be {done}: {error}", path.display()))
-}
+/// The checkpoints of all pods, by their ids. One that is damaged says no more than that its pod was
+/// complete.
+pub(crate) type Checkpoints = Files<Checkpoint>;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_checkpoint_is_there_until_it_is_removed() {
+    fn a_checkpoint_is_read_as_it_was_written() {
         let directory = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::new(directory.path().to_owned());
-        assert_eq!(checkpoints.get("a"), None);
         let config = PodSandboxConfig {
             hostname: "web".to_owned(),
             ..PodSandboxConfig::default()
@@ -130,18 +89,5 @@ mod tests {
         let read = checkpoints.get("a").unwrap();
         assert_eq!(read, written);
         assert_eq!(read.addresses(), addresses);
-        assert_eq!(checkpoints.pods().unwrap(), ["a"]);
-        checkpoints.remove("a").unwrap();
-        checkpoints.remove("a").unwrap();
-        assert_eq!(checkpoints.get("a"), None);
-    }
-
-    #[test]
-    fn a_damaged_one_says_that_the_pod_was_complete() {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("a"), [0xff; 7]).unwrap();
-        let checkpoints = Checkpoints::new(directory.path().to_owned());
-        assert_eq!(checkpoints.get("a"), Some(Checkpoint::default()));
-        assert_eq!(checkpoints.pods().unwrap(), ["a"]);
     }
 }

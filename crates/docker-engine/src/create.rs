@@ -1,5 +1,6 @@
 //! What Docker is asked to make of a container's configuration.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use bollard::models::{
@@ -12,11 +13,12 @@ use slipway_cri_api::v1::{
     ContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, Mount,
     MountPropagation, NamespaceMode, Signal,
 };
+use slipway_engine::refuse::device_target;
 use slipway_engine::{ContainerName, Error, Result};
 
 use crate::dockerd::Facts;
 use crate::inspect::Pod;
-use crate::{naming, security};
+use crate::{limits, naming, refuse, security};
 
 /// The log driver whose files a kubelet can read.
 pub(crate) const JSON_FILE: &str = "json-file";
@@ -37,6 +39,7 @@ pub(crate) fn body(
     }
     let linux = config.linux.clone().unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
+    let resources = linux.resources.unwrap_or_default();
     let mut labels = naming::labels(&config.labels, &config.annotations);
     let log_path = log_path(pod, config).map(|path| path.to_string_lossy().into_owned());
     let asked = if image.user_specified_image.is_empty() {
@@ -53,6 +56,8 @@ pub(crate) fn body(
         ]
         .map(|(key, value)| (key.to_owned(), value)),
     );
+    let limits = limits::labels(&resources).into_iter();
+    labels.extend(limits.map(|(key, value)| (key.to_owned(), value)));
     let given = |words: &[String]| (!words.is_empty()).then(|| words.to_vec());
     let environment = config.envs.iter();
     let environment = environment.map(|entry| format!("{}={}", entry.key, entry.value));
@@ -109,18 +114,21 @@ fn host(
         (!security.privileged && !paths.is_empty()).then(|| paths.to_vec())
     };
     let capabilities = security.capabilities.clone().unwrap_or_default();
+    let (cap_add, cap_drop) = security::capabilities(capabilities, facts.capabilities)?;
     let host = HostConfig {
         network_mode: Some(of_pod.clone()),
         ipc_mode: Some(of_pod),
         pid_mode: pid,
+        // Each container has a UTS namespace of its own.
+        sysctls: (!on_node).then(|| refuse::domain_name(pod)),
         uts_mode: on_node.then(|| "host".to_owned()),
         mounts: Some(mounts(&config.mounts, facts)?),
         devices: Some(devices(config)),
         device_requests: cdi(config),
         privileged: Some(security.privileged),
         readonly_rootfs: Some(security.readonly_rootfs),
-        cap_add: Some(capabilities.add_capabilities),
-        cap_drop: Some(capabilities.drop_capabilities),
+        cap_add: Some(cap_add),
+        cap_drop: Some(cap_drop),
         group_add: Some(groups.collect()),
         masked_paths: listed(&security.masked_paths),
         readonly_paths: listed(&security.readonly_paths),
@@ -143,11 +151,11 @@ fn host(
     })
 }
 
-/// Hugepages and the files of cgroup v2 by name are not among what Docker can set: the pod's own
-/// cgroup, which is the kubelet's, has the former.
+/// With the limits that Docker can set; for the others see [`limits`].
 fn limited(host: HostConfig, resources: &LinuxContainerResources, facts: &Facts) -> HostConfig {
     let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let memory = resources.memory_limit_in_bytes;
+    // Less than nothing is no limit.
+    let memory = resources.memory_limit_in_bytes.max(0);
     let swap = match resources.memory_swap_limit_in_bytes {
         // As much as of memory is none of swap.
         0 => memory,
@@ -214,8 +222,15 @@ fn stop_signal(config: &ContainerConfig) -> Result<Option<String>> {
     }
 }
 
+/// Of two at one place the last one is seen; Docker takes only one.
 fn mounts(mounts: &[Mount], facts: &Facts) -> Result<Vec<DockerMount>> {
-    mounts.iter().map(|asked| mount(asked, facts)).collect()
+    let place =
+        |mount: &Mount| -> PathBuf { Path::new(&mount.container_path).components().collect() };
+    let seen = mounts.iter().enumerate().filter(|(number, asked)| {
+        let mut later = mounts[number + 1..].iter();
+        !later.any(|other| place(other) == place(asked))
+    });
+    seen.map(|(_, asked)| mount(asked, facts)).collect()
 }
 
 fn mount(mount: &Mount, facts: &Facts) -> Result<DockerMount> {
@@ -248,10 +263,14 @@ fn mount(mount: &Mount, facts: &Facts) -> Result<DockerMount> {
     // As dockershim had it: a volume of no type that is not there becomes a directory.
     if std::fs::metadata(source).is_err() {
         std::fs::create_dir_all(source).map_err(|error| {
-            Error::precondition(format!(
+            let words = format!(
                 "Mount.host_path {} is not there and cannot be made: {error}",
                 source.display()
-            ))
+            );
+            match error.kind() {
+                ErrorKind::NotADirectory => Error::invalid(words),
+                _ => Error::precondition(words),
+            }
         })?;
     }
     // Later versions would by themselves make read-only all that is below.
@@ -277,18 +296,14 @@ fn devices(config: &ContainerConfig) -> Vec<DeviceMapping> {
     devices
         .map(|device| DeviceMapping {
             path_on_host: Some(device.host_path.clone()),
-            path_in_container: Some(device.container_path.clone()),
+            path_in_container: Some(device_target(device).to_owned()),
             cgroup_permissions: Some(device.permissions.clone()),
         })
         .collect()
 }
 
 fn cdi(config: &ContainerConfig) -> Option<Vec<DeviceRequest>> {
-    let names: Vec<_> = config
-        .cdi_devices
-        .iter()
-        .map(|device| device.name.clone())
-        .collect();
+    let names: Vec<_> = refuse::cdi_devices(config).map(str::to_owned).collect();
     (!names.is_empty()).then(|| {
         vec![DeviceRequest {
             driver: Some("cdi".to_owned()),

@@ -1,12 +1,13 @@
 //! The daemon that does the work: where it is, whether it answers, and how long it may take.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bollard::models::{SystemInfoCgroupDriverEnum, SystemInfoCgroupVersionEnum};
 use bollard::{ClientVersion, Docker};
+use rustix::thread::CapabilitySet;
 use serde::de::DeserializeOwned;
 use slipway_engine::{Error, Kind, Result};
 use tokio::sync::watch;
@@ -61,6 +62,8 @@ pub(crate) struct Facts {
     pub(crate) live_restore: bool,
     /// The lowest oom_score_adj that it can give to a container.
     pub(crate) lowest_oom_score: i64,
+    /// The capabilities that it has itself; all that there are where that is not known.
+    pub(crate) capabilities: CapabilitySet,
 }
 
 impl Dockerd {
@@ -241,9 +244,13 @@ impl Dockerd {
         let info = self
             .answer(self.timeout, what, async { docker.info().await })
             .await?;
-        let lowest_oom_score = match wire::listener(&self.socket).await {
-            Ok(pid) => lowest_oom_score(pid.as_raw_pid()),
-            Err(_) => 0,
+        let (capabilities, lowest_oom_score) = match wire::listener(&self.socket).await {
+            Ok(pid) => {
+                let pid = pid.as_raw_pid();
+                let capabilities = capabilities(pid);
+                (capabilities, lowest_oom_score(pid, capabilities))
+            }
+            Err(_) => (CapabilitySet::all(), 0),
         };
         let facts = Facts {
             version: version.version,
@@ -256,6 +263,7 @@ impl Dockerd {
             runtimes: info.runtimes.unwrap_or_default().into_keys().collect(),
             live_restore: info.live_restore_enabled.unwrap_or_default(),
             lowest_oom_score,
+            capabilities,
         };
         Ok(Up {
             docker,
@@ -299,21 +307,24 @@ fn agree(theirs: &str) -> Option<(usize, usize)> {
     (theirs >= OLDEST).then(|| theirs.min(ours))
 }
 
-/// The lowest `oom_score_adj` that a process can give to another one: without
-/// `CAP_SYS_RESOURCE`, in a container for example, its own (proc(5)).
-fn lowest_oom_score(pid: i32) -> i64 {
-    const SYS_RESOURCE: u64 = 1 << 24;
-    let directory = Path::new("/proc").join(pid.to_string());
-    let read = |file: &str| std::fs::read_to_string(directory.join(file)).unwrap_or_default();
-    let status = read("status");
-    let effective = status
+/// The capabilities in effect for a process, by their numbers (proc(5)).
+fn capabilities(pid: i32) -> CapabilitySet {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
-    if effective.is_some_and(|set| set & SYS_RESOURCE != 0) {
+        .and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
+        .map_or(CapabilitySet::all(), CapabilitySet::from_bits_retain)
+}
+
+/// The lowest `oom_score_adj` that a process can give to another one: without
+/// `CAP_SYS_RESOURCE`, in a container for example, its own (proc(5)).
+fn lowest_oom_score(pid: i32, capabilities: CapabilitySet) -> i64 {
+    if capabilities.contains(CapabilitySet::SYS_RESOURCE) {
         return -1000;
     }
-    let own = read("oom_score_adj").trim().parse().unwrap_or(0);
+    let own = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj"));
+    let own = own.unwrap_or_default().trim().parse().unwrap_or(0);
     tracing::warn!(
         lowest = own,
         "dockerd has no CAP_SYS_RESOURCE and can give no container a lower oom_score_adj than \
@@ -342,6 +353,8 @@ mod tests {
     #[test]
     fn this_process_can_set_what_the_kernel_lets_it() {
         let own = i32::try_from(std::process::id()).unwrap();
-        assert!((-1000..=1000).contains(&lowest_oom_score(own)));
+        let capabilities = capabilities(own);
+        assert!((-1000..=1000).contains(&lowest_oom_score(own, capabilities)));
+        assert_eq!(lowest_oom_score(own, CapabilitySet::all()), -1000);
     }
 }

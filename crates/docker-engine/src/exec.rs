@@ -284,10 +284,8 @@ async fn kill(node: &Node, container: &str, exec: &str, mark: String) -> Result<
 
 /// The processes in the cgroup of a process.
 fn beside(pid: i32) -> Vec<i32> {
-    let path = std::fs::read_to_string(format!("/proc/{pid}/cgroup"));
-    let path = path.ok().and_then(|text| crate::stats::cgroup_path(&text));
     let hierarchy = Hierarchy::detect().ok();
-    let processes = path
+    let processes = crate::cgroups::cgroup_of(Some(pid))
         .zip(hierarchy)
         .and_then(|(path, hierarchy)| hierarchy.open(&path).processes().ok());
     processes.unwrap_or_default()

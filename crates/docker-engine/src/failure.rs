@@ -65,7 +65,14 @@ fn of_words(message: &str) -> Kind {
         Kind::PermissionDenied
     } else if has(&["manifest unknown", "not found"]) {
         Kind::NotFound
-    } else if has(&["no matching manifest"]) {
+    } else if has(&[
+        "no matching manifest",
+        // What dockerd or its node has not got.
+        "unable to apply caps",
+        "max depth exceeded",
+        "is not a shared mount",
+        "is not a shared or slave mount",
+    ]) {
         Kind::FailedPrecondition
     } else if has(&["connection refused", "no such host", "i/o timeout"]) {
         Kind::Unavailable

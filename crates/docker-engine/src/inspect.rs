@@ -9,13 +9,14 @@ use bollard::models::{
     MountBindOptionsPropagationEnum, NetworkSettings,
 };
 use slipway_cri_api::v1::{
-    ContainerMetadata, HugepageLimit, LinuxContainerResources, Mount, MountPropagation,
-    NamespaceMode, NamespaceOption,
+    ContainerMetadata, LinuxContainerResources, Mount, MountPropagation, NamespaceMode,
+    NamespaceOption,
 };
 use slipway_engine::{ContainerExit, ContainerName, ContainerState, PodName};
 
-use crate::checkpoint::Checkpoint;
-use crate::naming;
+use crate::checkpoint::{Checkpoint, Checkpoints};
+use crate::files::Files;
+use crate::{limits, naming};
 
 /// A pod: the container that holds its namespaces, and its checkpoint.
 #[derive(Debug, Clone)]
@@ -63,6 +64,8 @@ pub(crate) struct Container {
     pub(crate) docker_log: Option<PathBuf>,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) resources: LinuxContainerResources,
+    /// Of these, those that Docker has no place for.
+    pub(crate) beside: LinuxContainerResources,
     /// `user[:group]` as Docker was told.
     pub(crate) user: String,
     pub(crate) groups: Vec<i64>,
@@ -81,10 +84,11 @@ pub(crate) enum Found {
     Container(Box<Container>),
 }
 
-/// Reads what Docker answers; none where it is nothing of Kubernetes'. `checkpoint` gives a pod's.
+/// Reads what Docker answers, with what was noted beside; none where it is nothing of Kubernetes'.
 pub(crate) fn read(
     inspected: ContainerInspectResponse,
-    checkpoint: impl FnOnce(&str) -> Option<Checkpoint>,
+    checkpoints: &Checkpoints,
+    noted: &Files<LinuxContainerResources>,
 ) -> Option<Found> {
     let id = inspected.id?;
     let config = inspected.config.unwrap_or_default();
@@ -98,7 +102,7 @@ pub(crate) fn read(
     match all.get(naming::TYPE)?.as_str() {
         naming::SANDBOX => {
             let own = all.contains_key(naming::CHECKPOINTED);
-            let checkpoint = checkpoint(&id);
+            let checkpoint = checkpoints.get(&id);
             if own && checkpoint.is_none() {
                 return Some(Found::HalfMade);
             }
@@ -125,6 +129,7 @@ pub(crate) fn read(
             let pod = all.get(naming::SANDBOX_ID)?;
             let image = config.image.unwrap_or_default();
             let groups = host.group_add.iter().flatten();
+            let beside = noted.get(&id).unwrap_or_else(|| limits::of_labels(&all));
             Some(Found::Container(Box::new(Container {
                 name: naming::parse_container(&docker_name, pod)?,
                 labels,
@@ -144,7 +149,8 @@ pub(crate) fn read(
                     .map(PathBuf::from),
                 mounts: host.mounts.iter().flatten().map(mount).collect(),
                 groups: groups.filter_map(|group| group.parse().ok()).collect(),
-                resources: resources(&host),
+                resources: limits::together(resources(&host), &beside),
+                beside,
                 user: config.user.unwrap_or_default(),
                 stop_signal: config.stop_signal.unwrap_or_default(),
                 terminal: config.tty.unwrap_or_default(),
@@ -281,13 +287,14 @@ fn resources(host: &HostConfig) -> LinuxContainerResources {
         oom_score_adj: host.oom_score_adj.unwrap_or_default(),
         cpuset_cpus: host.cpuset_cpus.clone().unwrap_or_default(),
         cpuset_mems: host.cpuset_mems.clone().unwrap_or_default(),
-        hugepage_limits: Vec::<HugepageLimit>::new(),
-        unified: HashMap::new(),
+        ..LinuxContainerResources::default()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn state(json: serde_json::Value) -> ContainerState {
@@ -332,12 +339,19 @@ mod tests {
         assert_eq!(exit.message, "no such file");
     }
 
+    /// With nothing that was noted beside.
+    fn read_alone(json: serde_json::Value) -> Option<Found> {
+        let nowhere = || Path::new("/not/there").to_owned();
+        let inspected = serde_json::from_value(json).unwrap();
+        read(inspected, &Files::new(nowhere()), &Files::new(nowhere()))
+    }
+
     #[test]
     fn what_is_not_of_kubernetes_is_left_alone() {
         let other = serde_json::json!({
             "Id": "a", "Name": "/web", "Config": { "Labels": { "app": "web" } },
         });
-        assert!(read(serde_json::from_value(other).unwrap(), |_| None).is_none());
+        assert!(read_alone(other).is_none());
     }
 
     #[test]
@@ -352,7 +366,7 @@ mod tests {
                 "app": "web", "annotation.a": "b",
             } },
         });
-        let Some(Found::Pod(pod)) = read(serde_json::from_value(pod).unwrap(), |_| None) else {
+        let Some(Found::Pod(pod)) = read_alone(pod) else {
             panic!("it is a pod");
         };
         assert_eq!(

@@ -15,6 +15,7 @@
 
 mod adopt;
 mod attach;
+mod cgroups;
 mod checkpoint;
 mod config;
 mod create;
@@ -22,11 +23,14 @@ mod dockerd;
 mod exec;
 mod execs;
 mod failure;
+mod files;
 mod gates;
 mod images;
 mod inspect;
 mod lifecycle;
+mod limits;
 mod log;
+mod metrics;
 mod naming;
 mod node;
 mod pause;
@@ -105,7 +109,9 @@ impl DockerEngine {
         // Those that the engine on this kernel takes: there are never two daemons in one place.
         let locks = [lock(&root)?, lock(&state)?];
         let (root, state) = (root.join("docker"), state.join("docker"));
-        private_directory(&node::checkpoints(&root))?;
+        for directory in [node::checkpoints(&root), node::limits(&root)] {
+            private_directory(&directory)?;
+        }
         let node = Arc::new(Node::new(docker, network, &root, &state, locks)?);
         watch::start(&node).await?;
         Ok(Self { node })
@@ -276,8 +282,7 @@ impl Engine for DockerEngine {
     }
 
     async fn update_pod_resources(&self, request: UpdatePodSandboxResourcesRequest) -> Result<()> {
-        // The pod's cgroup is the kubelet's, which has changed it before it says so.
-        self.node.pod(&request.pod_sandbox_id).map(drop)
+        update::pod(&self.node, request).await
     }
 
     async fn container_stats(&self, id: &str) -> Result<ContainerStats> {
@@ -303,11 +308,11 @@ impl Engine for DockerEngine {
     }
 
     async fn metric_descriptors(&self) -> Result<Vec<MetricDescriptor>> {
-        Err(not_yet("ListMetricDescriptors"))
+        Ok(slipway_resources::metrics::descriptors())
     }
 
     async fn list_pod_metrics(&self) -> Result<Vec<PodSandboxMetrics>> {
-        Err(not_yet("ListPodSandboxMetrics"))
+        metrics::pods(&self.node).await
     }
 
     fn container_events(&self) -> ContainerEventStream {

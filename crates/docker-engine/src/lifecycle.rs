@@ -11,7 +11,7 @@ use slipway_cri_api::v1::{ContainerConfig, NamespaceMode};
 use slipway_engine::{ContainerName, ContainerState, Error, Kind, Result};
 
 use crate::node::Node;
-use crate::{create, failure, log, naming, refuse, sandbox};
+use crate::{create, failure, limits, log, naming, refuse, sandbox};
 
 /// How long a process may take to die of SIGKILL: one that waits for a disk or a network file
 /// system in the kernel can take any time.
@@ -28,7 +28,16 @@ pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig)
     check_target(node, &pod.id, &config)?;
     let what = format!("make container {name}");
     let docker_name = naming::of_container(&pod.name, &name);
-    let body = sandbox::blocking(move || create::body(&pod, &name, &config, &facts)).await?;
+    let checker = Arc::clone(node);
+    let body = sandbox::blocking(move || {
+        let linux = config.linux.as_ref();
+        if let Some(asked) = linux.and_then(|linux| linux.resources.as_ref()) {
+            limits::check(&checker, &pod, asked)?;
+        }
+        slipway_resources::device_nodes(&config.devices, &config.mounts)?;
+        create::body(&pod, &name, &config, &facts)
+    })
+    .await?;
     let options = CreateContainerOptionsBuilder::default()
         .name(&docker_name)
         .build();
@@ -107,6 +116,7 @@ pub(crate) async fn start(node: &Arc<Node>, id: &str) -> Result<()> {
     let container = node.container(id)?;
     let _gate = node.gates.shared(&container.name.pod).await;
     let id = container.id.as_str();
+    let _updating = node.updates.alone(id).await;
     // Docker would start one that has run once more.
     node.container(id)?.state.started(0)?;
     sandbox::ready(node, &container.name.pod)?;
@@ -119,6 +129,7 @@ pub(crate) async fn start(node: &Arc<Node>, id: &str) -> Result<()> {
         .await;
     node.refresh(id).await?;
     started?;
+    limits::begin(node, id).await?;
     log::link(node, id).await;
     Ok(())
 }

@@ -23,8 +23,20 @@ pub(crate) const IMAGE: &str = "io.slipway.container.image";
 /// Slipway's own: that the pod is complete only once it has a checkpoint.
 pub(crate) const CHECKPOINTED: &str = "io.slipway.sandbox.checkpointed";
 
+/// Slipway's own: limits of huge pages and control files of cgroup v2, as maps in JSON.
+pub(crate) const HUGEPAGES: &str = "io.slipway.container.hugepages";
+pub(crate) const UNIFIED: &str = "io.slipway.container.unified";
+
 /// Labels that are no labels of the pod or the container.
-const INTERNAL: [&str; 5] = [TYPE, SANDBOX_ID, LOG_PATH, IMAGE, CHECKPOINTED];
+const INTERNAL: [&str; 7] = [
+    TYPE,
+    SANDBOX_ID,
+    LOG_PATH,
+    IMAGE,
+    CHECKPOINTED,
+    HUGEPAGES,
+    UNIFIED,
+];
 
 /// Docker knows no annotations; those that begin so are ones.
 const ANNOTATION: &str = "annotation.";

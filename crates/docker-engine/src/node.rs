@@ -5,18 +5,21 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bollard::models::ContainerInspectResponse;
-use slipway_cri_api::v1::{ContainerEventResponse, ContainerEventType};
+use slipway_cgroup::Hierarchy;
+use slipway_cri_api::v1::{ContainerEventResponse, ContainerEventType, LinuxContainerResources};
 use slipway_engine::{ContainerState, Error, Events, Index, Kind, Result};
 use slipway_network::Network;
+use slipway_resources::of_cgroup;
 use tokio::sync::watch;
 
 use crate::checkpoint::Checkpoints;
 use crate::config::Config;
 use crate::dockerd::Dockerd;
 use crate::execs::Execs;
+use crate::files::Files;
 use crate::gates::Gates;
 use crate::images::ImageNames;
 use crate::inspect::{Container, Found, Pod, read};
@@ -42,7 +45,10 @@ pub(crate) struct Node {
     pub(crate) dockerd: Dockerd,
     pub(crate) network: Network,
     pub(crate) checkpoints: Checkpoints,
+    /// Of containers whose limits were updated, those that Docker has no place for.
+    pub(crate) limits: Files<LinuxContainerResources>,
     pub(crate) pins: Pins,
+    hierarchy: OnceLock<Hierarchy>,
     /// By Docker's names and ids.
     pub(crate) pods: Index<String, Pod>,
     pub(crate) containers: Index<String, Container>,
@@ -53,8 +59,13 @@ pub(crate) struct Node {
     pub(crate) image_names: ImageNames,
     pub(crate) observed: Observed,
     pub(crate) pulls: Pulls,
+    /// Containers of which a process was killed for want of memory. Docker forgets it where it hears
+    /// of that only after the container's end.
+    out_of_memory: Mutex<HashSet<String>>,
     /// Of pods: shared by whoever adds to one, alone for whoever stops or removes it.
     pub(crate) gates: Gates,
+    /// Of pods and containers whose limits are being changed.
+    pub(crate) updates: Gates,
     /// Held while Docker is asked about a container.
     turns: Gates,
     /// Held while something changes and is told of.
@@ -78,6 +89,8 @@ impl Node {
             config,
             network: Network::new(network, cni(root)),
             checkpoints: Checkpoints::new(checkpoints(root)),
+            limits: Files::new(limits(root)),
+            hierarchy: OnceLock::new(),
             pins: Pins::new(state.join("netns")),
             pods: Index::new("pod"),
             containers: Index::new("container"),
@@ -87,7 +100,9 @@ impl Node {
             image_names: ImageNames::default(),
             observed: Observed::default(),
             pulls: Pulls::default(),
+            out_of_memory: Mutex::default(),
             gates: Gates::default(),
+            updates: Gates::default(),
             turns: Gates::default(),
             telling: Mutex::default(),
             changes: watch::Sender::new(0),
@@ -106,6 +121,15 @@ impl Node {
             Ok(_) => Sight::Present,
             Err(_) => Sight::Remembered,
         })
+    }
+
+    /// The control groups of this node, looked at once. Blocking, briefly.
+    pub(crate) fn hierarchy(&self) -> Result<&Hierarchy> {
+        if let Some(hierarchy) = self.hierarchy.get() {
+            return Ok(hierarchy);
+        }
+        let found = Hierarchy::detect().map_err(|error| of_cgroup(&error))?;
+        Ok(self.hierarchy.get_or_init(|| found))
     }
 
     /// A pod, as Docker last said that it is.
@@ -157,7 +181,7 @@ impl Node {
             .and_then(|inspected| inspected.name.clone())
             .unwrap_or_default();
         let found =
-            inspected.and_then(|inspected| read(inspected, |pod| self.checkpoints.get(pod)));
+            inspected.and_then(|inspected| read(inspected, &self.checkpoints, &self.limits));
         let _turn = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         match found {
             Some(Found::Pod(_) | Found::HalfMade) if self.is_being_made(&name) => {
@@ -194,7 +218,20 @@ impl Node {
         }
     }
 
-    fn take_container(&self, name: String, container: Container) {
+    /// Docker has told that a process of a container was killed for want of memory.
+    pub(crate) fn note_out_of_memory(&self, id: &str) {
+        self.out_of_memory().insert(id.to_owned());
+    }
+
+    fn out_of_memory(&self) -> MutexGuard<'_, HashSet<String>> {
+        let noted = self.out_of_memory.lock();
+        noted.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_container(&self, name: String, mut container: Container) {
+        if self.out_of_memory().contains(&container.id) {
+            container.state = container.state.out_of_memory();
+        }
         let before = self.containers.find(&container.id).ok().flatten();
         let before = before.map(|container| container.state.clone());
         let (id, pod) = (container.id.clone(), container.name.pod.clone());
@@ -225,6 +262,10 @@ impl Node {
         if let Ok(Some(container)) = self.containers.find(id) {
             self.containers.remove(&container.id);
             self.observed.forget(&container.id);
+            self.out_of_memory().remove(&container.id);
+            if let Err(error) = self.limits.remove(&container.id) {
+                tracing::error!(container = container.id, %error, "its limits are left");
+            }
             let kind = ContainerEventType::ContainerDeletedEvent;
             self.tell(&container.name.pod, &container.id, kind);
         }
@@ -317,6 +358,11 @@ pub(crate) fn cni(root: &Path) -> PathBuf {
 /// Where the pods' checkpoints are.
 pub(crate) fn checkpoints(root: &Path) -> PathBuf {
     root.join("pods")
+}
+
+/// Where updated limits are.
+pub(crate) fn limits(root: &Path) -> PathBuf {
+    root.join("limits")
 }
 
 /// Nanoseconds since the epoch.

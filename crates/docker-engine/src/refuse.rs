@@ -1,19 +1,27 @@
 //! What a request asks that Docker cannot do: refused by name, before anything is made, because a
 //! thing that is ignored in silence is worse than one that is refused.
 
-use std::path::{Component, Path};
+use std::collections::HashMap;
+use std::path::Path;
 
 use slipway_cgroup::CgroupPath;
 use slipway_cri_api::v1::{
     ContainerConfig, Mount, NamespaceMode, NamespaceOption, PodSandboxConfig,
+    SupplementalGroupsPolicy,
 };
 use slipway_engine::{Error, Result, refuse};
 
 use crate::dockerd::Facts;
 use crate::inspect::Pod;
 
+/// The kernel parameter of a UTS namespace.
+const DOMAIN_NAME: &str = "kernel.domainname";
+
 /// Since this version of the interface mounts can be read-only with all that is below them.
 const RECURSIVE_READ_ONLY: (usize, usize) = (1, 44);
+
+/// Since this version of the interface a container can have devices of CDI.
+const CDI: (usize, usize) = (1, 44);
 
 /// Since this version of the interface an image can be mounted, and a directory in it by itself.
 const IMAGE_MOUNTS: (usize, usize) = (1, 48);
@@ -64,24 +72,23 @@ fn cgroup_parent(parent: &str, facts: &Facts) -> Result<()> {
 /// Refuses a kernel parameter that Docker sets for no container, or only where the pod has the
 /// namespace for itself.
 fn sysctl(name: &str, options: &NamespaceOption) -> Result<()> {
-    const IPC: [&str; 8] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-    ];
-    let (mode, what) = if name.starts_with("net.") {
+    const IPC: [&str; 3] = ["kernel.shm", "kernel.msg", "fs.mqueue."];
+    let dotted = dotted(name).ok_or_else(|| {
+        Error::invalid(format!(
+            "LinuxPodSandboxConfig.sysctls: {name:?} is not the name of a sysctl"
+        ))
+    })?;
+    let (mode, what) = if dotted.starts_with("net.") {
         (options.network, "network")
-    } else if IPC.contains(&name) || name.starts_with("fs.mqueue.") {
+    } else if dotted == "kernel.sem" || IPC.iter().any(|prefix| dotted.starts_with(prefix)) {
         (options.ipc, "IPC")
+    } else if dotted == DOMAIN_NAME {
+        // A pod on the node's network has the node's name.
+        (options.network, "UTS")
     } else {
         return Err(Error::invalid(format!(
             "LinuxPodSandboxConfig.sysctls: {name} is not one of a pod's own (net.*, kernel.shm*, \
-             kernel.msg*, kernel.sem, fs.mqueue.*); set it on the node"
+             kernel.msg*, kernel.sem, fs.mqueue.*, kernel.domainname); set it on the node"
         )));
     };
     if mode == NamespaceMode::Node as i32 {
@@ -93,9 +100,53 @@ fn sysctl(name: &str, options: &NamespaceOption) -> Result<()> {
     Ok(())
 }
 
+/// Of a pod's kernel parameters the one that each of its containers has to be told.
+pub(crate) fn domain_name(pod: &Pod) -> HashMap<String, String> {
+    let config = pod
+        .checkpoint
+        .as_ref()
+        .and_then(|made| made.config.as_ref());
+    let linux = config.and_then(|config| config.linux.as_ref());
+    let all = linux.into_iter().flat_map(|linux| &linux.sysctls);
+    all.filter(|(name, _)| dotted(name).as_deref() == Some(DOMAIN_NAME))
+        .map(|(_, value)| (DOMAIN_NAME.to_owned(), value.clone()))
+        .collect()
+}
+
+/// A kernel parameter in the notation with dots, which is the only one that runc knows. The first
+/// separator tells which notation it is in, and the other character is then part of a name
+/// (sysctl(8)). None where it is no name.
+pub(crate) fn dotted(name: &str) -> Option<String> {
+    let separator = name.find(['.', '/']).map(|at| name.as_bytes()[at])?;
+    let dotted: String = if separator == b'.' {
+        name.to_owned()
+    } else {
+        let swapped = name.chars().map(|letter| match letter {
+            '.' => '/',
+            '/' => '.',
+            other => other,
+        });
+        swapped.collect()
+    };
+    let mut parts = dotted.split('.');
+    let good = !dotted.contains("..") && parts.all(|part| !matches!(part, "" | "/" | "//"));
+    good.then_some(dotted)
+}
+
 fn has_own_users(options: &NamespaceOption) -> bool {
     let users = options.userns_options.as_ref();
-    users.is_some_and(|users| users.mode == NamespaceMode::Pod as i32)
+    users.is_some_and(|users| users.mode != NamespaceMode::Node as i32)
+}
+
+/// The CDI devices that a container asks for, by field and by annotation.
+pub(crate) fn cdi_devices(config: &ContainerConfig) -> impl Iterator<Item = &str> {
+    let annotated = config
+        .annotations
+        .iter()
+        .filter(|(key, _)| key.starts_with("cdi.k8s.io/"))
+        .flat_map(|(_, names)| names.split(','));
+    let fields = config.cdi_devices.iter();
+    fields.map(|device| device.name.as_str()).chain(annotated)
 }
 
 /// Checks a container's configuration against its pod's.
@@ -104,6 +155,7 @@ pub(crate) fn container(pod: &Pod, config: &ContainerConfig, facts: &Facts) -> R
     let linux = config.linux.clone().unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
     refuse::privileges(pod.privileged, security.privileged)?;
+    refuse::security(&security)?;
     namespaces(pod, security.namespace_options.unwrap_or_default())?;
     let capabilities = security.capabilities.unwrap_or_default();
     if !capabilities.add_ambient_capabilities.is_empty() {
@@ -111,19 +163,22 @@ pub(crate) fn container(pod: &Pod, config: &ContainerConfig, facts: &Facts) -> R
             "{SECURITY}.capabilities.add_ambient_capabilities: Docker gives no ambient capabilities"
         )));
     }
-    if security.run_as_group.is_some()
-        && security.run_as_user.is_none()
-        && security.run_as_username.is_empty()
-    {
-        return Err(Error::invalid(format!(
-            "{SECURITY}.run_as_group is set, and neither run_as_user nor run_as_username is"
+    if security.supplemental_groups_policy == SupplementalGroupsPolicy::Strict as i32 {
+        return Err(Error::precondition(format!(
+            "{SECURITY}.supplemental_groups_policy is Strict: Docker always adds the groups that \
+             the image has for the user"
         )));
     }
-    if !config.cdi_devices.is_empty() && facts.api < RECURSIVE_READ_ONLY {
-        return Err(Error::precondition(
-            "ContainerConfig.CDI_devices: this Docker knows no CDI; Docker 25 and later do",
-        ));
+    if facts.api < CDI
+        && let Some(device) = cdi_devices(config).next()
+    {
+        return Err(Error::precondition(format!(
+            "ContainerConfig.CDI_devices has {device:?}: this Docker knows no CDI; Docker 25 and \
+             later do"
+        )));
     }
+    refuse::devices(&config.devices)?;
+    refuse::mounts(&config.mounts)?;
     for mount in &config.mounts {
         self::mount(mount, facts)?;
     }
@@ -142,32 +197,17 @@ fn namespaces(pod: &Pod, mut options: NamespaceOption) -> Result<()> {
 
 fn mount(mount: &Mount, facts: &Facts) -> Result<()> {
     let path = &mount.container_path;
-    let components = Path::new(path).components();
-    if !Path::new(path).is_absolute() || components.clone().any(|part| part == Component::ParentDir)
-    {
-        return Err(Error::invalid(format!(
-            "Mount.container_path {path:?} is not an absolute path without \"..\""
-        )));
-    }
-    if let Some(image) = &mount.image
-        && !image.image.is_empty()
-    {
+    if mount.image.is_some() {
         if facts.api < IMAGE_MOUNTS {
             return Err(Error::precondition(format!(
                 "Mount.image at {path}: this Docker mounts no images; Docker 28 and later do"
             )));
         }
-        if !mount.host_path.is_empty() {
-            return Err(Error::invalid(format!(
-                "Mount at {path} has both an image and a host_path"
-            )));
-        }
         return Ok(());
     }
-    if !Path::new(&mount.host_path).is_absolute() {
+    if Path::new(path).starts_with("/proc") && Path::new(path) != Path::new("/proc") {
         return Err(Error::invalid(format!(
-            "Mount.host_path {:?} for {path} is not an absolute path",
-            mount.host_path
+            "Mount.container_path {path:?} is in /proc, where Docker mounts nothing"
         )));
     }
     if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
@@ -175,18 +215,43 @@ fn mount(mount: &Mount, facts: &Facts) -> Result<()> {
             "Mount.uidMappings at {path}: Docker has no id-mapped mounts"
         )));
     }
-    if mount.recursive_read_only {
-        if !mount.readonly {
-            return Err(Error::invalid(format!(
-                "Mount.recursive_read_only at {path} needs readonly"
-            )));
-        }
-        if facts.api < RECURSIVE_READ_ONLY {
-            return Err(Error::precondition(format!(
-                "Mount.recursive_read_only at {path}: this Docker makes only the mount itself \
-                 read-only; Docker 25 and later can do it with all below it"
-            )));
-        }
+    if mount.recursive_read_only && facts.api < RECURSIVE_READ_ONLY {
+        return Err(Error::precondition(format!(
+            "Mount.recursive_read_only at {path}: this Docker makes only the mount itself \
+             read-only; Docker 25 and later can do it with all below it"
+        )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_parameters_are_known_in_both_notations() {
+        let dotted = |name: &str| super::dotted(name);
+        for (name, expected) in [
+            ("net.ipv4.ip_forward", "net.ipv4.ip_forward"),
+            ("net/ipv4/ip_forward", "net.ipv4.ip_forward"),
+            (
+                "net/ipv4/conf/eth0.100/forwarding",
+                "net.ipv4.conf.eth0/100.forwarding",
+            ),
+        ] {
+            assert_eq!(dotted(name).as_deref(), Some(expected));
+        }
+        for nonsense in ["", "net", "net..x", "net/../kernel/panic", "net/", ".net"] {
+            assert_eq!(dotted(nonsense), None, "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn cdi_devices_are_found_in_annotations_too() {
+        let mut config = ContainerConfig::default();
+        assert_eq!(cdi_devices(&config).count(), 0);
+        let annotation = ("cdi.k8s.io/plugin".to_owned(), "v/c=0,v/c=1".to_owned());
+        config.annotations = [annotation].into();
+        assert_eq!(cdi_devices(&config).collect::<Vec<_>>(), ["v/c=0", "v/c=1"]);
+    }
 }

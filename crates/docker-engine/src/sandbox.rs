@@ -34,6 +34,8 @@ pub(crate) async fn run(
     let name = PodName::of(&config)?;
     let up = node.dockerd.up()?;
     refuse::pod(&config, &up.facts)?;
+    let (checker, checked) = (Arc::clone(node), config.clone());
+    blocking(move || slipway_resources::check_pod(checker.hierarchy()?, &checked)).await?;
     let runtime = runtime(&handler, &up.facts)?;
     let image = images::pause(node, &up).await?;
     let body = body(&config, runtime, image, &up.facts);
@@ -349,7 +351,9 @@ fn body(
 }
 
 fn sysctls(linux: &LinuxPodSandboxConfig) -> HashMap<String, String> {
-    linux.sysctls.clone()
+    let all = linux.sysctls.iter();
+    all.filter_map(|(name, value)| Some((refuse::dotted(name)?, value.clone())))
+        .collect()
 }
 
 /// The parent as Docker wants it: with the systemd driver the slice alone.

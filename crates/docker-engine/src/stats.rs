@@ -5,18 +5,22 @@
 //! for all containers at once, and told from the last answer, which carries its own time.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bollard::query_parameters::ListContainersOptionsBuilder;
-use slipway_cgroup::{Cgroup, CgroupPath, Hierarchy, Usage};
+use rustix::process::Pid;
+use slipway_cgroup::{Cgroup, Hierarchy, Usage};
 use slipway_cri_api::v1::{
     ContainerAttributes, ContainerStats, ContainerStatsFilter, FilesystemIdentifier,
     FilesystemUsage, LinuxPodSandboxStats, NamespaceMode, PodSandboxAttributes, PodSandboxStats,
     PodSandboxStatsFilter, ProcessUsage, UInt64Value,
 };
 use slipway_engine::{CpuRate, Error, Result, matches_container_stats, matches_pod_stats};
+use slipway_network::Interface;
 
+use crate::cgroups::cgroup_of;
 use crate::inspect::{Container, Pod};
 use crate::naming;
 use crate::node::{Node, now};
@@ -67,7 +71,8 @@ impl Observed {
         rates.remove(id);
     }
 
-    fn layer(&self, id: &str) -> Option<(u64, i64)> {
+    /// What a container's writable layer held, in bytes, and when, in nanoseconds since the epoch.
+    pub(crate) fn layer(&self, id: &str) -> Option<(u64, i64)> {
         let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
         layers.bytes.get(id).map(|bytes| (*bytes, layers.at))
     }
@@ -138,17 +143,17 @@ pub(crate) async fn pods(
     read_all(node, pods, pod_stats).await
 }
 
-async fn read_all<T: Send + Sync + 'static, S: Send + 'static>(
+/// Reads what pods or containers use, one after the other, in their order.
+pub(crate) async fn read_all<T: Send + Sync + 'static, S: Send + 'static>(
     node: &Arc<Node>,
     all: Vec<Arc<T>>,
     read: fn(&Reader, &T) -> S,
 ) -> Result<Vec<S>> {
     look_at_layers(node);
-    let root = node.dockerd.up()?.facts.root.to_string_lossy().into_owned();
+    let root = node.dockerd.up()?.facts.root.clone();
     let node = Arc::clone(node);
     blocking(move || {
-        let hierarchy =
-            Hierarchy::detect().map_err(|error| Error::internal(format!("cgroups: {error}")))?;
+        let hierarchy = node.hierarchy()?.clone();
         let reader = Reader {
             node,
             hierarchy,
@@ -159,11 +164,12 @@ async fn read_all<T: Send + Sync + 'static, S: Send + 'static>(
     .await
 }
 
-struct Reader {
-    node: Arc<Node>,
-    hierarchy: Hierarchy,
+/// What it takes to read what is used.
+pub(crate) struct Reader {
+    pub(crate) node: Arc<Node>,
+    pub(crate) hierarchy: Hierarchy,
     /// Docker's directory, as ImageFsInfo names the file system.
-    root: String,
+    pub(crate) root: PathBuf,
 }
 
 impl Reader {
@@ -172,26 +178,6 @@ impl Reader {
         let rate = |used| self.node.observed.cpu_used(id, used);
         Usage::read(cgroup, now(), rate).unwrap_or_default()
     }
-}
-
-/// The cgroup of a process; none where it has ended.
-fn cgroup_of(pid: Option<i32>) -> Option<CgroupPath> {
-    let text = std::fs::read_to_string(format!("/proc/{}/cgroup", pid?)).ok()?;
-    cgroup_path(&text)
-}
-
-/// The cgroup that `/proc/<pid>/cgroup` names (cgroups(7)): that of the memory controller, or that
-/// of version 2.
-pub(crate) fn cgroup_path(text: &str) -> Option<CgroupPath> {
-    let of = |wanted: &str| {
-        text.lines().find_map(|line| {
-            let mut parts = line.splitn(3, ':').skip(1);
-            let (controllers, path) = (parts.next()?, parts.next()?);
-            let found = controllers.split(',').any(|name| name == wanted);
-            found.then_some(path)
-        })
-    };
-    CgroupPath::parse(of("memory").or_else(|| of(""))?).ok()
 }
 
 fn container_stats(reader: &Reader, container: &Container) -> ContainerStats {
@@ -217,7 +203,7 @@ fn container_stats(reader: &Reader, container: &Container) -> ContainerStats {
         writable_layer: layer.map(|(bytes, timestamp)| FilesystemUsage {
             timestamp,
             fs_id: Some(FilesystemIdentifier {
-                mountpoint: reader.root.clone(),
+                mountpoint: reader.root.to_string_lossy().into_owned(),
             }),
             used_bytes: Some(UInt64Value { value: bytes }),
             inodes_used: None,
@@ -242,12 +228,6 @@ fn pod_stats(reader: &Reader, pod: &Pod) -> PodSandboxStats {
         .filter_map(|path| reader.hierarchy.open(&path).process_count().ok())
         .map(|count| count as u64)
         .sum();
-    let own_network = pod.namespaces.network != NamespaceMode::Node as i32;
-    let interfaces = pod
-        .pid
-        .filter(|_| own_network)
-        .and_then(rustix::process::Pid::from_raw)
-        .and_then(|pid| slipway_network::interfaces(pid).ok());
     PodSandboxStats {
         attributes: Some(PodSandboxAttributes {
             id: pod.id.clone(),
@@ -258,7 +238,7 @@ fn pod_stats(reader: &Reader, pod: &Pod) -> PodSandboxStats {
         linux: Some(LinuxPodSandboxStats {
             cpu,
             memory,
-            network: interfaces.map(|interfaces| slipway_network::usage(interfaces, now())),
+            network: interfaces(pod).map(|interfaces| slipway_network::usage(interfaces, now())),
             process: pod.pid.map(|_| ProcessUsage {
                 timestamp: now(),
                 process_count: Some(UInt64Value { value: processes }),
@@ -271,6 +251,14 @@ fn pod_stats(reader: &Reader, pod: &Pod) -> PodSandboxStats {
         }),
         windows: None,
     }
+}
+
+/// The interfaces of a pod that has a network of its own and is ready.
+pub(crate) fn interfaces(pod: &Pod) -> Option<Vec<Interface>> {
+    if pod.namespaces.network == NamespaceMode::Node as i32 {
+        return None;
+    }
+    slipway_network::interfaces(Pid::from_raw(pod.pid?)?).ok()
 }
 
 /// Has Docker look at the writable layers, if it is time to; nobody waits for it.
@@ -310,18 +298,6 @@ fn look_at_layers(node: &Arc<Node>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_cgroup_is_found_in_both_versions() {
-        let v1 = "12:pids:/a\n8:cpu,cpuacct:/b\n3:memory:/kubepods/pod1/c1\n0::/x\n";
-        assert_eq!(cgroup_path(v1).unwrap().as_str(), "/kubepods/pod1/c1");
-        let v2 = "0::/kubepods.slice/docker-c1.scope\n";
-        assert_eq!(
-            cgroup_path(v2).unwrap().as_str(),
-            "/kubepods.slice/docker-c1.scope"
-        );
-        assert!(cgroup_path("").is_none());
-    }
 
     #[test]
     fn layers_are_looked_at_by_one_and_not_again_at_once() {

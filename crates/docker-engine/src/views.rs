@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use slipway_cri_api::v1::{
     Container as ContainerMessage, ContainerFilter, ContainerResources, ContainerStatus,
-    ContainerStatusResponse, ContainerUser, ImageSpec, LinuxContainerUser, LinuxPodSandboxStatus,
-    Namespace, NamespaceOption, PodIp, PodSandbox, PodSandboxFilter, PodSandboxMetadata,
-    PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus, PodSandboxStatusResponse,
+    ContainerStatusResponse, ContainerUser, ImageSpec, LinuxContainerResources, LinuxContainerUser,
+    LinuxPodSandboxStatus, Namespace, NamespaceOption, PodIp, PodSandbox, PodSandboxFilter,
+    PodSandboxMetadata, PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
+    PodSandboxStatusResponse,
 };
 use slipway_engine::{
     ContainerState, ContainerView, PodView, Result, Verbosity, matches_container, matches_pod,
@@ -41,6 +42,36 @@ impl Pod {
             .as_ref()
             .map(|checkpoint| checkpoint.handler.clone())
             .unwrap_or_default()
+    }
+
+    /// What it takes beside its containers, where that was said.
+    fn overhead(&self) -> Option<&LinuxContainerResources> {
+        let checkpoint = self.checkpoint.as_ref()?;
+        let asked = || {
+            checkpoint
+                .config
+                .as_ref()?
+                .linux
+                .as_ref()?
+                .overhead
+                .as_ref()
+        };
+        checkpoint.overhead.as_ref().or_else(asked)
+    }
+
+    /// What its containers may use together, where that was said.
+    fn resources(&self) -> Option<&LinuxContainerResources> {
+        let checkpoint = self.checkpoint.as_ref()?;
+        let asked = || {
+            checkpoint
+                .config
+                .as_ref()?
+                .linux
+                .as_ref()?
+                .resources
+                .as_ref()
+        };
+        checkpoint.resources.as_ref().or_else(asked)
     }
 
     /// As the request had them; else as Docker has them, which does not tell a PID namespace that
@@ -148,6 +179,8 @@ pub(crate) fn pod_status(
             "netns": pod.pid.map(|pid| format!("/proc/{pid}/ns/net")),
             "cgroupParent": pod.cgroup_parent,
             "runtime": pod.runtime,
+            "overhead": pod.overhead(),
+            "resources": pod.resources(),
         })),
     };
     Ok(PodSandboxStatusResponse {

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::dockerd::{Link, Up};
 use crate::node::{Node, Seen};
-use crate::{adopt, naming, sandbox};
+use crate::{adopt, limits, naming, sandbox};
 
 /// How long after a failure dockerd is tried again, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -83,6 +83,7 @@ async fn connect(node: &Arc<Node>) -> Result<Events> {
         "Docker answers"
     );
     node.dockerd.set(Link::Up(up));
+    limits::set_again(node).await;
     Ok(events)
 }
 
@@ -118,8 +119,9 @@ async fn synchronise(node: &Arc<Node>, up: &Up) -> Result<()> {
         .network
         .cached()
         .map_err(|error| crate::failure::of_network(&error))?;
-    let checkpointed = node.checkpoints.pods()?;
+    let checkpointed = node.checkpoints.ids()?;
     let pinned = node.pins.pods();
+    let limited = node.limits.ids()?;
     let filters = HashMap::from([("label", vec![naming::TYPE])]);
     let options = ListContainersOptionsBuilder::default()
         .all(true)
@@ -159,6 +161,9 @@ async fn synchronise(node: &Arc<Node>, up: &Up) -> Result<()> {
         .collect();
     for id in &leftovers {
         sandbox::lost(node, id).await;
+    }
+    for id in limited.iter().filter(|id| !ids.contains(*id)) {
+        node.limits.remove(id)?;
     }
     for (id, seen) in &seen {
         if *seen == Seen::HalfMade {
@@ -209,6 +214,9 @@ fn take(node: &Arc<Node>, event: EventMessage) {
     }
     if !ACTIONS.contains(&action.as_str()) {
         return;
+    }
+    if action == "oom" {
+        node.note_out_of_memory(&id);
     }
     let pod = attributes
         .get(naming::TYPE)

@@ -77,6 +77,9 @@ pub struct ContainerExit {
     pub message: String,
 }
 
+/// The reason of an end for want of memory, as kubelets know it.
+const OUT_OF_MEMORY: &str = "OOMKilled";
+
 impl ContainerState {
     /// The state after its process was executed.
     ///
@@ -105,6 +108,19 @@ impl ContainerState {
         }
     }
 
+    /// The state where it is known that a process of the container was killed for want of memory,
+    /// which is then the reason of its end.
+    #[must_use]
+    pub fn out_of_memory(self) -> Self {
+        match self {
+            Self::Exited(exit) => Self::Exited(ContainerExit {
+                reason: OUT_OF_MEMORY.to_owned(),
+                ..exit
+            }),
+            other => other,
+        }
+    }
+
     /// Whether its process runs.
     pub fn is_running(&self) -> bool {
         matches!(self, Self::Running { .. })
@@ -124,7 +140,7 @@ impl ContainerExit {
     /// The end of a process that ran.
     pub fn of_process(started_at: i64, finished_at: i64, code: i32, oom_killed: bool) -> Self {
         let reason = match (oom_killed, code) {
-            (true, _) => "OOMKilled",
+            (true, _) => OUT_OF_MEMORY,
             (false, 0) => "Completed",
             (false, _) => "Error",
         };

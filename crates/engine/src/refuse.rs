@@ -1,6 +1,10 @@
 //! What no engine can honour of a request: refused by the field's name, before anything is made,
 //! because a thing that is ignored in silence is worse than one that is refused.
 
+mod device;
+mod mount;
+mod security;
+
 use std::net::IpAddr;
 use std::path::{Component, Path};
 
@@ -9,6 +13,10 @@ use slipway_cri_api::v1::{
 };
 
 use crate::{ContainerState, Error, Result, Streams};
+
+pub use device::{device_target, devices};
+pub use mount::mounts;
+pub use security::{groups_policy, security};
 
 const OF_POD: &str = "PodSandboxConfig.linux.security_context.namespace_options";
 const OF_CONTAINER: &str = "ContainerConfig.linux.security_context.namespace_options";

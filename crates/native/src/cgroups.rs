@@ -181,23 +181,20 @@ impl Cgroups {
         Some(format!("{slice}:slipway:{name}"))
     }
 
-    /// Changes the limits of a pod's or a container's cgroup; `now` are those in force.
+    /// Changes the limits of a pod's or a container's cgroup.
     pub(crate) fn update(
         &self,
         cgroup: &Cgroup,
-        now: &Resources,
         limits: &Resources,
     ) -> std::result::Result<(), CreateError> {
         // First, because it is here that limits are looked at before they are set.
-        cgroup.update(limits)?;
+        let updated = cgroup.update(limits)?;
         let (Driver::Systemd(systemd), Some(unit)) = (&self.driver, unit_of(cgroup.path())) else {
             return Ok(());
         };
         let changed = wait(systemd.set(unit, &properties(self.hierarchy.version(), limits)));
         changed.map_err(|error| {
-            if let Err(left) = cgroup.update(now) {
-                tracing::error!(unit, error = %left, "limits are not put back");
-            }
+            updated.undo();
             error.into()
         })
     }
@@ -242,6 +239,16 @@ pub(crate) enum CreateError {
     Cgroup(slipway_cgroup::Error),
     /// systemd's.
     Other(Error),
+}
+
+impl CreateError {
+    /// As the domain has it, a limit's refusal by the field of the message at `at`.
+    pub(crate) fn by_field(self, at: &str) -> Error {
+        match self {
+            Self::Cgroup(error) => slipway_resources::refused(at, &error),
+            Self::Other(error) => error,
+        }
+    }
 }
 
 impl From<slipway_cgroup::Error> for CreateError {

@@ -1,9 +1,10 @@
 //! The errors of the floors below, as the domain has them.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::Path;
 
 use slipway_engine::{Error, Kind};
+pub(crate) use slipway_resources::of_cgroup;
 use slipway_shim::protocol::{Failure, FailureKind};
 
 pub(crate) fn of_shim(error: &slipway_shim::Error) -> Error {
@@ -37,26 +38,6 @@ pub(crate) fn of_network(error: &slipway_network::Error) -> Error {
         slipway_network::Error::PodCidr { .. } => Kind::InvalidArgument,
         slipway_network::Error::Template { .. } => Kind::FailedPrecondition,
         slipway_network::Error::Cache { source, .. } => source.into(),
-        _ => Kind::Internal,
-    };
-    Error::caused(kind, error)
-}
-
-pub(crate) fn of_cgroup(error: &slipway_cgroup::Error) -> Error {
-    use slipway_cgroup::Error as Cgroup;
-    let kind = match error {
-        Cgroup::Path(_) | Cgroup::Invalid { .. } => Kind::InvalidArgument,
-        Cgroup::MissingController { .. }
-        | Cgroup::MemoryInUse { .. }
-        | Cgroup::NoSwapAccounting(_) => Kind::FailedPrecondition,
-        Cgroup::Write { source, .. } => match source.kind() {
-            ErrorKind::InvalidInput => Kind::InvalidArgument,
-            // What the node's files, what is above or what is in use do not allow.
-            ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::ResourceBusy => {
-                Kind::FailedPrecondition
-            }
-            _ => Kind::Internal,
-        },
         _ => Kind::Internal,
     };
     Error::caused(kind, error)

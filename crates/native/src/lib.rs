@@ -34,7 +34,6 @@ mod pod;
 mod port_forward;
 mod program;
 mod recovery;
-mod resources;
 mod rootfs;
 mod sandbox;
 mod spec;
@@ -380,7 +379,7 @@ impl Engine for Native {
     }
 
     async fn metric_descriptors(&self) -> Result<Vec<MetricDescriptor>> {
-        Ok(metrics::descriptors())
+        Ok(slipway_resources::metrics::descriptors())
     }
 
     async fn list_pod_metrics(&self) -> Result<Vec<PodSandboxMetrics>> {

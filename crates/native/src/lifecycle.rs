@@ -26,7 +26,7 @@ use crate::sandbox::{hostname_of, remove_directory};
 use crate::spec::{self, Confinement, Plan};
 use crate::store::ContainerRecord;
 use crate::volumes::ImageVolumes;
-use crate::{blocking, events, failure, resources, target, user};
+use crate::{blocking, events, failure, target, user};
 
 /// How long a process may take to die of SIGKILL: one that waits for a disk or a network file
 /// system in the kernel can take any time.
@@ -43,7 +43,7 @@ pub(crate) async fn create(
     let shim = pod.shim()?;
     let name = ContainerName::of(pod.id(), &config)?;
     spec::check_container(&pod.record.config, &config)?;
-    resources::check_container(&node.hierarchy, &config)?;
+    slipway_resources::check_container(&node.hierarchy, &config)?;
     let target = target::of(node, &pod, &config)?;
     let image = config
         .image
@@ -233,7 +233,7 @@ impl Make {
                 .map_err(|error| failure::of_io(&upper, &error))?;
         }
         let cgroup = cgroup_path(&record)?;
-        let limits = resources::of_container(&record.config, reloaded.config.pids_limit);
+        let limits = slipway_resources::of_container(&record.config, reloaded.config.pids_limit);
         let mut generated = spec::generate(&Plan {
             config: &reloaded.config,
             pod: &pod.record.config,
@@ -275,7 +275,7 @@ impl Make {
         } else {
             node.cgroups
                 .create(&node.launcher, &cgroup, &limits, &generated.devices)
-                .map_err(|error| resources::refused("LinuxContainerConfig.resources", error))?
+                .map_err(|error| error.by_field("LinuxContainerConfig.resources"))?
         };
         let request = Create {
             container: record.id.clone(),

@@ -26,7 +26,7 @@ use crate::own_metrics::OneOf;
 use crate::pod::{Pod, PodState};
 use crate::spec::{check_pod, pod_namespaces, user_mappings};
 use crate::store::{PodPhase, PodRecord};
-use crate::{blocking, events, failure, lifecycle, resources, update};
+use crate::{blocking, events, failure, lifecycle, update};
 
 /// What the peers give to `/dev/shm`.
 const SHM_BYTES: u64 = 64 * 1024 * 1024;
@@ -43,7 +43,7 @@ pub(crate) async fn run(
     let name = PodName::of(&config)?;
     node.reloaded().handlers.check_pod(&handler, &config)?;
     check_pod(&config)?;
-    resources::check_pod(&node.hierarchy, &config)?;
+    slipway_resources::check_pod(&node.hierarchy, &config)?;
     let cgroup = cgroup_of(node, &config)?;
     if user_mappings(&config).is_some() {
         let node = Arc::clone(node);

@@ -4,23 +4,22 @@
 //! A change is in force before it is recorded: a daemon that is killed between the two reports the
 //! old limits, and a kubelet then asks again.
 
-use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use slipway_cgroup::{Cgroup, Resources};
 use slipway_cri_api::v1::{
-    LinuxContainerResources, PodSandboxConfig, UpdateContainerResourcesRequest,
-    UpdatePodSandboxResourcesRequest,
+    PodSandboxConfig, UpdateContainerResourcesRequest, UpdatePodSandboxResourcesRequest,
 };
 use slipway_engine::{ContainerState, Error, Result};
+use slipway_resources::{Scores, changes, check, check_change, limits, merged};
 
 use crate::cgroups::Cgroups;
 use crate::node::Node;
 use crate::store::{ContainerUpdate, PodRecord, PodUpdate};
-use crate::{blocking, failure, lifecycle, resources};
+use crate::{blocking, lifecycle};
 
 const REQUEST: &str = "UpdateContainerResourcesRequest.linux";
 
@@ -51,14 +50,13 @@ pub(crate) async fn container(
         )));
     }
     let now = container.resources().unwrap_or_default();
-    let changes = resources::changes(&now, &asked);
-    let after = resources::merged(&now, &changes);
-    check(node, &after, &changes)?;
+    let changes = changes(&now, &asked);
+    let after = merged(&now, &changes);
+    check_change(&node.hierarchy, REQUEST, &after, &changes)?;
     let work = Change {
         cgroups: Arc::clone(&node.cgroups),
         cgroup: lifecycle::cgroup(node, &container)?,
-        now: resources::limits(&now),
-        limits: resources::limits(&changes),
+        limits: limits(&changes),
         oom_score: (asked.oom_score_adj != 0).then_some(asked.oom_score_adj),
         config: node
             .bundle(container.pod.id(), container.id())
@@ -77,24 +75,10 @@ pub(crate) async fn container(
     })
 }
 
-/// What is changed is checked, with the memory that its limit of swap is held against.
-fn check(
-    node: &Node,
-    after: &LinuxContainerResources,
-    changes: &LinuxContainerResources,
-) -> Result<()> {
-    let mut changes = changes.clone();
-    if changes.memory_swap_limit_in_bytes != 0 {
-        changes.memory_limit_in_bytes = after.memory_limit_in_bytes;
-    }
-    resources::check(&node.hierarchy, REQUEST, &changes)
-}
-
 /// A change of a container that is there. Blocking.
 struct Change {
     cgroups: Arc<Cgroups>,
     cgroup: Cgroup,
-    now: Resources,
     limits: Resources,
     oom_score: Option<i64>,
     config: PathBuf,
@@ -103,13 +87,16 @@ struct Change {
 impl Change {
     fn make(self) -> Result<()> {
         let scores = match self.oom_score {
-            Some(score) => Some((Scores::set(&self.cgroup, score)?, score)),
+            Some(score) => {
+                let set = Scores::set(&self.cgroup, score);
+                Some((set.map_err(|error| error.context(REQUEST))?, score))
+            }
             None => None,
         };
         let limited = self
             .cgroups
-            .update(&self.cgroup, &self.now, &self.limits)
-            .map_err(|error| resources::refused(REQUEST, error));
+            .update(&self.cgroup, &self.limits)
+            .map_err(|error| error.by_field(REQUEST));
         let Some((scores, score)) = scores else {
             return limited;
         };
@@ -123,85 +110,6 @@ impl Change {
         }
         made
     }
-}
-
-/// The `oom_score_adj` of a container's processes, as it was before it was set (proc(5)).
-struct Scores(Vec<(File, String)>);
-
-impl Scores {
-    /// Sets it for every process of the cgroup. Where it takes `CAP_SYS_RESOURCE` to lower it as
-    /// far and this process has none, it stays: the same as when a container is made.
-    fn set(cgroup: &Cgroup, score: i64) -> Result<Self> {
-        let mut scores = Self(Vec::new());
-        let mut seen = BTreeSet::new();
-        loop {
-            // Children of what is set already inherit it, so that this comes to an end.
-            let listed = processes(cgroup)?;
-            let new: Vec<_> = listed.into_iter().filter(|pid| seen.insert(*pid)).collect();
-            if new.is_empty() {
-                return Ok(scores);
-            }
-            let opened: Vec<_> = new
-                .into_iter()
-                .filter_map(|pid| {
-                    let path = format!("/proc/{pid}/oom_score_adj");
-                    let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
-                    Some((pid, file))
-                })
-                .collect();
-            // A number may have passed on to another process before it was opened, not after.
-            let still: BTreeSet<_> = processes(cgroup)?.into_iter().collect();
-            for (_, file) in opened.into_iter().filter(|(pid, _)| still.contains(pid)) {
-                if let Err(error) = scores.set_one(file, score) {
-                    scores.put_back();
-                    return Err(Error::internal(format!(
-                        "{REQUEST}.oom_score_adj {score} cannot be set: {error}"
-                    )));
-                }
-            }
-        }
-    }
-
-    fn set_one(&mut self, mut file: File, score: i64) -> io::Result<()> {
-        let mut before = String::new();
-        let set = file
-            .read_to_string(&mut before)
-            .and_then(|_| file.rewind())
-            .and_then(|()| file.write_all(score.to_string().as_bytes()));
-        match set {
-            Ok(()) => {
-                self.0.push((file, before));
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                tracing::warn!(
-                    score,
-                    "oom_score_adj cannot be lowered so far without CAP_SYS_RESOURCE"
-                );
-                Ok(())
-            }
-            // It has ended.
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn put_back(self) {
-        for (mut file, before) in self.0 {
-            // It may have ended meanwhile.
-            let _ = file
-                .rewind()
-                .and_then(|()| file.write_all(before.trim().as_bytes()));
-        }
-    }
-}
-
-fn processes(cgroup: &Cgroup) -> Result<Vec<i32>> {
-    cgroup
-        .processes()
-        .map_err(|error| failure::of_cgroup(&error))
 }
 
 /// Writes the score into the OCI configuration, by which later execs are made.
@@ -233,7 +141,7 @@ pub(crate) async fn pod(node: &Arc<Node>, request: UpdatePodSandboxResourcesRequ
         ("UpdatePodSandboxResourcesRequest.resources", &resources),
     ] {
         if let Some(asked) = asked {
-            resources::check(&node.hierarchy, field, asked)?;
+            check(&node.hierarchy, field, asked)?;
         }
     }
     let pod = node.pods.get(&pod_sandbox_id)?;

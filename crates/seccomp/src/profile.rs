@@ -115,6 +115,20 @@ impl Profile {
         Ok(serde_json::from_slice(json)?)
     }
 
+    /// Refuses a profile that takes a program to listen to it, of which there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Notify`].
+    pub fn check_actions(&self) -> Result<()> {
+        let rules = self.syscalls.iter().map(|rule| rule.action);
+        let mut actions = rules.chain([self.default_action]);
+        if actions.any(|action| action == Action::Notify) {
+            return Err(Error::Notify);
+        }
+        Ok(())
+    }
+
     /// Leaves out what is not for these surroundings.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use slipway_cgroup::{DeviceKind, DeviceRule};
 use slipway_cri_api::v1::ContainerConfig;
 use slipway_engine::{Error, Kind, Result};
 
-use super::devices::Node;
+use super::devices::of_oci;
 use crate::config::Config;
 
 /// How the keys of annotations begin whose values are names of devices, with commas between.
@@ -52,7 +52,7 @@ pub(super) fn apply(
 ) -> Result<Vec<DeviceRule>> {
     let mut rules = Vec::new();
     for (device, added) in edits.apply(spec) {
-        Node::of_oci(&device).fits_the_mounts(&container.mounts, "the CDI device node")?;
+        of_oci(&device).fits_the_mounts(&container.mounts, "the CDI device node")?;
         rules.extend(added.as_ref().map(rule).transpose()?);
     }
     Ok(rules)

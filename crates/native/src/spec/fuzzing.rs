@@ -9,8 +9,8 @@ use slipway_engine::{Error, Result};
 
 use super::{Plan, check_container, check_pod, confine, generate, security};
 use crate::config::Config;
+use crate::user;
 use crate::volumes::ImageVolumes;
-use crate::{resources, user};
 
 /// Does with a request what making a pod and a container would, up to its `config.json`. `image`
 /// is an image's configuration; one that cannot be read is an empty one.
@@ -61,7 +61,7 @@ pub fn config_json(
         rootfs: Path::new("rootfs"),
         cgroups: slipway_cgroup::Version::V2,
         cgroup: &cgroup,
-        resources: &resources::of_container(&container, None),
+        resources: &slipway_resources::of_container(&container, None),
         target: Some(1),
     })?;
     serde_json::to_vec(&generated.spec).map_err(|error| Error::internal(error.to_string()))

@@ -1,11 +1,7 @@
 //! Checks of security contexts that need nothing but the request.
 
-use std::path::Path;
-
-use slipway_cri_api::v1::{
-    LinuxContainerSecurityContext, PodSandboxConfig, SupplementalGroupsPolicy,
-};
-use slipway_engine::{Error, Profile, Result};
+use slipway_cri_api::v1::{LinuxContainerSecurityContext, PodSandboxConfig};
+use slipway_engine::{Error, Profile, Result, refuse};
 
 use super::capabilities;
 
@@ -29,7 +25,7 @@ pub(super) fn pod(config: &PodSandboxConfig) -> Result<()> {
         ["seccomp", "seccomp_profile_path"],
     )?;
     Profile::of(security.apparmor.as_ref(), "", ["apparmor", ""])?;
-    groups_policy(security.supplemental_groups_policy)?;
+    refuse::groups_policy(security.supplemental_groups_policy)?;
     if security.run_as_group.is_some() && security.run_as_user.is_none() {
         return Err(Error::invalid(
             "LinuxSandboxSecurityContext.run_as_group is set without run_as_user; CRI wants both",
@@ -43,27 +39,7 @@ pub(super) fn container(security: &LinuxContainerSecurityContext) -> Result<()> 
     Profile::seccomp(security)?;
     Profile::apparmor(security)?;
     capabilities::of(security)?;
-    groups_policy(security.supplemental_groups_policy)?;
-    for (field, paths) in [
-        ("masked_paths", &security.masked_paths),
-        ("readonly_paths", &security.readonly_paths),
-    ] {
-        if let Some(path) = paths.iter().find(|path| !Path::new(path).is_absolute()) {
-            return Err(Error::invalid(format!(
-                "security_context.{field} has {path:?}, which is not an absolute path"
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn groups_policy(policy: i32) -> Result<()> {
-    match SupplementalGroupsPolicy::try_from(policy) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(Error::invalid(format!(
-            "security_context.supplemental_groups_policy {policy} is unknown"
-        ))),
-    }
+    refuse::security(security)
 }
 
 #[cfg(test)]
@@ -98,20 +74,6 @@ mod tests {
                     ..default()
                 },
                 "apparmor.profile_type 7",
-            ),
-            (
-                LinuxContainerSecurityContext {
-                    supplemental_groups_policy: 5,
-                    ..default()
-                },
-                "supplemental_groups_policy 5",
-            ),
-            (
-                LinuxContainerSecurityContext {
-                    masked_paths: vec!["proc/kcore".to_owned()],
-                    ..default()
-                },
-                "masked_paths",
             ),
         ] {
             let error = container(&security).unwrap_err();

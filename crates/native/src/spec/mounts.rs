@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, MountBuilder};
 use slipway_cri_api::v1::{
-    ImageSpec, LinuxContainerSecurityContext, Mount as Request, MountPropagation, NamespaceMode,
+    LinuxContainerSecurityContext, Mount as Request, MountPropagation, NamespaceMode,
 };
 use slipway_engine::{Error, Result};
 
@@ -14,83 +14,13 @@ use super::{Plan, built, namespaces, pod_namespaces};
 use crate::rootfs::{self, Found};
 use crate::{kernel, mountinfo};
 
-/// Refuses mounts that could not be honoured on any node, by their field.
+/// Refuses volumes that are not to get a container's label, where there are labels.
 pub(super) fn check(mounts: &[Request]) -> Result<()> {
-    for mount in mounts {
-        let target = &mount.container_path;
-        check_target(target)?;
-        let Ok(propagation) = MountPropagation::try_from(mount.propagation) else {
-            return Err(Error::invalid(format!(
-                "Mount.propagation {} of {target:?} is unknown",
-                mount.propagation
-            )));
-        };
-        // Without an image its sub path says nothing: a kubelet sets it on every mount of a sub path in
-        // a pod that has an image volume, and has resolved that in the host path already.
-        if let Some(image) = &mount.image {
-            check_image_volume(mount, image, propagation)?;
-            continue;
-        }
-        if !Path::new(&mount.host_path).is_absolute() {
-            return Err(Error::invalid(format!(
-                "Mount.host_path {:?} is not an absolute path",
-                mount.host_path
-            )));
-        }
-        if mount.recursive_read_only
-            && (!mount.readonly || propagation != MountPropagation::PropagationPrivate)
-        {
-            return Err(Error::invalid(format!(
-                "Mount.recursive_read_only of {target:?} needs readonly and private propagation"
-            )));
-        }
-        if mount.selinux_relabel && Path::new("/sys/fs/selinux/enforce").exists() {
-            check_relabel(mount)?;
-        }
+    let relabelled = mounts.iter().filter(|mount| mount.selinux_relabel);
+    if Path::new("/sys/fs/selinux/enforce").exists() {
+        relabelled.into_iter().try_for_each(check_relabel)?;
     }
     Ok(())
-}
-
-/// Where something can be put in a container: an absolute path, which does not climb.
-pub(super) fn check_target(target: &str) -> Result<()> {
-    let path = Path::new(target);
-    let climbs = path.components().any(|part| part == Component::ParentDir);
-    if !path.is_absolute() || climbs {
-        return Err(Error::invalid(format!(
-            "Mount.container_path {target:?} is not an absolute path without \"..\""
-        )));
-    }
-    if path.parent().is_none() {
-        return Err(Error::invalid(
-            "Mount.container_path is \"/\": nothing can be mounted over the whole root file system",
-        ));
-    }
-    Ok(())
-}
-
-fn check_image_volume(
-    mount: &Request,
-    image: &ImageSpec,
-    propagation: MountPropagation,
-) -> Result<()> {
-    let target = &mount.container_path;
-    let problem = if image.image.is_empty() {
-        "names no image (ImageSpec.image is empty)"
-    } else if !mount.host_path.is_empty() {
-        "has a host_path beside it, which is not for image volumes"
-    } else if propagation != MountPropagation::PropagationPrivate {
-        "has a propagation other than private, but nothing is ever mounted in an image"
-    } else if Path::new(&mount.image_sub_path)
-        .components()
-        .any(|part| part == Component::ParentDir)
-    {
-        "has an image_sub_path with \"..\""
-    } else {
-        return Ok(());
-    };
-    Err(Error::invalid(format!(
-        "Mount.image of {target:?} {problem}"
-    )))
 }
 
 /// Everything below would get the container's label: of these, the node's own programs need theirs.

@@ -33,8 +33,9 @@ pub(crate) fn container(pod: &PodSandboxConfig, config: &ContainerConfig) -> Res
         security.privileged,
     )?;
     identity::container(&security)?;
+    refuse::mounts(&config.mounts)?;
     super::mounts::check(&config.mounts)?;
-    super::devices::check(config)?;
+    refuse::devices(&config.devices)?;
     super::cdi::check(config)?;
     refuse::log_path(config)
 }

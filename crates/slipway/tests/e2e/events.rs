@@ -10,7 +10,7 @@ use slipway_testbed::{Cri, pod};
 use tokio::task::JoinSet;
 use tonic::{Code, Streaming};
 
-use crate::node;
+use crate::{node, not_on_docker};
 
 struct Listener(Streaming<ContainerEventResponse>);
 
@@ -155,6 +155,9 @@ async fn everybody_hears_the_same_in_the_order_of_each_container() {
 
 #[tokio::test]
 async fn a_shim_that_is_killed_is_told_like_any_other_end() {
+    if not_on_docker("there is no shim; the end of a pause container is in docker::") {
+        return;
+    }
     let (node, image) = node().await;
     let cri = node.cri();
     let config = node.pod("lost");

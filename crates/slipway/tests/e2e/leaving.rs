@@ -1,18 +1,20 @@
 //! A node that leaves Docker without being drained: two engines behind one socket.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
 use slipway_cri_api::v1::{
-    ContainerConfig, ContainerState, ImageSpec, ImageStatusRequest, ListImagesRequest,
-    PodSandboxConfig, PodSandboxState, PullImageRequest, RemoveImageRequest, StatusRequest,
+    ContainerConfig, ContainerState, ImageSpec, ImageStatusRequest, LinuxContainerResources,
+    ListImagesRequest, ListMetricDescriptorsRequest, PodSandboxConfig, PodSandboxState,
+    PullImageRequest, RemoveImageRequest, StatusRequest,
 };
 use slipway_testbed::{
     Cni, Daemon, Docker, Image, Node, Pushed, Registry, Scratch, eventually, pod, slipway_binary,
 };
 use tonic::Code;
 
-use crate::refused;
+use crate::{metrics, refused, resource};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -373,5 +375,67 @@ async fn without_leave_docker_keeps_its_images_and_gets_what_its_own_pods_want()
     Box::pin(cri.images().remove_image(request)).await.unwrap();
     assert!(!docker.cli(&["images"]).unwrap().contains("moved"));
     assert_eq!(layers(), 0);
+    leaving.node.finish().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_of_both_and_limits_are_changed_where_the_container_is() {
+    let mut leaving = Leaving::new("").await;
+    let (new_pod, new_id) = leaving.launch("new").await;
+    let cri = leaving.node.cri().clone();
+    let measured = async || -> Vec<(String, String)> {
+        let pods = metrics::list(&cri).await.into_iter();
+        pods.map(|pod| {
+            (
+                pod.pod_sandbox_id,
+                pod.container_metrics[0].container_id.clone(),
+            )
+        })
+        .collect()
+    };
+    let (new, old) = (
+        (new_pod, new_id.clone()),
+        (leaving.pod.clone(), leaving.id.clone()),
+    );
+    assert_eq!(measured().await, [new.clone(), old]);
+    let request = ListMetricDescriptorsRequest {};
+    let answer = cri
+        .runtime()
+        .list_metric_descriptors(request)
+        .await
+        .unwrap();
+    let descriptors = answer.into_inner().descriptors.into_iter();
+    let names: Vec<_> = descriptors.map(|descriptor| descriptor.name).collect();
+    let once: BTreeSet<_> = names.iter().collect();
+    assert_eq!(once.len(), names.len());
+    assert!(
+        names
+            .iter()
+            .any(|name| name == "container_cpu_usage_seconds_total")
+    );
+
+    for id in [&leaving.id, &new_id] {
+        let asked = LinuxContainerResources {
+            cpu_shares: 512,
+            ..Default::default()
+        };
+        resource::update(&leaving.node, id, asked).await.unwrap();
+        let status = cri.container_status(id).await.unwrap();
+        assert_eq!(status.resources.unwrap().linux.unwrap().cpu_shares, 512);
+    }
+
+    // What pods in a Docker use that is away cannot be told, and that of the others can.
+    leaving.docker().kill9();
+    eventually("Docker to be missed", PATIENCE, async || {
+        Ok(measured().await == [new.clone()])
+    })
+    .await
+    .unwrap();
+    leaving.docker().restart().await.unwrap();
+    eventually("Docker to be back", PATIENCE, async || {
+        Ok(measured().await.len() <= 2 && leaving.engines().contains("Left in docker:"))
+    })
+    .await
+    .unwrap();
     leaving.node.finish().await.unwrap();
 }

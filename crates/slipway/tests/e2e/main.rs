@@ -58,6 +58,25 @@ fn on_docker() -> bool {
     Engine::under_test() == Engine::Docker
 }
 
+/// Whether a test ends here because it cannot hold for Docker; says why.
+fn not_on_docker(why: &str) -> bool {
+    if on_docker() {
+        println!("not on Docker: {why}");
+    }
+    on_docker()
+}
+
+/// Whether a test ends here because Docker gives a privileged container all capabilities that there
+/// are, and its daemon has not got all of them.
+fn docker_lacks_a_capability() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    let own = u64::from_str_radix(line.unwrap().trim(), 16).unwrap();
+    let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap();
+    let all = (1 << (last.trim().parse::<u32>().unwrap() + 1)) - 1;
+    own & all != all && not_on_docker("dockerd lacks a capability that privileged containers get")
+}
+
 /// A node that has pulled busybox.
 async fn node() -> (Node, String) {
     let node = Node::start().await.unwrap();

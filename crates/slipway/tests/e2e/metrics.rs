@@ -11,7 +11,7 @@ use slipway_testbed::{Cri, eventually, pod};
 
 use crate::node;
 
-async fn list(cri: &Cri) -> Vec<PodSandboxMetrics> {
+pub(crate) async fn list(cri: &Cri) -> Vec<PodSandboxMetrics> {
     let request = ListPodSandboxMetricsRequest {};
     let answer = cri.runtime().list_pod_sandbox_metrics(request).await;
     answer.unwrap().into_inner().pod_metrics

@@ -13,7 +13,7 @@ use slipway_testbed::{Image, Layer, Node, eventually, pod, read_log};
 use tonic::Code;
 
 use crate::container::{output, security};
-use crate::{node, refused};
+use crate::{docker_lacks_a_capability, node, not_on_docker, on_docker, refused};
 
 /// A tmpfs of the node, which goes with the test.
 pub(crate) struct Mounted(pub(crate) PathBuf);
@@ -82,6 +82,9 @@ fn is_mounted(path: &Path) -> bool {
 /// Each propagation with what it lets through, in both directions.
 #[tokio::test]
 async fn mounts_spread_as_their_propagation_says_and_no_further() {
+    if docker_lacks_a_capability() {
+        return;
+    }
     let (node, image) = node().await;
     let cri = node.cri();
     let volume = Mounted::tmpfs(node.scratch.join("volume"), MountPropagationFlags::SHARED);
@@ -158,25 +161,38 @@ async fn a_propagation_that_the_nodes_mount_does_not_allow_is_refused() {
         };
         let container = with(pod::sleeper("main", &image), vec![mount]);
         let answer = cri.create(&sandbox, &config, &container).await;
-        if let Ok(id) = &answer {
-            cri.remove(id).await.unwrap();
-        }
-        answer
+        let Ok(id) = &answer else { return answer };
+        // Docker looks at the node's mounts when it starts a container.
+        let started = if on_docker() {
+            cri.start(id).await
+        } else {
+            Ok(())
+        };
+        cri.remove(id).await.unwrap();
+        started.and(answer)
     };
     let to_container = MountPropagation::PropagationHostToContainer as i32;
     let both = MountPropagation::PropagationBidirectional as i32;
     let point = private.0.display().to_string();
     for (propagation, word) in [(to_container, "HOST_TO_CONTAINER"), (both, "BIDIRECTIONAL")] {
-        let words = ["Mount.propagation", word, &point, "--make-rshared"];
+        let words: &[&str] = if on_docker() {
+            &[&point, "shared"]
+        } else {
+            &["Mount.propagation", word, &point, "--make-rshared"]
+        };
         refused(
             answer(&private.0, propagation).await,
             Code::FailedPrecondition,
-            &words,
+            words,
         );
     }
     answer(&slave, to_container).await.unwrap();
-    let words = ["BIDIRECTIONAL", "shared"];
-    refused(answer(&slave, both).await, Code::FailedPrecondition, &words);
+    let words: &[&str] = if on_docker() {
+        &["shared"]
+    } else {
+        &["BIDIRECTIONAL", "shared"]
+    };
+    refused(answer(&slave, both).await, Code::FailedPrecondition, words);
     refused(
         answer(&shared.0, 7).await,
         Code::InvalidArgument,
@@ -189,6 +205,9 @@ async fn a_propagation_that_the_nodes_mount_does_not_allow_is_refused() {
 
 #[tokio::test]
 async fn read_only_reaches_down_only_where_it_is_recursive() {
+    if not_on_docker("recursive read-only mounts came with Docker 25") {
+        return;
+    }
     let (node, image) = node().await;
     let cri = node.cri();
     let volume = Mounted::tmpfs(node.scratch.join("volume"), MountPropagationFlags::PRIVATE);
@@ -254,6 +273,9 @@ fn data() -> Image {
 
 #[tokio::test]
 async fn an_image_is_a_volume_that_is_only_read() {
+    if not_on_docker("image volumes came with Docker 28") {
+        return;
+    }
     let (node, image) = node().await;
     let pushed = node.provide("data:1", &data()).await.unwrap();
     let single = Image::empty().layer(Layer::new().file("one", 0o644, "single\n"));
@@ -292,6 +314,9 @@ async fn an_image_is_a_volume_that_is_only_read() {
 
 #[tokio::test]
 async fn an_image_of_many_layers_is_a_volume() {
+    if not_on_docker("image volumes came with Docker 28") {
+        return;
+    }
     let (node, image) = node().await;
     let mut many = Image::empty();
     for number in 0..130 {
@@ -313,6 +338,9 @@ async fn an_image_of_many_layers_is_a_volume() {
 
 #[tokio::test]
 async fn what_cannot_be_an_image_volume_is_refused_by_its_field() {
+    if not_on_docker("image volumes came with Docker 28") {
+        return;
+    }
     let (node, image) = node().await;
     let cri = node.cri();
     let pushed = node.provide("data:1", &data()).await.unwrap();
@@ -377,6 +405,9 @@ async fn what_cannot_be_an_image_volume_is_refused_by_its_field() {
 /// of the daemon.
 #[tokio::test]
 async fn an_image_volume_outlives_its_image_and_the_daemon() {
+    if not_on_docker("image volumes came with Docker 28") {
+        return;
+    }
     let (mut node, image) = node().await;
     let pushed = node.provide("data:1", &data()).await.unwrap();
     let config = node.pod("keeps");
@@ -483,9 +514,14 @@ async fn volumes_are_laid_out_by_depth_links_and_kind() {
     let cri = node.cri();
     let config = node.pod("kinds");
     let sandbox = cri.run_pod(&config).await.unwrap();
-    for (mount, words) in [
+    let of_the_image = [
         (bind(&source.join("file"), "/tmp"), ["/tmp", "file"]),
         (bind(&source, "/etc/passwd"), ["/etc/passwd", "file"]),
+    ];
+    let found_when_started =
+        not_on_docker("Docker looks into the image when it starts a container");
+    let of_the_image = of_the_image.into_iter().filter(|_| !found_when_started);
+    let of_the_request = [
         (
             bind(&source.join("file/below"), "/x"),
             ["host_path", "file/below"],
@@ -495,7 +531,8 @@ async fn volumes_are_laid_out_by_depth_links_and_kind() {
         (bind(&source, "relative"), ["container_path", "relative"]),
         (bind(Path::new("relative"), "/x"), ["host_path", "relative"]),
         (bind(Path::new(""), "/x"), ["host_path", "absolute"]),
-    ] {
+    ];
+    for (mount, words) in of_the_image.chain(of_the_request) {
         let container = with(pod::sleeper("main", &image), vec![mount]);
         let answer = cri.create(&sandbox, &config, &container).await;
         refused(answer, Code::InvalidArgument, &words);
@@ -505,6 +542,9 @@ async fn volumes_are_laid_out_by_depth_links_and_kind() {
 
 #[tokio::test]
 async fn the_nodes_dev_sys_and_proc_can_take_the_place_of_the_containers() {
+    if docker_lacks_a_capability() {
+        return;
+    }
     let (node, image) = node().await;
     let own = node.scratch.join("etc");
     fs::create_dir(&own).unwrap();

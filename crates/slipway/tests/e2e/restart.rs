@@ -7,7 +7,7 @@ use slipway_testbed::{Cri, Node, eventually, leaks, pod, read_log};
 use tonic::Code;
 
 use crate::handler::run_pod;
-use crate::{node, refused};
+use crate::{node, not_on_docker, on_docker, refused};
 
 #[tokio::test]
 async fn containers_and_their_logs_go_on_while_the_daemon_is_gone() {
@@ -97,6 +97,9 @@ async fn containers_and_their_logs_go_on_while_the_daemon_is_gone() {
 
 #[tokio::test]
 async fn a_shim_that_is_killed_takes_its_containers_with_it() {
+    if not_on_docker("there is no shim") {
+        return;
+    }
     let (mut node, image) = node().await;
     let config = node.pod("victim");
     let sandbox = node.cri().run_pod(&config).await.unwrap();
@@ -186,15 +189,16 @@ pub(crate) async fn life(
 
 #[tokio::test]
 async fn a_daemon_killed_at_any_moment_of_a_pods_life_leaks_nothing() {
-    const LIVES: usize = 50;
+    // On Docker a life takes seconds.
+    let lives = if on_docker() { 10 } else { 50 };
     let (mut node, image) = node().await;
     let began = std::time::Instant::now();
-    life(&node, "", LIVES, &image).await.unwrap();
+    life(&node, "", lives, &image).await.unwrap();
     let whole = began.elapsed();
-    for number in 0..LIVES {
+    for number in 0..lives {
         // Evenly over the life and a little past it, with a jitter that no two runs share.
         let jitter = u128::from(began.elapsed().subsec_nanos()) % (whole.as_nanos() / 25).max(1);
-        let step = whole.as_nanos() * number as u128 / (LIVES as u128 - 5);
+        let step = whole.as_nanos() * number as u128 / (lives as u128 - 5);
         let moment = Duration::from_nanos(u64::try_from(step + jitter).unwrap());
         let cut_off = tokio::time::timeout(moment, life(&node, "", number, &image)).await;
         node.daemon.kill9();

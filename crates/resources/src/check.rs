@@ -1,5 +1,4 @@
-//! What a container may use: CRI's `LinuxContainerResources`, checked field by field, as the limits
-//! of a cgroup, and as what an update makes of them.
+//! What is asked for in CRI's `LinuxContainerResources`, checked field by field.
 
 use std::collections::HashSet;
 use std::fs;
@@ -10,9 +9,6 @@ use slipway_cri_api::v1::{ContainerConfig, LinuxContainerResources, PodSandboxCo
 use slipway_engine::Kind;
 use slipway_engine::{Error, Result};
 
-use crate::cgroups::CreateError;
-use crate::failure;
-
 /// What the kernel takes as `cpu.shares`.
 const SHARES: std::ops::RangeInclusive<i64> = 2..=262_144;
 /// What the kernel takes as a period of CPU time, in microseconds.
@@ -22,7 +18,7 @@ const LEAST_QUOTA: i64 = 1000;
 const OOM_SCORE: std::ops::RangeInclusive<i64> = -1000..=1000;
 
 /// Checks what a container asks for, before anything is made.
-pub(crate) fn check_container(hierarchy: &Hierarchy, config: &ContainerConfig) -> Result<()> {
+pub fn check_container(hierarchy: &Hierarchy, config: &ContainerConfig) -> Result<()> {
     match config
         .linux
         .as_ref()
@@ -34,7 +30,7 @@ pub(crate) fn check_container(hierarchy: &Hierarchy, config: &ContainerConfig) -
 }
 
 /// Checks what a pod asks for, before anything is made.
-pub(crate) fn check_pod(hierarchy: &Hierarchy, config: &PodSandboxConfig) -> Result<()> {
+pub fn check_pod(hierarchy: &Hierarchy, config: &PodSandboxConfig) -> Result<()> {
     let Some(linux) = &config.linux else {
         return Ok(());
     };
@@ -51,11 +47,7 @@ pub(crate) fn check_pod(hierarchy: &Hierarchy, config: &PodSandboxConfig) -> Res
 
 /// Refuses values that mean nothing ([`Kind::InvalidArgument`]) or that this node has not got
 /// ([`Kind::FailedPrecondition`]); the message begins with the field. Reads some of /sys.
-pub(crate) fn check(
-    hierarchy: &Hierarchy,
-    at: &str,
-    asked: &LinuxContainerResources,
-) -> Result<()> {
+pub fn check(hierarchy: &Hierarchy, at: &str, asked: &LinuxContainerResources) -> Result<()> {
     numbers(at, asked)?;
     list(
         &format!("{at}.cpuset_cpus"),
@@ -71,6 +63,21 @@ pub(crate) fn check(
     )?;
     hugepages(hierarchy, at, asked)?;
     unified(hierarchy, at, asked)
+}
+
+/// As [`check`], of what an update changes: its limit of swap is held against the memory that there
+/// is afterwards.
+pub fn check_change(
+    hierarchy: &Hierarchy,
+    at: &str,
+    after: &LinuxContainerResources,
+    changes: &LinuxContainerResources,
+) -> Result<()> {
+    let mut changes = changes.clone();
+    if changes.memory_swap_limit_in_bytes != 0 {
+        changes.memory_limit_in_bytes = after.memory_limit_in_bytes;
+    }
+    check(hierarchy, at, &changes)
 }
 
 fn numbers(at: &str, asked: &LinuxContainerResources) -> Result<()> {
@@ -221,141 +228,6 @@ fn unified(hierarchy: &Hierarchy, at: &str, asked: &LinuxContainerResources) -> 
     Ok(())
 }
 
-/// As limits of a cgroup. Zero and the empty string are protobuf's way of saying nothing.
-pub(crate) fn limits(asked: &LinuxContainerResources) -> Resources {
-    let unsigned = |value: i64| u64::try_from(value).ok().filter(|&value| value > 0);
-    let signed = |value: i64| (value != 0).then_some(value);
-    let text = |value: &String| (!value.is_empty()).then(|| value.clone());
-    Resources {
-        cpu_shares: unsigned(asked.cpu_shares),
-        cpu_quota: signed(asked.cpu_quota),
-        cpu_period: unsigned(asked.cpu_period),
-        cpuset_cpus: text(&asked.cpuset_cpus),
-        cpuset_mems: text(&asked.cpuset_mems),
-        memory_limit: signed(asked.memory_limit_in_bytes),
-        memory_swap_limit: signed(asked.memory_swap_limit_in_bytes),
-        pids_limit: None,
-        hugepages: asked
-            .hugepage_limits
-            .iter()
-            .map(|limit| (limit.page_size.clone(), limit.limit))
-            .collect(),
-        unified: asked.unified.clone().into_iter().collect(),
-    }
-}
-
-/// What a container is to be limited to from its creation on.
-pub(crate) fn of_container(config: &ContainerConfig, pids_limit: Option<i64>) -> Resources {
-    let asked = config
-        .linux
-        .as_ref()
-        .and_then(|linux| linux.resources.as_ref());
-    Resources {
-        pids_limit,
-        ..asked.map(limits).unwrap_or_default()
-    }
-}
-
-/// What an update changes: as asked, and where it changes memory and says nothing of swap, the limit
-/// of both together moves along, so that as much swap is left as there was. (On v2 that is what the
-/// kernel does; on v1 it would refuse memory above the old limit of both.)
-pub(crate) fn changes(
-    now: &LinuxContainerResources,
-    asked: &LinuxContainerResources,
-) -> LinuxContainerResources {
-    let mut changes = asked.clone();
-    let (memory, both) = (now.memory_limit_in_bytes, now.memory_swap_limit_in_bytes);
-    if asked.memory_swap_limit_in_bytes == 0 && asked.memory_limit_in_bytes != 0 && both != 0 {
-        changes.memory_swap_limit_in_bytes = match asked.memory_limit_in_bytes {
-            wanted if wanted > 0 && both > 0 => wanted.saturating_add(both - memory),
-            _ => -1,
-        };
-    }
-    changes
-}
-
-/// What holds after an update; zero and empty keep what was (CRI `UpdateContainerResources`).
-pub(crate) fn merged(
-    now: &LinuxContainerResources,
-    changes: &LinuxContainerResources,
-) -> LinuxContainerResources {
-    let number = |now: i64, asked: i64| if asked == 0 { now } else { asked };
-    let text = |now: &String, asked: &String| {
-        if asked.is_empty() {
-            now.clone()
-        } else {
-            asked.clone()
-        }
-    };
-    let mut hugepage_limits = now.hugepage_limits.clone();
-    for limit in &changes.hugepage_limits {
-        hugepage_limits.retain(|one| one.page_size != limit.page_size);
-        hugepage_limits.push(limit.clone());
-    }
-    let mut unified = now.unified.clone();
-    unified.extend(changes.unified.clone());
-    LinuxContainerResources {
-        cpu_period: number(now.cpu_period, changes.cpu_period),
-        cpu_quota: number(now.cpu_quota, changes.cpu_quota),
-        cpu_shares: number(now.cpu_shares, changes.cpu_shares),
-        memory_limit_in_bytes: number(now.memory_limit_in_bytes, changes.memory_limit_in_bytes),
-        oom_score_adj: number(now.oom_score_adj, changes.oom_score_adj),
-        cpuset_cpus: text(&now.cpuset_cpus, &changes.cpuset_cpus),
-        cpuset_mems: text(&now.cpuset_mems, &changes.cpuset_mems),
-        hugepage_limits,
-        unified,
-        memory_swap_limit_in_bytes: number(
-            now.memory_swap_limit_in_bytes,
-            changes.memory_swap_limit_in_bytes,
-        ),
-    }
-}
-
-/// The kernel's refusal of a limit, by the field that asked for it.
-pub(crate) fn refused(at: &str, error: CreateError) -> Error {
-    let error = match error {
-        CreateError::Cgroup(error) => error,
-        CreateError::Other(error) => return error,
-    };
-    let refused = failure::of_cgroup(&error);
-    match &error {
-        slipway_cgroup::Error::Write { file, .. } => {
-            let name = file
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default();
-            match field_of(name) {
-                Some(field) => refused.context(format!("{at}.{field}")),
-                None => refused,
-            }
-        }
-        slipway_cgroup::Error::MemoryInUse { .. } => {
-            refused.context(format!("{at}.memory_limit_in_bytes"))
-        }
-        slipway_cgroup::Error::NoSwapAccounting(_) => {
-            refused.context(format!("{at}.memory_swap_limit_in_bytes"))
-        }
-        slipway_cgroup::Error::MissingController { .. } | slipway_cgroup::Error::Invalid { .. } => {
-            refused.context(at)
-        }
-        _ => refused,
-    }
-}
-
-fn field_of(control_file: &str) -> Option<&'static str> {
-    Some(match control_file {
-        "cpu.shares" | "cpu.weight" => "cpu_shares",
-        "cpu.cfs_quota_us" | "cpu.max" => "cpu_quota",
-        "cpu.cfs_period_us" => "cpu_period",
-        "cpuset.cpus" => "cpuset_cpus",
-        "cpuset.mems" => "cpuset_mems",
-        "memory.limit_in_bytes" | "memory.max" => "memory_limit_in_bytes",
-        "memory.memsw.limit_in_bytes" | "memory.swap.max" => "memory_swap_limit_in_bytes",
-        name if name.starts_with("hugetlb.") => "hugepage_limits",
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -501,33 +373,6 @@ mod tests {
         ] {
             let answer = list("f", asked, "CPUs", there);
             assert_eq!(answer.err().map(|error| error.kind()), kind, "{asked}");
-        }
-    }
-
-    #[test]
-    fn swap_moves_along_with_memory() {
-        let now = |memory, both| LinuxContainerResources {
-            memory_limit_in_bytes: memory,
-            memory_swap_limit_in_bytes: both,
-            ..Default::default()
-        };
-        for (before, asked, memory, both) in [
-            (now(64, 64), now(128, 0), 128, 128),
-            (now(64, 96), now(32, 0), 32, 64),
-            (now(64, 64), now(-1, 0), -1, -1),
-            (now(64, -1), now(128, 0), 128, -1),
-            (now(64, 0), now(128, 0), 128, 0),
-            (now(64, 64), now(128, 200), 128, 200),
-            (now(64, 64), now(0, 100), 64, 100),
-        ] {
-            let after = merged(&before, &changes(&before, &asked));
-            assert_eq!(
-                (
-                    after.memory_limit_in_bytes,
-                    after.memory_swap_limit_in_bytes
-                ),
-                (memory, both)
-            );
         }
     }
 

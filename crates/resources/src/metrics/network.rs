@@ -1,12 +1,15 @@
 //! A pod's network interfaces.
 
-use super::families;
-use super::series::Series;
-use crate::pod::Pod;
-use crate::stats::interfaces;
+use slipway_cri_api::v1::Metric;
+use slipway_network::Interface;
 
-pub(super) fn add(series: &mut Series, pod: &Pod) {
-    for interface in interfaces(pod).unwrap_or_default() {
+use super::families;
+use super::series::{Series, Subject};
+
+/// A pod's metrics, now, in nanoseconds since the epoch; `interfaces` are those of its own network.
+pub fn pod(subject: Subject, now: i64, interfaces: &[Interface]) -> Vec<Metric> {
+    let mut series = Series::new(subject, now);
+    for interface in interfaces {
         let (received, sent) = (interface.received, interface.sent);
         for (family, value) in [
             (families::NETWORK_RECEIVE_BYTES, received.bytes),
@@ -21,4 +24,5 @@ pub(super) fn add(series: &mut Series, pod: &Pod) {
             series.labelled(&family, &[&interface.name], value);
         }
     }
+    series.end()
 }

@@ -1,36 +1,48 @@
 //! One running container.
 
-use slipway_cgroup::{Details, DeviceIo, MemoryStats, PidsStats, Pressure, Stats};
+use std::path::Path;
+
+use slipway_cgroup::{Cgroup, Details, DeviceIo, MemoryStats, PidsStats, Pressure, Stats};
 use slipway_cri_api::v1::{LinuxContainerResources, Metric};
-use slipway_engine::ContainerState;
 
 use super::families::{self, Family};
 use super::processes::{Processes, soft_limits};
-use super::series::Series;
-use crate::container::Container;
-use crate::lifecycle;
-use crate::node::{Node, now};
+use super::series::{Series, Subject};
 
 const NANOSECONDS: u64 = 1_000_000_000;
 const MICROSECONDS: u64 = 1_000_000;
 const SECTOR: u64 = 512;
 
-/// None for a container that does not run, or that has ended since the caller looked.
-pub(super) fn metrics(node: &Node, container: &Container) -> Option<Vec<Metric>> {
-    let ContainerState::Running { started_at } = container.state() else {
-        return None;
-    };
-    let cgroup = lifecycle::cgroup(node, container).ok()?;
+/// What of a running container is not in its cgroup.
+#[derive(Debug)]
+pub struct Container<'a> {
+    /// Whose metrics they are.
+    pub subject: Subject,
+    /// Nanoseconds since the epoch.
+    pub started_at: i64,
+    /// The first process; none where it is not known.
+    pub pid: Option<i32>,
+    /// What it is limited to.
+    pub limits: &'a LinuxContainerResources,
+    /// Where its writable layer is; any directory of that file system.
+    pub layer: &'a Path,
+    /// What the layer held when it was last looked at, in bytes.
+    pub layer_bytes: u64,
+}
+
+/// A running container's metrics, now, in nanoseconds since the epoch; none where its cgroup has
+/// gone, because it has ended since the caller looked.
+pub fn container(container: Container<'_>, cgroup: &Cgroup, now: i64) -> Option<Vec<Metric>> {
     let stats = cgroup.stats().ok()?;
     let details = cgroup.details().ok()?;
     let pids = cgroup.processes().ok()?;
-    let mut series = Series::of_container(container);
-    series.add(&families::LAST_SEEN, seconds(now()));
-    series.add(&families::START_TIME, seconds(started_at));
+    let mut series = Series::new(container.subject, now);
+    series.add(&families::LAST_SEEN, seconds(now));
+    series.add(&families::START_TIME, seconds(container.started_at));
     processor(&mut series, &stats, &details);
     memory(&mut series, stats.memory.as_ref(), &details);
     hugepages(&mut series, &details);
-    let own = file_system(&mut series, node, container);
+    let own = file_system(&mut series, container.layer, container.layer_bytes);
     // The kernel lists a device with the first request to it.
     let unused = own.filter(|own| {
         let mut listed = details.devices.iter();
@@ -41,10 +53,10 @@ pub(super) fn metrics(node: &Node, container: &Container) -> Option<Vec<Metric>>
     }
     let threads = cgroup.pids().ok()?;
     processes(&mut series, &Processes::read(pids), threads.as_ref());
-    for (name, limit) in container.pid().map(soft_limits).unwrap_or_default() {
+    for (name, limit) in container.pid.map(soft_limits).unwrap_or_default() {
         series.labelled(&families::ULIMITS, &[&name], limit);
     }
-    specification(&mut series, &container.resources().unwrap_or_default());
+    specification(&mut series, container.limits);
     pressure(&mut series, &cgroup.pressure().unwrap_or_default());
     Some(series.end())
 }
@@ -124,11 +136,10 @@ fn hugepages(series: &mut Series, details: &Details) {
     }
 }
 
-/// The file system of the writable layer; how much the layer holds is told from its last reading.
-/// Answers the device that it is on.
-fn file_system(series: &mut Series, node: &Node, container: &Container) -> Option<DeviceIo> {
-    let layer = node.writable(container.id());
-    let (Ok(file), Ok(size)) = (rustix::fs::stat(&layer), rustix::fs::statvfs(&layer)) else {
+/// The file system of the writable layer, and how much the layer holds. Answers the device that it
+/// is on.
+fn file_system(series: &mut Series, layer: &Path, usage: u64) -> Option<DeviceIo> {
+    let (Ok(file), Ok(size)) = (rustix::fs::stat(layer), rustix::fs::statvfs(layer)) else {
         return None;
     };
     let (major, minor) = (
@@ -140,8 +151,6 @@ fn file_system(series: &mut Series, node: &Node, container: &Container) -> Optio
     series.labelled(&families::FS_LIMIT, &[&device], limit);
     series.labelled(&families::FS_INODES_TOTAL, &[&device], size.f_files);
     series.labelled(&families::FS_INODES_FREE, &[&device], size.f_ffree);
-    // A layer that was not read yet is seconds old and has next to nothing in it.
-    let usage = container.observed.layer().map_or(0, |layer| layer.bytes);
     series.labelled(&families::FS_USAGE, &[&device], usage);
     Some(DeviceIo {
         major,
