@@ -14,6 +14,9 @@ use crate::client::output::{self, write_stdout};
 
 /// What `slipway migrate` is told.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  slipway migrate plan --to slipway")]
 pub(crate) struct MigrateArgs {
     #[command(subcommand)]
     command: MigrateCommand,

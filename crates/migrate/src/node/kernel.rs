@@ -30,7 +30,7 @@ const SAVED_RULES: [&str; 5] = [
     "/etc/nftables.conf",
 ];
 
-const CLEAN: &str = "Once Docker's containers are gone, remove its chains (DOCKER, DOCKER-USER, DOCKER-FORWARD, DOCKER-ISOLATION-STAGE-1 and -2) and set the policy of FORWARD to what it was, or reboot; slipway migrate does it";
+const CLEAN: &str = "Once Docker's containers are gone, remove its chains (DOCKER, DOCKER-USER, DOCKER-FORWARD, DOCKER-ISOLATION-STAGE-1 and -2) and set the policy of FORWARD to what it was, or reboot";
 
 pub(super) async fn check(look: &mut Look<'_>, facts: &Facts) {
     let Some(docker) = &facts.runtimes.docker else {

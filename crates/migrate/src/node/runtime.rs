@@ -181,7 +181,7 @@ fn processes(look: &mut Look<'_>, facts: &Facts) {
             &rules::KUBELET_NOT_SYSTEMD,
             [process.evidence()],
             "the kubelet runs, and there is no kubelet.service",
-            "Find out what starts it (an init script, a container, an installer's agent): that is where its flags have to be changed, and slipway migrate can not do it there",
+            "Find out what starts it (an init script, a container, an installer's agent): that is where its flags have to be changed, and slipway migrate plan does not know that place",
         );
     }
 }

@@ -10,13 +10,16 @@ use super::files::Files;
 use super::target::Target;
 use super::{Error, Settings};
 use crate::document::{self, Edit, EnvFile, Format, Source};
-use crate::node::{Argument, Kubelet, Origin, Version};
+use crate::node::{Argument, Kubelet, Origin, Tree, Version};
 
 /// The first kubelet that has no dockershim, and asks for no `--container-runtime`.
 const WITHOUT_DOCKERSHIM: Version = Version::new(1, 24);
 
 /// The first kubelet that has its endpoint in its configuration.
 const ENDPOINT_CONFIGURED: Version = Version::new(1, 27);
+
+/// Its key there.
+const ENDPOINT: &str = "containerRuntimeEndpoint";
 
 /// The first kubelet without `--pod-infra-container-image`.
 const WITHOUT_PAUSE_IMAGE: Version = Version::new(1, 35);
@@ -143,11 +146,8 @@ pub(super) fn change<'a>(
     if old && !flags.iter().any(|flag| flag.name == "container-runtime") {
         added.push("--container-runtime=remote".to_string());
     }
-    let configured = kubelet
-        .config
-        .as_ref()
-        .and_then(|config| config.node.text_at(&["containerRuntimeEndpoint"]))
-        .is_some_and(|endpoint| !endpoint.is_empty());
+    let files_of_kubelet = [kubelet.config.as_ref(), kubelet.instance.as_ref()];
+    let configured = files_of_kubelet.into_iter().flatten().any(has_endpoint);
     let by_file = wanted.version >= ENDPOINT_CONFIGURED && configured;
     if !endpoint_is_set && !by_file {
         let endpoint = wanted.target.endpoint();
@@ -178,7 +178,23 @@ pub(super) fn change<'a>(
             files.write(&path, source.edited(&edits))?;
         }
     }
-    configuration(files, kubelet, wanted, in_configuration)
+    let config = kubelet.config.as_ref();
+    let lacks = in_configuration && !configured;
+    if let Some(config) = config {
+        let endpoint = lacks || has_endpoint(config);
+        set(files, config, settings(kubelet, wanted, endpoint))?;
+    }
+    if let Some(instance) = kubelet.instance.as_ref().filter(|tree| has_endpoint(tree)) {
+        let endpoint = wanted.target.endpoint().to_string();
+        set(files, instance, vec![(ENDPOINT, endpoint)])?;
+    }
+    Ok(())
+}
+
+/// Whether a configuration names the runtime's socket.
+fn has_endpoint(config: &Tree) -> bool {
+    let endpoint = config.node.text_at(&[ENDPOINT]);
+    endpoint.is_some_and(|endpoint| !endpoint.is_empty())
 }
 
 /// The command line of the unit itself.
@@ -390,18 +406,14 @@ fn append_line(source: &Source, line: &str) -> Edit {
     }
 }
 
-/// What the configuration file says of the runtime.
-fn configuration(
+/// Sets keys of a configuration.
+fn set(
     files: &mut Files<'_>,
-    kubelet: &Kubelet,
-    wanted: &Wanted<'_>,
-    endpoint: bool,
+    config: &Tree,
+    settings: Vec<(&'static str, String)>,
 ) -> Result<(), Error> {
-    let Some(config) = &kubelet.config else {
-        return Ok(());
-    };
     let path = config.source.path().to_path_buf();
-    for (key, value) in settings(kubelet, wanted, endpoint) {
+    for (key, value) in settings {
         let Some(source) = files.read(&path)? else {
             return Ok(());
         };
@@ -413,7 +425,7 @@ fn configuration(
         let Some(map) = documents.first() else {
             continue;
         };
-        if map.text_at(&[key]) == Some(value.trim_matches('"')) {
+        if map.text_at(&[key]) == Some(&value) {
             continue;
         }
         let edit = edit::yaml_setting(&source, map, key, &value);
@@ -435,10 +447,7 @@ pub(super) fn settings(
 ) -> Vec<(&'static str, String)> {
     let mut settings = vec![("cgroupDriver", wanted.cgroup_driver.to_string())];
     if endpoint {
-        settings.push((
-            "containerRuntimeEndpoint",
-            wanted.target.endpoint().to_string(),
-        ));
+        settings.push((ENDPOINT, wanted.target.endpoint().to_string()));
     }
     if wanted.target != Target::CriDockerd {
         let set = |key: &str| kubelet.configured(&[key]).is_some();
