@@ -195,6 +195,24 @@ impl Verdict {
     }
 }
 
+/// What a node of a cluster says that its pods run on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct NodeRuntime {
+    /// The node's name.
+    pub name: String,
+    /// `docker://20.10.8`, `containerd://1.7.2` …
+    pub runtime: String,
+    /// Its kubelet's version.
+    pub kubelet: String,
+}
+
+impl NodeRuntime {
+    /// Whether it is Docker, by dockershim or by cri-dockerd.
+    pub fn is_docker(&self) -> bool {
+        self.runtime.starts_with("docker://")
+    }
+}
+
 /// All that was found, and all that could not be looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -202,6 +220,9 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What is missing from it.
     pub unseen: Vec<Unseen>,
+    /// The nodes, where a cluster was looked at.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeRuntime>,
 }
 
 impl Report {

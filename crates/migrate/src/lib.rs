@@ -1,7 +1,7 @@
 //! Leaving dockershim: what of a node, of manifests and of a cluster depends on Docker.
 //!
 //! [`node::check`] looks at a node, below a root directory, [`manifests::check`] at files of
-//! Kubernetes objects. Neither changes anything. What they find is
+//! Kubernetes objects, [`cluster::check`] at those of a cluster. None changes anything. What they find is
 //! a [`Report`]: each [`Finding`] has the [`Rule`] that found it, where it was seen and what to do
 //! about it; what could not be looked at is in the report as well and is never taken for fine.
 //!
@@ -11,6 +11,7 @@
 
 mod agents;
 mod calls;
+pub mod cluster;
 pub mod document;
 mod finding;
 mod hints;
@@ -21,6 +22,6 @@ pub mod plan;
 mod root;
 pub mod rules;
 
-pub use finding::{Evidence, Finding, Report, Severity, Unseen, Verdict};
+pub use finding::{Evidence, Finding, NodeRuntime, Report, Severity, Unseen, Verdict};
 pub use root::Root;
 pub use rules::Rule;

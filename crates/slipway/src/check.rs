@@ -9,8 +9,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
+use slipway_migrate::cluster::{self, Access};
 use slipway_migrate::node::{self, Version};
-use slipway_migrate::{Finding, Report, Root, Severity, Unseen, Verdict, manifests};
+use slipway_migrate::{Finding, NodeRuntime, Report, Root, Severity, Unseen, Verdict, manifests};
 use tokio::runtime;
 
 use crate::client;
@@ -29,6 +30,7 @@ Exit codes:
 
 Examples:
   slipway check node
+  slipway check cluster
   slipway check manifests deploy/ -o sarif > docker.sarif
   slipway check node -o html > node.html
   slipway check node -o json | jq '.findings[] | select(.severity == \"blocker\")'")]
@@ -53,6 +55,16 @@ Examples:
   slipway check manifests deploy/ -o sarif > docker.sarif
   slipway check manifests all.yaml   # what kubectl get -A -o yaml has written")]
     Manifests(ManifestsArgs),
+
+    /// Look at a cluster over the Kubernetes API: its nodes' runtimes, and all of its workloads
+    #[command(after_help = "\
+It needs the verb list on nodes, pods, workloads, persistent volumes and config maps, and names
+what it was refused.
+
+Examples:
+  slipway check cluster
+  slipway check cluster --context production -o html > cluster.html")]
+    Cluster(ClusterArgs),
 }
 
 #[derive(Debug, Args)]
@@ -74,6 +86,21 @@ struct ManifestsArgs {
     /// A file, or a directory whose .yaml, .yml and .json files are looked at, with all below it
     #[arg(value_name = "DIR")]
     path: PathBuf,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+struct ClusterArgs {
+    /// A kubeconfig; none is $KUBECONFIG, ~/.kube/config, or the credentials of the pod that this
+    /// runs in
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+
+    /// A context of the kubeconfig; none is its current one
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
 
     #[command(flatten)]
     output: OutputArgs,
@@ -110,6 +137,8 @@ struct Document<'a> {
     notes: usize,
     findings: &'a [Finding],
     unseen: &'a [Unseen],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    nodes: &'a [NodeRuntime],
 }
 
 impl CheckArgs {
@@ -140,6 +169,15 @@ impl CheckCommand {
                 let report = node::check(&root, &options).await;
                 (report, node_name(&root), args.output)
             }
+            Self::Cluster(args) => {
+                let access = Access {
+                    kubeconfig: args.kubeconfig,
+                    context: args.context.clone(),
+                };
+                let report = cluster::check(&access).await?;
+                let subject = args.context.unwrap_or_else(|| "the cluster".to_string());
+                (report, subject, args.output)
+            }
             Self::Manifests(args) => {
                 let report = manifests::check(&args.path);
                 (report, args.path.display().to_string(), args.output)
@@ -167,6 +205,7 @@ impl OutputArgs {
             notes: report.count(Severity::Note),
             findings: &report.findings,
             unseen: &report.unseen,
+            nodes: &report.nodes,
         };
         match self.output {
             Format::Table => {

@@ -1,8 +1,8 @@
-//! YAML with positions, on saphyr's parser.
+//! YAML with positions, on granit's parser.
 
 use std::ops::Range;
 
-use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
+use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 
 use super::source::{Malformed, Source};
 use super::tree::{Entry, Node, Value};
@@ -17,64 +17,26 @@ pub(super) fn read(source: &Source) -> Result<Vec<Node>, Malformed> {
     let mut reader = Reader {
         source,
         parser: Parser::new_from_str(body).keep_tags(true),
-        offsets: Offsets {
-            text,
-            index: 0,
-            byte: text.len() - body.len(),
-        },
+        skipped: text.len() - body.len(),
         anchors: Vec::new(),
         nodes: 0,
     };
     let mut documents = Vec::new();
     while let Some(next) = reader.parser.next_event() {
         let (event, span) = next.map_err(|error| reader.wrong(&error))?;
-        match event {
-            Event::StreamStart
-            | Event::StreamEnd
-            | Event::DocumentStart(_)
-            | Event::DocumentEnd
-            | Event::Nothing => {}
-            event => {
-                let node = reader.node(event, span, 0)?;
-                documents.extend((node.value != Value::Null).then_some(node));
-            }
+        if event.is_node() {
+            let node = reader.node(event, &span, 0)?;
+            documents.extend((node.value != Value::Null).then_some(node));
         }
     }
     Ok(documents)
 }
 
-/// The parser counts characters. What it returns comes nearly in order, so that walking from the
-/// last place is walking once through the file.
-struct Offsets<'a> {
-    text: &'a str,
-    index: usize,
-    byte: usize,
-}
-
-impl Offsets<'_> {
-    fn byte(&mut self, index: usize) -> usize {
-        while self.index < index {
-            let Some(letter) = self.text[self.byte..].chars().next() else {
-                return self.byte;
-            };
-            self.byte += letter.len_utf8();
-            self.index += 1;
-        }
-        while self.index > index {
-            let Some(letter) = self.text[..self.byte].chars().next_back() else {
-                return self.byte;
-            };
-            self.byte -= letter.len_utf8();
-            self.index -= 1;
-        }
-        self.byte
-    }
-}
-
 struct Reader<'a> {
     source: &'a Source,
-    parser: Parser<'a, saphyr_parser::StrInput<'a>>,
-    offsets: Offsets<'a>,
+    parser: Parser<'a, StrInput<'a>>,
+    /// How long the byte order mark is, which the parser has not seen.
+    skipped: usize,
     anchors: Vec<(usize, Node)>,
     /// How many nodes there are, those that aliases repeat included.
     nodes: usize,
@@ -84,28 +46,40 @@ struct Reader<'a> {
 const MAX_NODES: usize = 1_000_000;
 
 impl<'a> Reader<'a> {
-    fn wrong(&mut self, error: &ScanError) -> Malformed {
-        let at = self.offsets.byte(error.marker().index());
-        self.source.malformed(at, error.info())
+    fn wrong(&self, error: &ScanError) -> Malformed {
+        let at = error.marker().byte_offset().unwrap_or_default();
+        self.source.malformed(at + self.skipped, error.info())
     }
 
-    fn range(&mut self, span: Span) -> Range<usize> {
-        let start = self.offsets.byte(span.start.index());
-        let end = self.offsets.byte(span.end.index());
-        start..end.max(start)
+    /// A parser of a string knows the bytes of all that it returns.
+    fn range(&self, span: &Span) -> Range<usize> {
+        let range = span.byte_range().unwrap_or_default();
+        range.start + self.skipped..range.end + self.skipped
     }
 
     fn event(&mut self) -> Result<(Event<'a>, Span), Malformed> {
-        match self.parser.next_event() {
-            Some(Ok(next)) => Ok(next),
-            Some(Err(error)) => Err(self.wrong(&error)),
-            None => Err(self
-                .source
-                .malformed(self.source.text().len(), "the file ends inside of a value")),
+        loop {
+            match self.parser.next_event() {
+                // Where others ask the parser for comments, they come as events.
+                Some(Ok((event, span)))
+                    if event.is_node()
+                        || matches!(event, Event::SequenceEnd | Event::MappingEnd) =>
+                {
+                    return Ok((event, span));
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(self.wrong(&error)),
+                None => {
+                    let end = self.source.text().len();
+                    return Err(self
+                        .source
+                        .malformed(end, "the file ends inside of a value"));
+                }
+            }
         }
     }
 
-    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node, Malformed> {
+    fn node(&mut self, event: Event<'a>, span: &Span, depth: usize) -> Result<Node, Malformed> {
         let range = self.range(span);
         self.nodes += 1;
         if depth == MAX_DEPTH || self.nodes > MAX_NODES {
@@ -117,19 +91,19 @@ impl<'a> Reader<'a> {
                 let value = scalar(&text, style, tag.as_deref());
                 (value, range.end, anchor)
             }
-            Event::SequenceStart(anchor, _) => {
+            Event::SequenceStart(_, anchor, _) => {
                 let mut items = Vec::new();
                 let end = loop {
                     let (event, span) = self.event()?;
                     if event == Event::SequenceEnd {
-                        break self.range(span);
+                        break self.range(&span);
                     }
-                    items.push(self.node(event, span, depth + 1)?);
+                    items.push(self.node(event, &span, depth + 1)?);
                 };
                 let last = items.last().map(|item| item.range.end);
                 (Value::List(items), own_end(&end, last), anchor)
             }
-            Event::MappingStart(anchor, _) => {
+            Event::MappingStart(_, anchor, _) => {
                 let (entries, end) = self.map(depth)?;
                 (Value::Map(entries), end, anchor)
             }
@@ -164,11 +138,11 @@ impl<'a> Reader<'a> {
         let end = loop {
             let (event, span) = self.event()?;
             if event == Event::MappingEnd {
-                break self.range(span);
+                break self.range(&span);
             }
-            let key = self.node(event, span, depth + 1)?;
+            let key = self.node(event, &span, depth + 1)?;
             let (event, span) = self.event()?;
-            let value = self.node(event, span, depth + 1)?;
+            let value = self.node(event, &span, depth + 1)?;
             if key.text() == Some("<<") {
                 merged.extend(value.entries().iter().cloned());
                 let lists = value.items().iter();
@@ -208,7 +182,7 @@ fn count(node: &Node) -> usize {
 
 /// As the core schema and Kubernetes' own reader resolve a plain scalar.
 fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Value {
-    if style != ScalarStyle::Plain || tag.is_some_and(|tag| tag.suffix == "str") {
+    if style != ScalarStyle::Plain || tag.is_some_and(|tag| tag.suffix() == "str") {
         return Value::Text(text.to_string());
     }
     match text {

@@ -1,9 +1,10 @@
 //! A report as one HTML file that needs nothing else: no script, no font, no picture from
 //! elsewhere. It is read on a phone, and printed.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
-use slipway_migrate::{Report, Severity, Verdict};
+use slipway_migrate::{NodeRuntime, Report, Severity, Verdict};
 
 const STYLE: &str = include_str!("report.css");
 
@@ -49,6 +50,7 @@ fn write(page: &mut String, report: &Report, subject: &str, time: &str) -> fmt::
         Text(time)
     )?;
     counts(page, report)?;
+    nodes(page, report)?;
     first(page, report)?;
     unseen(page, report)?;
     findings(page, report)?;
@@ -77,6 +79,43 @@ fn counts(page: &mut String, report: &Report) -> fmt::Result {
     writeln!(page, "</div>")
 }
 
+/// The cluster: its nodes by runtime, Docker first.
+fn nodes(page: &mut String, report: &Report) -> fmt::Result {
+    if report.nodes.is_empty() {
+        return Ok(());
+    }
+    let mut groups: BTreeMap<_, Vec<&NodeRuntime>> = BTreeMap::new();
+    for node in &report.nodes {
+        let engine = node.runtime.split("://").next().unwrap_or_default();
+        groups
+            .entry((!node.is_docker(), engine))
+            .or_default()
+            .push(node);
+    }
+    writeln!(page, "<section>\n<h2>The nodes</h2>")?;
+    for ((leaves, engine), nodes) in groups {
+        let class = if leaves { "fine" } else { "warning" };
+        writeln!(
+            page,
+            "<h3><span class=\"{class}\">{}</span> <span class=\"small\">{} of {}</span></h3>\n<ul class=\"nodes\">",
+            Text(engine),
+            nodes.len(),
+            report.nodes.len()
+        )?;
+        for node in nodes {
+            writeln!(
+                page,
+                "<li class=\"{class}\"><b>{}</b><br><span class=\"small\">{}<br>kubelet {}</span></li>",
+                Text(&node.name),
+                Text(&node.runtime),
+                Text(&node.kubelet)
+            )?;
+        }
+        writeln!(page, "</ul>")?;
+    }
+    writeln!(page, "</section>")
+}
+
 fn first(page: &mut String, report: &Report) -> fmt::Result {
     let groups = report.by_rule();
     if groups.is_empty() {
@@ -89,7 +128,7 @@ fn first(page: &mut String, report: &Report) -> fmt::Result {
     for (rule, findings) in groups {
         writeln!(
             page,
-            "<li><a href=\"#{id}\"><span class=\"tag {severity}\">{severity}</span> {title}</a> \
+            "<li><span class=\"tag {severity}\">{severity}</span> <a href=\"#{id}\">{title}</a> \
              <span class=\"small\">{count}×</span></li>",
             id = rule.id,
             severity = rule.severity.name(),
@@ -184,9 +223,18 @@ mod tests {
             "Do & \"be\" done",
         );
         report.miss("/y", "denied", "be root");
+        for (name, runtime) in [("a&b", "docker://20.10.8"), ("c", "containerd://1.7.2")] {
+            report.nodes.push(NodeRuntime {
+                name: name.to_string(),
+                runtime: runtime.to_string(),
+                kubelet: "v1.23.1".to_string(),
+            });
+        }
         report.sort();
         let page = render(&report, "node <a>", "today");
         assert!(page.contains("&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;"));
+        let docker = page.find("<b>a&amp;b</b>").unwrap();
+        assert!(docker < page.find("<b>c</b>").unwrap(), "Docker first");
         assert!(page.contains("Do &amp; &quot;be&quot; done"));
         assert!(page.contains("<title>Leaving Docker: node &lt;a&gt;</title>"));
         assert!(
@@ -199,7 +247,7 @@ mod tests {
             assert!(!page.contains(loads), "{loads}");
         }
         for tag in [
-            "html", "head", "body", "main", "section", "ul", "ol", "li", "dl", "header",
+            "html", "head", "body", "main", "section", "ul", "ol", "li", "dl", "header", "h3",
         ] {
             let open = page.matches(&format!("<{tag}>")).count()
                 + page.matches(&format!("<{tag} ")).count();

@@ -14,6 +14,10 @@ const WIDTH: usize = 96;
 /// The whole report as lines of text.
 pub(super) fn render(report: &Report, colours: bool) -> String {
     let mut text = String::new();
+    if !report.nodes.is_empty() {
+        text.push_str(&nodes(report).render(colours));
+        text.push('\n');
+    }
     if !report.findings.is_empty() {
         text.push_str(&findings(report).render(colours));
         text.push_str("\nWhat to do:\n");
@@ -41,6 +45,23 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
     }
     text.push_str(&summary(report));
     text
+}
+
+fn nodes(report: &Report) -> Table {
+    let mut table = Table::new(["NODE", "RUNTIME", "KUBELET"]);
+    for node in &report.nodes {
+        let colour = if node.is_docker() {
+            AnsiColor::Yellow
+        } else {
+            AnsiColor::Green
+        };
+        table.push([
+            node.name.as_str().into(),
+            Cell::coloured(&node.runtime, colour),
+            node.kubelet.as_str().into(),
+        ]);
+    }
+    table
 }
 
 fn findings(report: &Report) -> Table {

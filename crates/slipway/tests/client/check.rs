@@ -65,6 +65,9 @@ async fn what_cannot_be_looked_at_ends_with_3() {
     assert!(stderr(&output).contains("no such directory"), "{output:?}");
     let output = check(&["manifests", "/nonexistent"]).await;
     assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let output = check(&["cluster", "--kubeconfig", "/nonexistent"]).await;
+    assert_eq!(output.status.code(), Some(3));
+    assert!(stderr(&output).contains("/nonexistent"), "{output:?}");
     let output = check(&["node", "--kubelet-version", "new"]).await;
     assert_eq!(output.status.code(), Some(2), "clap's own: {output:?}");
 }
