@@ -69,6 +69,16 @@ Examples:
 
 #[derive(Debug, Args)]
 struct NodeArgs {
+    #[command(flatten)]
+    node: NodeFiles,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Which node is looked at.
+#[derive(Debug, Args)]
+pub(crate) struct NodeFiles {
     /// Directory below which the node's files are, /proc among them
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
@@ -76,9 +86,21 @@ struct NodeArgs {
     /// The kubelet's version, where it cannot be found out
     #[arg(long, value_name = "VERSION")]
     kubelet_version: Option<Version>,
+}
 
-    #[command(flatten)]
-    output: OutputArgs,
+impl NodeFiles {
+    /// The files, and what is known better than they do.
+    pub(crate) fn open(self) -> anyhow::Result<(Root, node::Options)> {
+        anyhow::ensure!(
+            self.root.is_dir(),
+            "--root {}: there is no such directory",
+            self.root.display()
+        );
+        let options = node::Options {
+            kubelet_version: self.kubelet_version,
+        };
+        Ok((Root::new(self.root), options))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -157,15 +179,7 @@ impl CheckCommand {
     async fn run(self) -> anyhow::Result<ExitCode> {
         let (report, subject, output) = match self {
             Self::Node(args) => {
-                anyhow::ensure!(
-                    args.root.is_dir(),
-                    "--root {}: there is no such directory",
-                    args.root.display()
-                );
-                let options = node::Options {
-                    kubelet_version: args.kubelet_version,
-                };
-                let root = Root::new(args.root);
+                let (root, options) = args.node.open()?;
                 let report = node::check(&root, &options).await;
                 (report, node_name(&root), args.output)
             }

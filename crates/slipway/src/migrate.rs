@@ -1,15 +1,13 @@
 //! `slipway migrate`: a node's move away from dockershim.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 
 use clap::builder::styling::AnsiColor;
 use clap::{Args, Subcommand, ValueEnum};
-use slipway_migrate::Root;
-use slipway_migrate::node::{self, Version};
 use slipway_migrate::plan::{self, Plan, Step, Target};
 use tokio::runtime;
 
+use crate::check::NodeFiles;
 use crate::client::output::{self, write_stdout};
 
 /// What `slipway migrate` is told.
@@ -45,13 +43,8 @@ struct PlanArgs {
     #[arg(long)]
     no_drain: bool,
 
-    /// Directory below which the node's files are, /proc among them
-    #[arg(long, value_name = "DIR", default_value = "/")]
-    root: PathBuf,
-
-    /// The kubelet's version, where it cannot be found out
-    #[arg(long, value_name = "VERSION")]
-    kubelet_version: Option<Version>,
+    #[command(flatten)]
+    node: NodeFiles,
 
     /// How the plan is written
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
@@ -73,22 +66,16 @@ impl MigrateArgs {
     /// Does what was asked for.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let MigrateCommand::Plan(args) = self.command;
-        anyhow::ensure!(
-            args.root.is_dir(),
-            "--root {}: there is no such directory",
-            args.root.display()
-        );
+        let (root, node) = args.node.open()?;
         let options = plan::Options {
             target: args.to,
             drain: !args.no_drain,
-            node: node::Options {
-                kubelet_version: args.kubelet_version,
-            },
+            node,
         };
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let plan = runtime.block_on(plan::make(&Root::new(args.root), &options))?;
+        let plan = runtime.block_on(plan::make(&root, &options))?;
         match args.output {
             Format::Text => write_stdout(render(&plan, output::colours()).as_bytes()),
             Format::Json => output::print_structured(output::Format::Json, &plan),

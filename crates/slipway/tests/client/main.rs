@@ -4,6 +4,7 @@
 mod check;
 mod engines;
 mod fake;
+mod migrate;
 mod session;
 
 use std::fs;
