@@ -25,6 +25,7 @@ mod execs;
 mod failure;
 mod files;
 mod gates;
+mod holder;
 mod images;
 mod inspect;
 mod lifecycle;
