@@ -3,14 +3,17 @@
 //! Docker is asked for one container whenever something has happened to it, one request at a time
 //! for each, so that what is known of it never goes back in time.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bollard::models::ContainerInspectResponse;
 use slipway_cgroup::Hierarchy;
 use slipway_cri_api::v1::{ContainerEventResponse, ContainerEventType, LinuxContainerResources};
-use slipway_engine::{ContainerName, ContainerState, Error, Events, Index, Kind, PodName, Result};
+use slipway_engine::{
+    Census, ContainerName, ContainerState, Error, Events, HasState, Index, Kind, OneOf, PodName,
+    Population, Result,
+};
 use slipway_network::Network;
 use slipway_resources::of_cgroup;
 use tokio::sync::{Notify, watch};
@@ -36,6 +39,43 @@ pub(crate) enum Sight {
     /// As it was when Docker could last be asked. CRI has a state for it, `CONTAINER_UNKNOWN`; but a
     /// kubelet takes that for an end with code 137, and a pod that is not to be restarted for failed.
     Remembered,
+}
+
+/// What was told of last, for those who count.
+struct Told {
+    pods: Population,
+    containers: Population,
+    /// By id.
+    counted: HashMap<String, OneOf>,
+}
+
+impl Told {
+    fn new(census: &Census) -> Self {
+        Self {
+            pods: census.pods("docker"),
+            containers: census.containers("docker"),
+            counted: HashMap::new(),
+        }
+    }
+
+    fn pod(&mut self, pod: &Pod) {
+        let counted = self.pods.count(pod);
+        self.counted.insert(pod.id.clone(), counted);
+    }
+
+    fn container(&mut self, container: &Container) {
+        let counted = self.containers.count(&container.state);
+        self.counted.insert(container.id.clone(), counted);
+    }
+}
+
+impl HasState for Pod {
+    fn label(&self) -> &'static str {
+        match self.pid {
+            Some(_) => "ready",
+            None => "not_ready",
+        }
+    }
 }
 
 /// Everything that the operations work on. Nothing in it cannot be rebuilt from Docker and from
@@ -68,7 +108,7 @@ pub(crate) struct Node {
     /// Held while Docker is asked about a container.
     turns: Gates,
     /// Held while something changes and is told of.
-    telling: Mutex<()>,
+    told: Mutex<Told>,
     /// Changes with everything that is known.
     pub(crate) changes: watch::Sender<u64>,
     /// Told when what is known may not be what is.
@@ -80,7 +120,8 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn new(
         config: Config,
-        network: slipway_network::Config,
+        network: Network,
+        census: &Census,
         root: &Path,
         state: &Path,
         locks: [std::fs::File; 2],
@@ -88,7 +129,7 @@ impl Node {
         Ok(Self {
             dockerd: Dockerd::new(&config)?,
             config,
-            network: Network::new(network, cni(root)),
+            network,
             checkpoints: Checkpoints::new(checkpoints(root)),
             limits: Files::new(limits(root)),
             hierarchy: OnceLock::new(),
@@ -105,7 +146,7 @@ impl Node {
             gates: Gates::default(),
             updates: Gates::default(),
             turns: Gates::default(),
-            telling: Mutex::default(),
+            told: Mutex::new(Told::new(census)),
             changes: watch::Sender::new(0),
             doubts: Notify::new(),
             _locks: locks,
@@ -203,16 +244,25 @@ impl Node {
             .unwrap_or_default();
         let found =
             inspected.and_then(|inspected| read(inspected, &self.checkpoints, &self.limits));
-        let _turn = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let mut started = false;
         match found {
             Some(Found::Pod(_) | Found::HalfMade) if self.is_being_made(&name) => {
                 return Seen::Making;
             }
             Some(Found::HalfMade) => return Seen::HalfMade,
-            Some(Found::Pod(pod)) => self.take_pod(*pod),
-            Some(Found::Container(container)) => started = self.take_container(*container),
-            None => self.forget(id),
+            Some(Found::Pod(pod)) => {
+                told.pod(&pod);
+                self.take_pod(*pod);
+            }
+            Some(Found::Container(container)) => {
+                told.container(&container);
+                started = self.take_container(*container);
+            }
+            None => {
+                told.counted.remove(id);
+                self.forget(id);
+            }
         }
         self.changes
             .send_modify(|count| *count = count.wrapping_add(1));

@@ -51,9 +51,9 @@ pub enum When {
 pub struct Asked {
     /// What was asked, see [`DockerProxy::rule`].
     pub what: String,
-    /// When dockerd was given it.
+    /// When it came.
     pub began: Instant,
-    /// When the last of its answer had come; none before that.
+    /// When the last of its answer had gone; none before that.
     pub ended: Option<Instant>,
 }
 

@@ -20,7 +20,7 @@ use tonic::{Code, Request, Status};
 use crate::refused;
 
 /// How long a kubelet may need until nothing fails any more.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How long it waits after a failure. Real ones wait longer.
 const PAUSE: Duration = Duration::from_millis(50);
