@@ -55,7 +55,7 @@ pub use containerd::Containerd;
 pub use cri::Cri;
 pub use daemon::{Daemon, DaemonBuilder, slipway_binary};
 pub use disk::SmallDisk;
-pub use docker::Docker;
+pub use docker::{CgroupDriver, Docker};
 pub use docker_proxy::{Asked, DockerProxy, Fate, When};
 pub use image::{Compression, Format, Image};
 pub use layer::Layer;
