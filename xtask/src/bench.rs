@@ -3,6 +3,7 @@
 mod cycle;
 mod lists;
 mod memory;
+mod overhead;
 mod pods;
 mod pull;
 mod report;

@@ -8,10 +8,9 @@ use bollard::Docker;
 use bollard::auth::DockerCredentials;
 use bollard::models::{CreateImageInfo, ImageInspect, ImageSummary};
 use bollard::query_parameters::{
-    CreateImageOptions, CreateImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptions,
+    CreateImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptions,
 };
-use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use serde::Deserialize;
 use slipway_cri_api::v1::{
     AuthConfig, FilesystemIdentifier, FilesystemUsage, Image, ImageFsInfoResponse, ImageSpec,
@@ -61,7 +60,13 @@ impl ImageNames {
     }
 
     /// Asks Docker, if it is not known yet. The image of a container may be gone.
-    pub(crate) async fn learn(&self, dockerd: &Dockerd, docker: &Docker, id: &str) {
+    pub(crate) async fn learn(
+        &self,
+        dockerd: &Dockerd,
+        limit: Duration,
+        docker: &Docker,
+        id: &str,
+    ) {
         let known = |names: &Self| {
             let names = names.0.lock().unwrap_or_else(PoisonError::into_inner);
             names.contains_key(id)
@@ -70,7 +75,7 @@ impl ImageNames {
             return;
         }
         let asked = docker.inspect_image(id);
-        if let Ok(image) = dockerd.answer(SILENCE, "inspect image", asked).await {
+        if let Ok(image) = dockerd.answer(limit, "inspect image", asked).await {
             let digest = image.repo_digests.unwrap_or_default().into_iter().next();
             let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             names.insert(id.to_owned(), digest.unwrap_or_else(|| id.to_owned()));
@@ -106,27 +111,22 @@ async fn fetch(node: &Node, name: &str, auth: Option<DockerCredentials>) -> Resu
         .from_image(&name)
         .build();
     let pull = node.pulls.begin(&name);
-    create(node, &docker, &what, options, None, auth, |told| {
-        pull.take(told);
-    })
-    .await
+    let asked = docker.create_image(Some(options), None, auth);
+    follow(node, SILENCE, &what, asked, |told| pull.take(told)).await
 }
 
-/// Follows what Docker tells of an image that it makes, to its end.
-async fn create(
+/// Follows what Docker tells of an image that it makes, to its end; for so long it may say nothing.
+async fn follow(
     node: &Node,
-    docker: &Docker,
+    silence: Duration,
     what: &str,
-    options: CreateImageOptions,
-    archive: Option<Bytes>,
-    auth: Option<DockerCredentials>,
+    progress: impl Stream<Item = std::result::Result<CreateImageInfo, bollard::errors::Error>>,
     take: impl Fn(&CreateImageInfo),
 ) -> Result<()> {
-    let archive = archive.map(bollard::body_full);
-    let mut progress = Box::pin(docker.create_image(Some(options), archive, auth));
+    let mut progress = Box::pin(progress);
     let endpoint = node.dockerd.endpoint();
     loop {
-        let next = tokio::time::timeout(SILENCE, progress.next()).await;
+        let next = tokio::time::timeout(silence, progress.next()).await;
         match next.map_err(|_| failure::late(what, endpoint))? {
             None => return Ok(()),
             Some(Err(error)) => return Err(failure::of_docker(what, endpoint, &error)),
@@ -208,16 +208,9 @@ pub(crate) async fn pause(node: &Node, up: &Up) -> Result<String> {
         .changes(vec![format!("ENTRYPOINT [{:?}]", pause::PATH)])
         .build();
     let what = format!("import the pause image {name}");
-    create(
-        node,
-        &up.docker,
-        &what,
-        options,
-        Some(archive),
-        None,
-        |_| (),
-    )
-    .await?;
+    let archive = bollard::body_full(archive);
+    let asked = up.docker.create_image(Some(options), Some(archive), None);
+    follow(node, node.config.timeout(), &what, asked, |_| ()).await?;
     tracing::info!(image = name, "the pause image was given to Docker");
     Ok(name.to_owned())
 }

@@ -25,6 +25,7 @@ mod execs;
 mod failure;
 mod files;
 mod gates;
+mod holder;
 mod images;
 mod inspect;
 mod lifecycle;
@@ -65,9 +66,10 @@ use slipway_cri_api::v1::{
     UpdateContainerResourcesRequest, UpdatePodSandboxResourcesRequest,
 };
 use slipway_engine::{
-    ContainerEventStream, Engine, Error, PodName, PortConnection, PullProgressStream, Result,
-    Session, Streams, Verbosity, overview,
+    Census, ContainerEventStream, Engine, Error, PodName, PortConnection, PullProgressStream,
+    Result, Session, Streams, Verbosity, overview,
 };
+use slipway_network::Network;
 use tokio::io::AsyncRead;
 
 pub use config::Config;
@@ -84,6 +86,10 @@ pub struct Settings {
     pub docker: Config,
     /// `[network]`.
     pub network: slipway_network::Config,
+    /// Where pods and containers are counted.
+    pub census: Census,
+    /// Where it is counted how long networks take.
+    pub network_metrics: slipway_network::Metrics,
 }
 
 /// The engine. It implements [`Engine`], which is how it is used.
@@ -105,6 +111,8 @@ impl DockerEngine {
             state,
             docker,
             network,
+            census,
+            network_metrics,
         } = settings;
         // Those that the engine on this kernel takes: there are never two daemons in one place.
         let locks = [lock(&root)?, lock(&state)?];
@@ -112,7 +120,8 @@ impl DockerEngine {
         for directory in [node::checkpoints(&root), node::limits(&root)] {
             private_directory(&directory)?;
         }
-        let node = Arc::new(Node::new(docker, network, &root, &state, locks)?);
+        let network = Network::new(network, node::cni(&root)).measured_by(&network_metrics);
+        let node = Arc::new(Node::new(docker, network, &census, &root, &state, locks)?);
         watch::start(&node).await?;
         Ok(Self { node })
     }

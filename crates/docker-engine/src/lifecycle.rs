@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::Docker;
-use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, KillContainerOptionsBuilder, StopContainerOptionsBuilder,
-};
+use bollard::models::ContainerCreateBody;
+use bollard::query_parameters::{KillContainerOptionsBuilder, StopContainerOptionsBuilder};
 use slipway_cri_api::v1::{ContainerConfig, NamespaceMode};
-use slipway_engine::{ContainerName, ContainerState, Error, Kind, Result};
+use slipway_engine::{ContainerName, ContainerState, Error, Result};
 
+use crate::holder::{self, Holder};
 use crate::node::Node;
 use crate::{create, failure, limits, log, naming, refuse, sandbox};
 
@@ -17,48 +17,78 @@ use crate::{create, failure, limits, log, naming, refuse, sandbox};
 /// system in the kernel can take any time.
 const KILL_DEADLINE: Duration = Duration::from_mins(1);
 
-/// Makes a container; on an error nothing of it is left.
+/// Makes a container. Where Docker does not answer it may have made it all the same: then it is
+/// listed, as one that has not been started.
 pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig) -> Result<String> {
     let pod = node.pod(pod)?;
     let _gate = node.gates.shared(&pod.id).await;
     let pod = sandbox::ready(node, &pod.id)?;
     let name = ContainerName::of(&pod.id, &config)?;
+    if let Some(known) = node.containers.named(&name) {
+        return Err(exists(&name, &known.id));
+    }
     let facts = node.dockerd.up()?.facts;
     refuse::container(&pod, &config, &facts)?;
     check_target(node, &pod.id, &config)?;
-    let what = format!("make container {name}");
     let docker_name = naming::of_container(&pod.name, &name);
     let checker = Arc::clone(node);
+    let named = name.clone();
     let body = sandbox::blocking(move || {
         let linux = config.linux.as_ref();
         if let Some(asked) = linux.and_then(|linux| linux.resources.as_ref()) {
             limits::check(&checker, &pod, asked)?;
         }
         slipway_resources::device_nodes(&config.devices, &config.mounts)?;
-        create::body(&pod, &name, &config, &facts)
+        create::body(&pod, &named, &config, &facts)
     })
     .await?;
-    let options = CreateContainerOptionsBuilder::default()
-        .name(&docker_name)
-        .build();
-    let created = node
-        .dockerd
-        .call(&what, |docker| async move {
-            match docker.create_container(Some(options), body).await {
-                Ok(created) => Ok(Some(created.id)),
-                Err(error) if failure::is_conflict(&error) => Ok(None),
-                Err(error) => Err(error),
-            }
-        })
-        .await?;
-    let Some(id) = created else {
-        let holder = holder(node, &docker_name).await?.unwrap_or_default();
-        return Err(Error::already_exists(format!(
-            "{what}: it exists already as {holder}; remove it first or use the next attempt number"
-        )));
-    };
+    let made = make(node, &name, docker_name, body).await;
+    let id = made.inspect_err(|_| node.doubt())?;
     node.refresh(&id).await?;
     Ok(id)
+}
+
+/// Has Docker make a container, also where its name is not free.
+async fn make(
+    node: &Node,
+    name: &ContainerName,
+    docker_name: String,
+    body: ContainerCreateBody,
+) -> Result<String> {
+    let what = format!("make container {name}");
+    if let Some(id) = holder::create(node, &what, &docker_name, body.clone()).await? {
+        return Ok(id);
+    }
+    let other_name = match holder::holder(node, &docker_name).await? {
+        Holder::Nobody => docker_name,
+        Holder::Container(id, pod) if pod == name.pod => {
+            node.refresh(&id).await?;
+            return Err(exists(name, &id));
+        }
+        Holder::Pod(id)
+        | Holder::HalfMade(id)
+        | Holder::Container(id, _)
+        | Holder::Stranger(id) => {
+            tracing::warn!(
+                name = docker_name,
+                holder = id,
+                "a container's name in Docker is taken"
+            );
+            holder::beside(&docker_name)?
+        }
+    };
+    let made = holder::create(node, &what, &other_name, body).await?;
+    made.ok_or_else(|| {
+        Error::already_exists(format!(
+            "{what}: Docker's name {other_name} is taken; use the next attempt number"
+        ))
+    })
+}
+
+fn exists(name: &ContainerName, id: &str) -> Error {
+    Error::already_exists(format!(
+        "container {name} exists already as {id}; remove it first or use the next attempt number"
+    ))
 }
 
 /// Refuses a container whose processes another one is to see, if that is none of the pod's that run.
@@ -95,22 +125,6 @@ fn check_target(node: &Node, pod: &str, config: &ContainerConfig) -> Result<()> 
     Ok(())
 }
 
-/// The id of the container that has a name in Docker.
-pub(crate) async fn holder(node: &Node, docker_name: &str) -> Result<Option<String>> {
-    let what = format!("inspect container {docker_name}");
-    let asked = node
-        .dockerd
-        .call(&what, |docker| async move {
-            docker.inspect_container(docker_name, None).await
-        })
-        .await;
-    match asked {
-        Ok(inspected) => Ok(inspected.id),
-        Err(error) if error.kind() == Kind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 /// Executes a created container's process.
 pub(crate) async fn start(node: &Arc<Node>, id: &str) -> Result<()> {
     let container = node.container(id)?;
@@ -127,11 +141,15 @@ pub(crate) async fn start(node: &Arc<Node>, id: &str) -> Result<()> {
             docker.start_container(id, None).await
         })
         .await;
-    node.refresh(id).await?;
-    started?;
-    limits::begin(node, id).await?;
-    log::link(node, id).await;
-    Ok(())
+    let seen = node.refresh(id).await;
+    match started {
+        // What counts is what Docker says now, whatever became of its answer.
+        Err(error) if !node.container(id).is_ok_and(|now| now.state.has_run()) => {
+            return Err(error);
+        }
+        _ => seen?,
+    }
+    limits::begin(node, id).await
 }
 
 /// Sends the stop signal, and SIGKILL after `timeout` seconds.
@@ -215,7 +233,7 @@ pub(crate) async fn remove(node: &Arc<Node>, id: &str) -> Result<()> {
 ///
 /// # Errors
 ///
-/// [`Kind::FailedPrecondition`] where it does not run.
+/// [`slipway_engine::Kind::FailedPrecondition`] where it does not run.
 pub(crate) fn running(node: &Node, id: &str) -> Result<Arc<crate::inspect::Container>> {
     let container = node.container(id)?;
     if matches!(container.state, ContainerState::Running { .. }) {

@@ -8,7 +8,6 @@
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::sync::Arc;
 
 use slipway_engine::Error;
 
@@ -17,7 +16,7 @@ use crate::node::Node;
 use crate::sandbox::blocking;
 
 /// Puts the link for a container that was started, which it is whether or not that can be done.
-pub(crate) async fn link(node: &Arc<Node>, id: &str) {
+pub(crate) async fn link(node: &Node, id: &str) {
     let Ok(Some(container)) = node.containers.find(id) else {
         return;
     };
@@ -44,6 +43,9 @@ pub(crate) async fn link(node: &Arc<Node>, id: &str) {
 }
 
 fn replace(path: &Path, target: &Path) -> io::Result<()> {
+    if std::fs::read_link(path).is_ok_and(|found| found == target) {
+        return Ok(());
+    }
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;
     }

@@ -3,17 +3,20 @@
 //! Docker is asked for one container whenever something has happened to it, one request at a time
 //! for each, so that what is known of it never goes back in time.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bollard::models::ContainerInspectResponse;
 use slipway_cgroup::Hierarchy;
 use slipway_cri_api::v1::{ContainerEventResponse, ContainerEventType, LinuxContainerResources};
-use slipway_engine::{ContainerState, Error, Events, Index, Kind, Result};
+use slipway_engine::{
+    Census, ContainerName, ContainerState, Error, Events, HasState, Index, Kind, OneOf, PodName,
+    Population, Result,
+};
 use slipway_network::Network;
 use slipway_resources::of_cgroup;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::checkpoint::Checkpoints;
 use crate::config::Config;
@@ -26,7 +29,7 @@ use crate::inspect::{Container, Found, Pod, read};
 use crate::pins::Pins;
 use crate::progress::Pulls;
 use crate::stats::Observed;
-use crate::{naming, views};
+use crate::{log, naming, views};
 
 /// How something is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +39,43 @@ pub(crate) enum Sight {
     /// As it was when Docker could last be asked. CRI has a state for it, `CONTAINER_UNKNOWN`; but a
     /// kubelet takes that for an end with code 137, and a pod that is not to be restarted for failed.
     Remembered,
+}
+
+/// What was told of last, for those who count.
+struct Told {
+    pods: Population,
+    containers: Population,
+    /// By id.
+    counted: HashMap<String, OneOf>,
+}
+
+impl Told {
+    fn new(census: &Census) -> Self {
+        Self {
+            pods: census.pods("docker"),
+            containers: census.containers("docker"),
+            counted: HashMap::new(),
+        }
+    }
+
+    fn pod(&mut self, pod: &Pod) {
+        let counted = self.pods.count(pod);
+        self.counted.insert(pod.id.clone(), counted);
+    }
+
+    fn container(&mut self, container: &Container) {
+        let counted = self.containers.count(&container.state);
+        self.counted.insert(container.id.clone(), counted);
+    }
+}
+
+impl HasState for Pod {
+    fn label(&self) -> &'static str {
+        match self.pid {
+            Some(_) => "ready",
+            None => "not_ready",
+        }
+    }
 }
 
 /// Everything that the operations work on. Nothing in it cannot be rebuilt from Docker and from
@@ -49,11 +89,10 @@ pub(crate) struct Node {
     pub(crate) limits: Files<LinuxContainerResources>,
     pub(crate) pins: Pins,
     hierarchy: OnceLock<Hierarchy>,
-    /// By Docker's names and ids.
-    pub(crate) pods: Index<String, Pod>,
-    pub(crate) containers: Index<String, Container>,
-    /// Docker's names of pods that are being made: nobody sees them yet.
-    pub(crate) making: Mutex<HashSet<String>>,
+    pub(crate) pods: Index<PodName, Pod>,
+    pub(crate) containers: Index<ContainerName, Container>,
+    /// Pods that are being made: nobody sees them yet.
+    making: Mutex<HashSet<PodName>>,
     pub(crate) events: Events,
     pub(crate) execs: Execs,
     pub(crate) image_names: ImageNames,
@@ -69,9 +108,11 @@ pub(crate) struct Node {
     /// Held while Docker is asked about a container.
     turns: Gates,
     /// Held while something changes and is told of.
-    telling: Mutex<()>,
+    told: Mutex<Told>,
     /// Changes with everything that is known.
     pub(crate) changes: watch::Sender<u64>,
+    /// Told when what is known may not be what is.
+    pub(crate) doubts: Notify,
     /// Of root and state directory, held for as long as the daemon runs.
     _locks: [std::fs::File; 2],
 }
@@ -79,7 +120,8 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn new(
         config: Config,
-        network: slipway_network::Config,
+        network: Network,
+        census: &Census,
         root: &Path,
         state: &Path,
         locks: [std::fs::File; 2],
@@ -87,7 +129,7 @@ impl Node {
         Ok(Self {
             dockerd: Dockerd::new(&config)?,
             config,
-            network: Network::new(network, cni(root)),
+            network,
             checkpoints: Checkpoints::new(checkpoints(root)),
             limits: Files::new(limits(root)),
             hierarchy: OnceLock::new(),
@@ -104,8 +146,9 @@ impl Node {
             gates: Gates::default(),
             updates: Gates::default(),
             turns: Gates::default(),
-            telling: Mutex::default(),
+            told: Mutex::new(Told::new(census)),
             changes: watch::Sender::new(0),
+            doubts: Notify::new(),
             _locks: locks,
         })
     }
@@ -151,10 +194,22 @@ impl Node {
         all
     }
 
+    /// Has all of Docker's containers asked about again, soon: something may have happened to one
+    /// that was not heard of, or something could not be given back.
+    pub(crate) fn doubt(&self) {
+        self.doubts.notify_one();
+    }
+
     /// Asks Docker about a container of its own and takes what it says.
     pub(crate) async fn refresh(&self, id: &str) -> Result<()> {
+        self.see(id).await.map(drop)
+    }
+
+    /// As [`Node::refresh`]; answers what has become of it.
+    pub(crate) async fn see(&self, id: &str) -> Result<Seen> {
         let docker = self.dockerd.up()?.docker;
-        self.refresh_from(&docker, id).await.map(drop)
+        let seen = self.refresh_from(&docker, id).await;
+        seen.inspect_err(|_| self.doubt())
     }
 
     /// As [`Node::refresh`], also with a dockerd that is only just being connected to.
@@ -166,8 +221,15 @@ impl Node {
         match self.dockerd.answer(limit, &what, asked).await {
             Ok(inspected) => {
                 let image = inspected.image.as_deref().unwrap_or_default();
-                self.image_names.learn(&self.dockerd, docker, image).await;
-                Ok(self.take(id, Some(inspected)))
+                self.image_names
+                    .learn(&self.dockerd, limit, docker, image)
+                    .await;
+                let seen = self.take(id, Some(inspected));
+                if seen == Seen::Started {
+                    // Whoever started it may have been killed over it, or not have heard of it.
+                    log::link(self, id).await;
+                }
+                Ok(seen)
             }
             Err(error) if error.kind() == Kind::NotFound => Ok(self.take(id, None)),
             Err(error) => Err(error),
@@ -182,30 +244,40 @@ impl Node {
             .unwrap_or_default();
         let found =
             inspected.and_then(|inspected| read(inspected, &self.checkpoints, &self.limits));
-        let _turn = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut started = false;
         match found {
             Some(Found::Pod(_) | Found::HalfMade) if self.is_being_made(&name) => {
                 return Seen::Making;
             }
             Some(Found::HalfMade) => return Seen::HalfMade,
-            Some(Found::Pod(pod)) => self.take_pod(name, *pod),
-            Some(Found::Container(container)) => self.take_container(name, *container),
-            None => self.forget(id),
+            Some(Found::Pod(pod)) => {
+                told.pod(&pod);
+                self.take_pod(*pod);
+            }
+            Some(Found::Container(container)) => {
+                told.container(&container);
+                started = self.take_container(*container);
+            }
+            None => {
+                told.counted.remove(id);
+                self.forget(id);
+            }
         }
         self.changes
             .send_modify(|count| *count = count.wrapping_add(1));
-        Seen::Known
+        if started { Seen::Started } else { Seen::Known }
     }
 
-    fn is_being_made(&self, name: &str) -> bool {
+    fn is_being_made(&self, docker_name: &str) -> bool {
         let making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        making.contains(name.trim_start_matches('/'))
+        naming::parse_pod(docker_name).is_some_and(|name| making.contains(&name))
     }
 
-    fn take_pod(&self, name: String, pod: Pod) {
+    fn take_pod(&self, pod: Pod) {
         let before = self.pods.find(&pod.id).ok().flatten();
         let (id, running) = (pod.id.clone(), pod.pid.is_some());
-        self.pods.put(name, &id, Arc::new(pod));
+        self.pods.put(pod.name.clone(), &id, Arc::new(pod));
         let was_running = before.as_ref().is_some_and(|pod| pod.pid.is_some());
         if before.is_none() {
             self.tell(&id, &id, ContainerEventType::ContainerCreatedEvent);
@@ -228,7 +300,8 @@ impl Node {
         noted.unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_container(&self, name: String, mut container: Container) {
+    /// Answers whether it was started since it was last seen.
+    fn take_container(&self, mut container: Container) -> bool {
         if self.out_of_memory().contains(&container.id) {
             container.state = container.state.out_of_memory();
         }
@@ -236,7 +309,8 @@ impl Node {
         let before = before.map(|container| container.state.clone());
         let (id, pod) = (container.id.clone(), container.name.pod.clone());
         let now = container.state.clone();
-        self.containers.put(name, &id, Arc::new(container));
+        self.containers
+            .put(container.name.clone(), &id, Arc::new(container));
         if before.is_none() {
             self.tell(&pod, &id, ContainerEventType::ContainerCreatedEvent);
         }
@@ -244,18 +318,15 @@ impl Node {
             before,
             Some(ContainerState::Running { .. } | ContainerState::Exited(_))
         );
-        let ran = match &now {
-            ContainerState::Created => false,
-            ContainerState::Running { .. } => true,
-            ContainerState::Exited(exit) => exit.started_at != 0,
-        };
-        if began && ran {
+        let started = began && now.has_run();
+        if started {
             self.tell(&pod, &id, ContainerEventType::ContainerStartedEvent);
         }
         let ended = matches!(now, ContainerState::Exited(_));
         if ended && !matches!(before, Some(ContainerState::Exited(_))) {
             self.tell(&pod, &id, ContainerEventType::ContainerStoppedEvent);
         }
+        started
     }
 
     fn forget(&self, id: &str) {
@@ -306,18 +377,28 @@ impl Node {
         }
     }
 
-    /// Holds Docker's name of a pod that is being made.
-    pub(crate) fn make(self: &Arc<Self>, name: &slipway_engine::PodName) -> Result<Making> {
-        let docker_name = naming::of_pod(name);
+    /// Holds the name of a pod that is being made.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::AlreadyExists`] where there is one, or one is being made.
+    pub(crate) fn make(self: &Arc<Self>, name: &PodName) -> Result<Making> {
         let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        if !making.insert(docker_name.clone()) {
+        if making.contains(name) {
             return Err(Error::already_exists(format!(
                 "pod {name} is being made; wait for that, or use the next attempt number"
             )));
         }
+        if let Some(pod) = self.pods.named(name) {
+            return Err(Error::already_exists(format!(
+                "pod {name} exists already as {}; remove it first or use the next attempt number",
+                pod.id
+            )));
+        }
+        making.insert(name.clone());
         Ok(Making {
             node: Arc::clone(self),
-            name: docker_name,
+            name: name.clone(),
         })
     }
 }
@@ -327,6 +408,8 @@ impl Node {
 pub(crate) enum Seen {
     /// It is known as it is now, and if it is gone, that is known.
     Known,
+    /// As [`Seen::Known`]: a container that has been started since it was last seen.
+    Started,
     /// A pod that somebody is making.
     Making,
     /// A pod that nobody makes any more, and that is not complete.
@@ -336,7 +419,7 @@ pub(crate) enum Seen {
 /// The name of a pod that is being made. Dropping it gives the name back.
 pub(crate) struct Making {
     node: Arc<Node>,
-    pub(crate) name: String,
+    name: PodName,
 }
 
 impl Drop for Making {

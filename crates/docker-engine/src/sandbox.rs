@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use bollard::Docker;
 use bollard::models::{ContainerCreateBody, HostConfig};
-use bollard::query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder};
+use bollard::query_parameters::RemoveContainerOptionsBuilder;
 use slipway_cri_api::v1::{LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig};
 use slipway_engine::{Error, PodName, Result, resolver_configuration};
 use slipway_network::Attachment;
 
 use crate::checkpoint::Checkpoint;
 use crate::dockerd::Facts;
+use crate::holder::{self, Holder};
 use crate::inspect::Pod;
 use crate::node::Node;
 use crate::{failure, images, lifecycle, naming, refuse};
@@ -25,7 +26,8 @@ const CPU_SHARES: i64 = 2;
 /// The name of the runtime that a RuntimeClass of dockershim's nodes has: Docker's default one.
 const DEFAULT_HANDLER: &str = "docker";
 
-/// Makes a pod; on an error nothing of it is left.
+/// Makes a pod. On an error nothing of it is left, or only for as long as Docker cannot be asked to
+/// remove it.
 pub(crate) async fn run(
     node: &Arc<Node>,
     config: PodSandboxConfig,
@@ -40,60 +42,62 @@ pub(crate) async fn run(
     let image = images::pause(node, &up).await?;
     let body = body(&config, runtime, image, &up.facts);
     let making = node.make(&name)?;
-    let id = create(node, &name, &making.name, body).await?;
-    match build(node, &id, config, handler).await {
+    // What Docker has made without being heard of is found when it is asked about everything.
+    let id = create(node, &name, body)
+        .await
+        .inspect_err(|_| node.doubt())?;
+    let made = match build(node, &id, config, handler).await {
         Ok(()) => {
             drop(making);
-            node.refresh(&id).await?;
-            Ok(id)
+            node.refresh(&id).await
         }
+        Err(error) => Err(error),
+    };
+    match made {
+        Ok(()) => Ok(id),
         Err(error) => {
             if let Err(left) = undo(node, &up.docker, &id).await {
                 tracing::error!(pod = id, error = %left, "a pod that failed is not wholly undone");
+                node.doubt();
             }
             Err(error)
         }
     }
 }
 
-/// Has Docker make the container. What holds its name without being seen was left by a crash.
-async fn create(
-    node: &Arc<Node>,
-    name: &PodName,
-    docker_name: &str,
-    body: ContainerCreateBody,
-) -> Result<String> {
+/// Has Docker make the container, also where its name is not free.
+async fn create(node: &Arc<Node>, name: &PodName, body: ContainerCreateBody) -> Result<String> {
     let what = format!("make pod {name}");
-    let options = CreateContainerOptionsBuilder::default()
-        .name(docker_name)
-        .build();
-    let ask = |docker: Docker| {
-        let (options, body) = (options.clone(), body.clone());
-        async move {
-            match docker.create_container(Some(options), body).await {
-                Ok(created) => Ok(Some(created.id)),
-                Err(error) if failure::is_conflict(&error) => Ok(None),
-                Err(error) => Err(error),
-            }
-        }
-    };
-    if let Some(id) = node.dockerd.call(&what, ask).await? {
+    let docker_name = naming::of_pod(name);
+    if let Some(id) = holder::create(node, &what, &docker_name, body.clone()).await? {
         return Ok(id);
     }
-    let taken = lifecycle::holder(node, docker_name).await?;
-    if let Some(holder) = &taken {
-        if node.pods.find(holder)?.is_some() {
+    let other_name = match holder::holder(node, &docker_name).await? {
+        Holder::Nobody => docker_name,
+        Holder::HalfMade(id) => {
+            tracing::warn!(pod = id, "removing a pod that was left half-made");
+            undo(node, &node.dockerd.up()?.docker, &id).await?;
+            docker_name
+        }
+        Holder::Pod(id) => {
+            node.refresh(&id).await?;
             return Err(Error::already_exists(format!(
-                "pod {name} exists already as {holder}; remove it first or use the next attempt \
-                 number"
+                "pod {name} exists already as {id}; remove it first or use the next attempt number"
             )));
         }
-        tracing::warn!(pod = holder, "removing a pod that was left half-made");
-        undo(node, &node.dockerd.up()?.docker, holder).await?;
-    }
-    node.dockerd.call(&what, ask).await?.ok_or_else(|| {
+        Holder::Container(id, _) | Holder::Stranger(id) => {
+            tracing::warn!(
+                name = docker_name,
+                holder = id,
+                "a pod's name in Docker is taken"
+            );
+            holder::beside(&docker_name)?
+        }
+    };
+    let made = holder::create(node, &what, &other_name, body).await?;
+    made.ok_or_else(|| {
         Error::already_exists(format!(
-            "Docker's name {docker_name} of pod {name} is taken"
+            "Docker's name {other_name} of pod {name} is taken; use the next attempt number"
         ))
     })
 }
@@ -249,29 +253,39 @@ pub(crate) async fn remove_container(node: &Node, docker: &Docker, id: &str) -> 
         .await
 }
 
-/// Undoes a pod that was being made. Safe to repeat.
+/// Undoes a pod that was being made. Safe to repeat: its checkpoint, without which it is half-made,
+/// goes first.
 async fn undo(node: &Arc<Node>, docker: &Docker, id: &str) -> Result<()> {
+    node.checkpoints.remove(id)?;
     detach(node, id).await?;
-    remove_container(node, docker, id).await?;
-    node.checkpoints.remove(id)
+    remove_container(node, docker, id).await
 }
 
 /// Undoes a pod of Slipway's that has no checkpoint and that nobody is making: the daemon was
 /// killed over it.
-pub(crate) async fn undo_half_made(node: &Arc<Node>, docker: &Docker, id: &str) {
+///
+/// # Errors
+///
+/// What is left, which is logged.
+pub(crate) async fn undo_half_made(node: &Arc<Node>, docker: &Docker, id: &str) -> Result<()> {
     tracing::warn!(pod = id, "removing a pod that was left half-made");
-    if let Err(error) = undo(node, docker, id).await {
+    undo(node, docker, id).await.inspect_err(|error| {
         tracing::error!(pod = id, %error, "a pod that was left half-made is not wholly undone");
-    }
+    })
 }
 
 /// Gives back what a pod held that Docker does not have any more.
-pub(crate) async fn lost(node: &Arc<Node>, id: &str) {
+///
+/// # Errors
+///
+/// What is left, which is logged.
+pub(crate) async fn lost(node: &Arc<Node>, id: &str) -> Result<()> {
     let _gate = node.gates.alone(id).await;
     let detached = detach(node, id).await;
-    if let Err(error) = detached.and_then(|()| node.checkpoints.remove(id)) {
+    let given_back = detached.and_then(|()| node.checkpoints.remove(id));
+    given_back.inspect_err(|error| {
         tracing::error!(pod = id, %error, "the network of a pod that is gone is not given back");
-    }
+    })
 }
 
 /// Docker's runtime for a handler.

@@ -2,6 +2,7 @@
 //! again when its event stream tells of it.
 
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use bollard::query_parameters::{EventsOptionsBuilder, ListContainersOptionsBuild
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use slipway_engine::{Error, Kind, Result};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::sleep;
 
 use crate::dockerd::{Link, Up};
 use crate::node::{Node, Seen};
@@ -18,6 +20,9 @@ use crate::{adopt, limits, naming, sandbox};
 /// How long after a failure dockerd is tried again, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long what cannot be settled is left alone at most, before it is tried again.
+const LONGEST_REST: Duration = Duration::from_mins(1);
 
 /// How many containers are asked about at once.
 const AT_ONCE: usize = 16;
@@ -52,7 +57,10 @@ async fn follow(node: Arc<Node>, mut connected: Result<Events>) {
         let lost = match connected {
             Ok(events) => {
                 pause = FIRST_PAUSE;
-                listen(&node, events).await
+                tokio::select! {
+                    lost = listen(&node, events) => lost,
+                    never = settle(&node) => match never {},
+                }
             }
             Err(error) => error,
         };
@@ -62,7 +70,7 @@ async fn follow(node: Arc<Node>, mut connected: Result<Events>) {
         }
         node.dockerd.set(Link::Down(lost));
         node.execs.abandon();
-        tokio::time::sleep(pause).await;
+        sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
         connected = connect(&node).await;
     }
@@ -73,7 +81,9 @@ async fn connect(node: &Arc<Node>) -> Result<Events> {
     let up = node.dockerd.connect().await?;
     // What happens from here on is told, whatever is found out in the meantime.
     let events = subscribe(node, &up);
-    synchronise(node, &up).await?;
+    if synchronise(node, &up).await? == Outcome::Unsettled {
+        node.doubt();
+    }
     tracing::info!(
         endpoint = node.dockerd.endpoint(),
         docker = up.facts.version,
@@ -112,8 +122,37 @@ fn subscribe(node: &Arc<Node>, up: &Up) -> Events {
     receiver
 }
 
+/// Whether all is known and all was given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Settled,
+    Unsettled,
+}
+
+/// Asks about everything again whenever there is doubt.
+async fn settle(node: &Arc<Node>) -> Infallible {
+    let mut rest = FIRST_PAUSE;
+    loop {
+        node.doubts.notified().await;
+        sleep(rest).await;
+        let asked = async { synchronise(node, &node.dockerd.up()?).await };
+        match asked.await {
+            Ok(Outcome::Settled) => rest = FIRST_PAUSE,
+            Ok(Outcome::Unsettled) => {
+                rest = (rest * 2).min(LONGEST_REST);
+                node.doubt();
+            }
+            Err(error) => {
+                tracing::warn!(%error, "what Docker has is not known for certain");
+                rest = (rest * 2).min(LONGEST_REST);
+                node.doubt();
+            }
+        }
+    }
+}
+
 /// Asks about everything, and gives back what no pod stands for.
-async fn synchronise(node: &Arc<Node>, up: &Up) -> Result<()> {
+async fn synchronise(node: &Arc<Node>, up: &Up) -> Result<Outcome> {
     // Before Docker is asked, so that nothing that is there only since then is taken for a leftover.
     let attached = node
         .network
@@ -146,10 +185,18 @@ async fn synchronise(node: &Arc<Node>, up: &Up) -> Result<()> {
         .map(|known| known.id.clone());
     let pods = node.pods.all().into_iter().map(|known| known.id.clone());
     let gone: Vec<_> = known.chain(pods).filter(|id| !ids.contains(id)).collect();
-    let seen: Vec<(String, Seen)> = stream::iter(ids.iter().cloned().chain(gone))
+    let seen: Vec<(String, Option<Seen>)> = stream::iter(ids.iter().cloned().chain(gone))
         .map(|id| async move {
-            let seen = node.refresh_from(&up.docker, &id).await?;
-            Ok::<_, Error>((id, seen))
+            let seen = match node.refresh_from(&up.docker, &id).await {
+                Ok(seen) => Some(seen),
+                Err(error) if is_unanswered(&error) => return Err(error),
+                // One that Docker itself cannot look at hides none of the others.
+                Err(error) => {
+                    tracing::error!(container = id, %error, "Docker cannot say what it is");
+                    None
+                }
+            };
+            Ok((id, seen))
         })
         .buffer_unordered(AT_ONCE)
         .try_collect()
@@ -159,15 +206,23 @@ async fn synchronise(node: &Arc<Node>, up: &Up) -> Result<()> {
         .flatten()
         .filter(|id| !ids.contains(id))
         .collect();
+    let mut outcome = Outcome::Settled;
     for id in &leftovers {
-        sandbox::lost(node, id).await;
+        if sandbox::lost(node, id).await.is_err() {
+            outcome = Outcome::Unsettled;
+        }
     }
     for id in limited.iter().filter(|id| !ids.contains(*id)) {
         node.limits.remove(id)?;
     }
     for (id, seen) in &seen {
-        if *seen == Seen::HalfMade {
-            sandbox::undo_half_made(node, &up.docker, id).await;
+        let undone = match seen {
+            None => false,
+            Some(Seen::HalfMade) => sandbox::undo_half_made(node, &up.docker, id).await.is_ok(),
+            Some(_) => true,
+        };
+        if !undone {
+            outcome = Outcome::Unsettled;
         }
     }
     for pod in node.pods.all() {
@@ -175,7 +230,12 @@ async fn synchronise(node: &Arc<Node>, up: &Up) -> Result<()> {
             adopt::adopt(node, &up.docker, &pod).await;
         }
     }
-    Ok(())
+    Ok(outcome)
+}
+
+/// Whether Docker has not answered at all.
+fn is_unanswered(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Unavailable | Kind::DeadlineExceeded)
 }
 
 /// Takes what Docker tells, until it tells no more; answers why.
@@ -223,11 +283,21 @@ fn take(node: &Arc<Node>, event: EventMessage) {
         .is_some_and(|kind| kind == naming::SANDBOX);
     let node = Arc::clone(node);
     tokio::spawn(async move {
-        if let Err(error) = node.refresh(&id).await {
-            tracing::warn!(container = id, %error, "what has happened to it is not known yet");
-        }
-        if pod && action == "destroy" {
-            sandbox::lost(&node, &id).await;
+        let settled = match node.see(&id).await {
+            // What Docker was asked for by somebody who has not waited for it.
+            Ok(Seen::HalfMade) => match node.dockerd.up() {
+                Ok(up) => sandbox::undo_half_made(&node, &up.docker, &id).await,
+                Err(error) => Err(error),
+            },
+            Ok(_) if pod && action == "destroy" => sandbox::lost(&node, &id).await,
+            Ok(_) => Ok(()),
+            Err(error) => {
+                tracing::warn!(container = id, %error, "what has happened to it is not known yet");
+                Err(error)
+            }
+        };
+        if settled.is_err() {
+            node.doubt();
         }
     });
 }

@@ -126,6 +126,15 @@ impl ContainerState {
         matches!(self, Self::Running { .. })
     }
 
+    /// Whether its process was executed.
+    pub fn has_run(&self) -> bool {
+        match self {
+            Self::Created => false,
+            Self::Running { .. } => true,
+            Self::Exited(exit) => exit.started_at != 0,
+        }
+    }
+
     /// The same as CRI says it.
     pub fn cri(&self) -> v1::ContainerState {
         match self {

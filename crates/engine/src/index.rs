@@ -128,6 +128,13 @@ impl<N: Clone + Eq + Hash + Display, T> Index<N, T> {
         }
     }
 
+    /// The entry that has a name.
+    pub fn named(&self, name: &N) -> Option<Arc<T>> {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let id = tables.names.get(name)?;
+        tables.entries.get(id).map(|(_, entry)| Arc::clone(entry))
+    }
+
     /// Every entry, ordered by id.
     pub fn all(&self) -> Vec<Arc<T>> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
@@ -141,7 +148,9 @@ impl<N: Clone + Eq + Hash + Display, T> Index<N, T> {
     /// Forgets an entry and frees its name; an id that is not there is left alone.
     pub fn remove(&self, id: &str) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some((name, _)) = tables.entries.remove(id) {
+        if let Some((name, _)) = tables.entries.remove(id)
+            && tables.names.get(&name).is_some_and(|holder| holder == id)
+        {
             tables.names.remove(&name);
         }
     }
@@ -220,6 +229,17 @@ mod tests {
         assert!(index.reserve("other".to_owned(), "a2").is_err());
         index.remove("a1");
         assert!(index.reserve("other".to_owned(), "a2").is_ok());
+    }
+
+    #[test]
+    fn a_name_that_has_gone_over_to_another_stays_with_it() {
+        let index = index(&["a1"]);
+        let name = "name of a1".to_owned();
+        index.put(name.clone(), "a2", Arc::new("second".to_owned()));
+        index.remove("a1");
+        assert_eq!(index.named(&name).as_deref(), Some(&"second".to_owned()));
+        index.remove("a2");
+        assert_eq!(index.named(&name), None);
     }
 
     #[test]

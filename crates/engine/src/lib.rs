@@ -5,6 +5,7 @@
 //! `ContainerConfig`. This crate adds identity, life cycle and lookup, and nothing that does I/O.
 #![forbid(unsafe_code)]
 
+mod census;
 mod condition;
 mod container;
 mod engine;
@@ -23,6 +24,7 @@ mod router;
 mod session;
 pub mod signal;
 
+pub use census::{Census, Counted, HasState, OneOf, Population};
 pub use condition::{condition, network_condition};
 pub use container::{ContainerExit, ContainerName, ContainerState};
 pub use engine::{ContainerEventStream, Engine, PullProgressStream, Verbosity};

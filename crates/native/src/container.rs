@@ -4,14 +4,14 @@ use std::sync::{Arc, OnceLock, PoisonError};
 
 use slipway_cri_api::v1::ContainerEventType;
 use slipway_cri_api::v1::LinuxContainerResources;
-use slipway_engine::{ContainerExit, ContainerState};
+use slipway_engine::{ContainerExit, ContainerState, Counted};
 use slipway_shim::protocol::{Phase, Record};
 use tokio::sync::{Mutex, watch};
 
 use crate::events;
 use crate::layers::HeldLayers;
 use crate::node::Node;
-use crate::own_metrics::{Counted, OwnMetrics};
+use crate::own_metrics::OwnMetrics;
 use crate::pod::Pod;
 use crate::stats::Observed;
 use crate::store::{ContainerRecord, ContainerUpdate, ExitRecord};

@@ -63,7 +63,7 @@ use slipway_cri_api::v1::{
     UpdateContainerResourcesRequest, UpdatePodSandboxResourcesRequest,
 };
 use slipway_engine::{
-    ContainerEventStream, Engine, Error, Events, Index, PodName, PortConnection,
+    Census, ContainerEventStream, Engine, Error, Events, Index, PodName, PortConnection,
     PullProgressStream, Result, Session, Streams, Verbosity,
 };
 use slipway_image::{ArchiveReader, Images};
@@ -94,6 +94,10 @@ pub struct Settings {
     pub image: slipway_image::Config,
     /// `[network]`.
     pub network: slipway_network::Config,
+    /// Where pods and containers are counted.
+    pub census: Census,
+    /// Where it is counted how long networks take.
+    pub network_metrics: slipway_network::Metrics,
 }
 
 /// The engine. It implements [`Engine`], which is how it is used.
@@ -126,11 +130,11 @@ impl Native {
         Ok(Self { node })
     }
 
-    /// Offers what the engine and its parts tell of themselves, `slipway_…`, under a registry.
+    /// Offers what the engine and its parts tell of themselves, `slipway_…`, under a registry: beside
+    /// what is counted where the settings say.
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.node.metrics.register(registry);
         self.node.images.register_metrics(registry);
-        self.node.network.register_metrics(registry);
     }
 
     /// Puts another configuration into force, as a whole: for operations that begin from now on.
@@ -187,7 +191,10 @@ fn assemble(settings: Settings, handlers: Handlers) -> Result<Arc<Node>> {
         runtime,
         image,
         network,
+        census,
+        network_metrics,
     } = settings;
+    let network = Network::new(network, root.join("cni")).measured_by(&network_metrics);
     kernel::check()?;
     let locks = [node::lock(&root)?, node::lock(&state)?];
     let hierarchy = Hierarchy::detect().map_err(|error| failure::of_cgroup(&error))?;
@@ -211,14 +218,14 @@ fn assemble(settings: Settings, handlers: Handlers) -> Result<Arc<Node>> {
     Ok(Arc::new(Node {
         store: Store::open(&root.join("pods.redb"))?,
         images,
-        network: Arc::new(Network::new(network, root.join("cni"))),
+        network: Arc::new(network),
         launcher: Arc::new(launcher),
         hierarchy,
         cgroups,
         sampler: Arc::default(),
         user_namespaces,
         events: Events::default(),
-        metrics: OwnMetrics::default(),
+        metrics: OwnMetrics::new(&census),
         pods: Arc::new(Index::new("pod")),
         containers: Arc::new(Index::new("container")),
         boot: node::boot()?,

@@ -3,36 +3,26 @@
 //!
 //! Whatever is counted is counted when it changes, so that a scrape looks at nothing.
 
-use std::ops::Deref;
-
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use slipway_engine::ContainerState;
+use slipway_engine::{Census, HasState, Population};
 
 use crate::pod::PodState;
 
 /// Counters and gauges; clones are handles to the same ones.
 #[derive(Debug, Clone)]
 pub(crate) struct OwnMetrics {
-    pub(crate) pods: Census,
-    pub(crate) containers: Census,
+    pub(crate) pods: Population,
+    pub(crate) containers: Population,
     /// Shims that are listened to.
     pub(crate) shims: Gauge,
     /// Shims that have ended, or could not be found again, without having been asked to end.
     pub(crate) lost_shims: Counter,
     leaks: Family<LeakLabels, Counter>,
     left_leaks: Family<LeakLabels, Counter>,
-}
-
-/// How many things are in which state.
-pub(crate) type Census = Family<StateLabels, Gauge>;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct StateLabels {
-    state: &'static str,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -104,43 +94,26 @@ impl EncodeLabelValue for Leak {
     }
 }
 
-impl Default for OwnMetrics {
-    fn default() -> Self {
+impl OwnMetrics {
+    pub(crate) fn new(census: &Census) -> Self {
         let metrics = Self {
-            pods: Family::default(),
-            containers: Family::default(),
+            pods: census.pods("native"),
+            containers: census.containers("native"),
             shims: Gauge::default(),
             lost_shims: Counter::default(),
             leaks: Family::default(),
             left_leaks: Family::default(),
         };
-        // From zero on: a series that is not there cannot be told from one that was not asked for.
-        for state in ["ready", "not_ready"] {
-            drop(metrics.pods.get_or_create(&StateLabels { state }));
-        }
-        for state in ["created", "running", "exited"] {
-            drop(metrics.containers.get_or_create(&StateLabels { state }));
-        }
+        // From zero on, so that the first one is an increase.
         for kind in Leak::ALL {
             drop(metrics.leaks.get_or_create(&LeakLabels { kind }));
             drop(metrics.left_leaks.get_or_create(&LeakLabels { kind }));
         }
         metrics
     }
-}
 
-impl OwnMetrics {
+    /// Without the census, which is the daemon's.
     pub(crate) fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "slipway_pods",
-            "Pods by the state that CRI lists them in",
-            self.pods.clone(),
-        );
-        registry.register(
-            "slipway_containers",
-            "Containers by the state that CRI lists them in",
-            self.containers.clone(),
-        );
         registry.register(
             "slipway_shims",
             "Per-pod processes (slipway-shim) that run",
@@ -174,105 +147,11 @@ impl OwnMetrics {
     }
 }
 
-/// One more of what a gauge counts, until it is dropped.
-pub(crate) struct OneOf(Gauge);
-
-impl OneOf {
-    pub(crate) fn new(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for OneOf {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-/// What is counted by its state.
-pub(crate) trait HasState {
-    fn label(&self) -> &'static str;
-}
-
 impl HasState for PodState {
     fn label(&self) -> &'static str {
         match self {
             Self::Ready { .. } => "ready",
             Self::Broken { .. } | Self::Stopped => "not_ready",
         }
-    }
-}
-
-impl HasState for ContainerState {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Running { .. } => "running",
-            Self::Exited(_) => "exited",
-        }
-    }
-}
-
-/// A state that is counted in a census, until it is dropped.
-pub(crate) struct Counted<T: HasState> {
-    state: T,
-    census: Census,
-}
-
-impl<T: HasState> Counted<T> {
-    pub(crate) fn new(state: T, census: &Census) -> Self {
-        gauge(census, &state).inc();
-        Self {
-            state,
-            census: census.clone(),
-        }
-    }
-
-    pub(crate) fn set(&mut self, state: T) {
-        gauge(&self.census, &state).inc();
-        gauge(&self.census, &self.state).dec();
-        self.state = state;
-    }
-}
-
-impl<T: HasState> Deref for Counted<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.state
-    }
-}
-
-impl<T: HasState> Drop for Counted<T> {
-    fn drop(&mut self) {
-        gauge(&self.census, &self.state).dec();
-    }
-}
-
-fn gauge(census: &Census, state: &impl HasState) -> Gauge {
-    let state = state.label();
-    census.get_or_create_owned(&StateLabels { state })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whatever_has_a_state_is_counted_once_and_until_it_is_gone() {
-        let metrics = OwnMetrics::default();
-        let count = |state| {
-            let labels = StateLabels { state };
-            metrics.containers.get_or_create(&labels).get()
-        };
-        let mut one = Counted::new(ContainerState::Created, &metrics.containers);
-        let other = Counted::new(ContainerState::Created, &metrics.containers);
-        assert_eq!(count("created"), 2);
-        one.set(ContainerState::Running { started_at: 1 });
-        assert_eq!((count("created"), count("running")), (1, 1));
-        assert_eq!(*one, ContainerState::Running { started_at: 1 });
-        drop((one, other));
-        assert_eq!((count("created"), count("running")), (0, 0));
     }
 }

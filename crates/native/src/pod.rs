@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use slipway_cgroup::CgroupPath;
-use slipway_engine::{Error, Result};
+use slipway_engine::{Counted, Error, Result};
 use slipway_shim::Shim;
 use slipway_shim::protocol::Exit;
 use tokio::sync::{RwLock, oneshot};
 
-use crate::own_metrics::{Counted, OwnMetrics};
+use crate::own_metrics::OwnMetrics;
 use crate::stats::Observed;
 use crate::store::{PodRecord, PodUpdate};
 

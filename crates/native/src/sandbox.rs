@@ -13,7 +13,8 @@ use rustix::mount::{UnmountFlags, unmount};
 use slipway_cgroup::CgroupPath;
 use slipway_cri_api::v1::{ContainerEventType, DnsConfig, NamespaceMode, PodSandboxConfig};
 use slipway_engine::{
-    ContainerExit, ContainerState, Error, PodName, Result, new_id, resolver_configuration, signal,
+    ContainerExit, ContainerState, Error, OneOf, PodName, Result, new_id, resolver_configuration,
+    signal,
 };
 use slipway_network::Attachment;
 use slipway_shim::Shim;
@@ -22,7 +23,6 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::{Instrument as _, trace_span};
 
 use crate::node::{Node, now};
-use crate::own_metrics::OneOf;
 use crate::pod::{Pod, PodState};
 use crate::spec::{check_pod, pod_namespaces, user_mappings};
 use crate::store::{PodPhase, PodRecord};

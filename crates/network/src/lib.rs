@@ -45,6 +45,7 @@ pub use attachment::{Attachment, Dns, PortMapping, Protocol};
 pub use config::Config;
 pub use error::{Error, PluginFailure, Problem};
 pub use interfaces::{Interface, Traffic, interfaces, usage};
+pub use metrics::Metrics;
 pub use network::{Attached, Network};
 pub use plugin::Command;
 pub use port::{PortError, connect_to_loopback};

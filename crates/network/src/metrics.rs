@@ -10,9 +10,9 @@ use prometheus_client::registry::Registry;
 use crate::Error;
 use crate::plugin::Command;
 
-/// Of whole chains of plugins; traces have each plugin.
-#[derive(Debug)]
-pub(crate) struct Metrics {
+/// Of whole chains of plugins; traces have each plugin. Clones are handles to the same ones.
+#[derive(Debug, Clone)]
+pub struct Metrics {
     durations: Family<Labels, Histogram>,
 }
 
@@ -54,7 +54,8 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn register(&self, registry: &mut Registry) {
+    /// Offers them, `slipway_network_…`, under a registry.
+    pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "slipway_network_operation_duration_seconds",
             "Time that a pod's network took, all of its CNI plugins together, by operation and result",

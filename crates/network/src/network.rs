@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -79,9 +78,11 @@ impl Network {
         }
     }
 
-    /// Offers the network's own metrics, `slipway_network_…`, under a registry.
-    pub fn register_metrics(&self, registry: &mut Registry) {
-        self.metrics.register(registry);
+    /// The same network, which counts into these metrics.
+    #[must_use]
+    pub fn measured_by(mut self, metrics: &Metrics) -> Self {
+        self.metrics = metrics.clone();
+        self
     }
 
     /// Puts another configuration into force for operations that begin from now on; DEL keeps to

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use slipway_cri_api::v1::ImageSpec;
 use slipway_docker_engine::DockerEngine;
-use slipway_engine::{CarryOver, Engine, Error, Leaving, Result, Router, Verbosity};
+use slipway_engine::{CarryOver, Census, Engine, Error, Leaving, Result, Router, Verbosity};
 use slipway_native::Native;
 
 use crate::config::Config;
@@ -86,36 +86,48 @@ pub(crate) struct Started {
     docker: Option<Arc<DockerEngine>>,
     /// As those see them who only use them.
     pub(crate) engine: Arc<dyn Engine>,
+    counts: Counts,
+}
+
+/// What is counted of all engines together.
+#[derive(Default)]
+struct Counts {
+    census: Census,
+    network: slipway_network::Metrics,
 }
 
 impl Started {
     /// Starts what the configuration names.
     pub(crate) async fn new(config: &Config) -> Result<Self> {
+        let counts = Counts::default();
         Ok(match (config.engine.name, config.engine.also) {
             (EngineName::Native, None) => {
-                let native = native(config).await?;
+                let native = native(config, &counts).await?;
                 Self {
                     engine: Arc::clone(&native) as _,
                     native: Some(native),
                     docker: None,
+                    counts,
                 }
             }
             (EngineName::Docker, _) => {
-                let docker = docker(config).await?;
+                let docker = docker(config, &counts).await?;
                 Self {
                     engine: Arc::clone(&docker) as _,
                     native: None,
                     docker: Some(docker),
+                    counts,
                 }
             }
             (EngineName::Native, Some(_)) => {
-                let native = native(config).await?;
-                let docker = docker(config).await?;
+                let native = native(config, &counts).await?;
+                let docker = docker(config, &counts).await?;
                 tokio::spawn(tell_of_the_last(Arc::clone(&docker)));
                 Self {
                     engine: Arc::new(router(config, &native, &docker)),
                     native: Some(native),
                     docker: Some(docker),
+                    counts,
                 }
             }
         })
@@ -123,6 +135,8 @@ impl Started {
 
     /// Adds what is told of the engines to what Prometheus can ask for.
     pub(crate) fn register_metrics(&self, registry: &mut Registry) {
+        self.counts.census.register(registry);
+        self.counts.network.register(registry);
         if let Some(native) = &self.native {
             native.register_metrics(registry);
         }
@@ -142,23 +156,27 @@ impl Started {
     }
 }
 
-async fn native(config: &Config) -> Result<Arc<Native>> {
+async fn native(config: &Config, counts: &Counts) -> Result<Arc<Native>> {
     let settings = slipway_native::Settings {
         root: config.root.clone(),
         state: config.state.clone(),
         runtime: config.runtime.clone(),
         image: config.image.clone(),
         network: config.network.clone(),
+        census: counts.census.clone(),
+        network_metrics: counts.network.clone(),
     };
     Ok(Arc::new(Native::open(settings).await?))
 }
 
-async fn docker(config: &Config) -> Result<Arc<DockerEngine>> {
+async fn docker(config: &Config, counts: &Counts) -> Result<Arc<DockerEngine>> {
     let settings = slipway_docker_engine::Settings {
         root: config.root.clone(),
         state: config.state.clone(),
         docker: config.engine.docker.clone(),
         network: config.network.clone(),
+        census: counts.census.clone(),
+        network_metrics: counts.network.clone(),
     };
     Ok(Arc::new(DockerEngine::open(settings).await?))
 }

@@ -132,8 +132,14 @@ impl DaemonBuilder {
 
     /// A daemon whose pods a Docker Engine runs.
     #[must_use]
-    pub fn docker(mut self, docker: &Docker) -> Self {
-        self.docker = Some(docker.socket());
+    pub fn docker(self, docker: &Docker) -> Self {
+        self.docker_at(docker.socket())
+    }
+
+    /// As [`docker`](Self::docker), by a socket behind which that Docker Engine is.
+    #[must_use]
+    pub fn docker_at(mut self, socket: impl Into<PathBuf>) -> Self {
+        self.docker = Some(socket.into());
         self
     }
 

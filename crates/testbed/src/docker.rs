@@ -28,18 +28,38 @@ const SHOWN: usize = 100;
 #[derive(Debug)]
 pub struct Docker {
     process: Process,
+    driver: CgroupDriver,
     scratch: Arc<Scratch>,
 }
 
+/// What dockerd makes containers' cgroups with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupDriver {
+    /// By itself: `cgroup_parent` is a path.
+    Cgroupfs,
+    /// Through systemd, which has to be the node's init: `cgroup_parent` is a slice.
+    Systemd,
+}
+
 impl Docker {
-    /// Starts dockerd and waits until it answers.
+    /// Starts dockerd and waits until it answers. Cgroup parents of tests are paths, also where
+    /// systemd is the node's init.
     ///
     /// # Errors
     /// When it is not installed or does not come up; with its log.
     pub async fn start(scratch: &Arc<Scratch>) -> Result<Self> {
-        let process = spawn(scratch)?;
+        Self::start_with(scratch, CgroupDriver::Cgroupfs).await
+    }
+
+    /// As [`start`](Self::start), with a cgroup driver.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_with(scratch: &Arc<Scratch>, driver: CgroupDriver) -> Result<Self> {
+        let process = spawn(scratch, driver)?;
         let mut docker = Self {
             process,
+            driver,
             scratch: Arc::clone(scratch),
         };
         docker.answers().await?;
@@ -95,7 +115,7 @@ impl Docker {
     pub async fn restart(&mut self) -> Result<()> {
         self.kill9();
         let _ = fs::remove_file(self.scratch.join("docker.pid"));
-        self.process = spawn(&self.scratch)?;
+        self.process = spawn(&self.scratch, self.driver)?;
         self.answers().await
     }
 
@@ -115,7 +135,9 @@ impl Docker {
     }
 
     async fn answers(&mut self) -> Result<()> {
-        let Self { process, scratch } = self;
+        let Self {
+            process, scratch, ..
+        } = self;
         let socket = socket(scratch);
         let outcome = wait::eventually("dockerd to answer", STARTING, async || {
             if let Some(status) = process.exited() {
@@ -144,7 +166,7 @@ impl Drop for Docker {
     }
 }
 
-fn spawn(scratch: &Arc<Scratch>) -> Result<Process> {
+fn spawn(scratch: &Arc<Scratch>, driver: CgroupDriver) -> Result<Process> {
     let config = scratch.join("docker.json");
     fs::write(&config, "{}")?;
     let socket = socket(scratch);
@@ -160,6 +182,10 @@ fn spawn(scratch: &Arc<Scratch>) -> Result<Process> {
         .arg("--pidfile")
         .arg(scratch.join("docker.pid"))
         .arg(format!("--host=unix://{}", socket.display()))
+        .arg(match driver {
+            CgroupDriver::Cgroupfs => "--exec-opt=native.cgroupdriver=cgroupfs",
+            CgroupDriver::Systemd => "--exec-opt=native.cgroupdriver=systemd",
+        })
         .args([
             "--log-level=warn",
             "--group=0",

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 use slipway_cri_api::v1::{ContainerConfig, PodSandboxConfig};
 use slipway_testbed::{Cri, Scratch, eventually, pod, read_log};
 use tokio::task::JoinSet;
 
 /// The calls, in the order in which a kubelet makes them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) enum Call {
     RunPodSandbox,
     CreateContainer,
@@ -44,7 +45,15 @@ pub(crate) struct Life {
     container: ContainerConfig,
     pod_id: String,
     pub(crate) container_id: String,
-    pub(crate) times: Vec<(Call, Duration)>,
+    pub(crate) times: Vec<Timed>,
+}
+
+/// A call that was made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timed {
+    pub(crate) call: Call,
+    pub(crate) began: Instant,
+    pub(crate) took: Duration,
 }
 
 impl Life {
@@ -60,7 +69,7 @@ impl Life {
     }
 
     async fn make(mut self, cri: Cri, call: Call) -> Result<Self> {
-        let begin = Instant::now();
+        let began = Instant::now();
         match call {
             Call::RunPodSandbox => self.pod_id = cri.run_pod(&self.pod).await?,
             Call::CreateContainer => {
@@ -72,7 +81,8 @@ impl Life {
             Call::StopPodSandbox => cri.stop_pod(&self.pod_id).await?,
             Call::RemovePodSandbox => cri.remove_pod(&self.pod_id).await?,
         }
-        self.times.push((call, begin.elapsed()));
+        let took = began.elapsed();
+        self.times.push(Timed { call, began, took });
         Ok(self)
     }
 

@@ -6,6 +6,7 @@ use anyhow::Result;
 use slipway_testbed::Image;
 
 use super::cycle::{Call, Life, advance};
+use super::overhead::{self, Observer, Share, Split};
 use super::report::{Figures, Report, operations};
 use super::subject::{Ground, Subject};
 use super::{Pods, memory, progress};
@@ -34,6 +35,7 @@ pub(crate) async fn measure(options: &Pods, slipway: Option<PathBuf>) -> Result<
         round(subject, &image, 1).await?;
     }
     let mut lives: Vec<Vec<Life>> = subjects.iter().map(|_| Vec::new()).collect();
+    let mut splits = Vec::new();
     let rounds = usize::from(options.number).div_ceil(parallel);
     for number in 0..rounds {
         progress(number + 1, rounds);
@@ -42,10 +44,20 @@ pub(crate) async fn measure(options: &Pods, slipway: Option<PathBuf>) -> Result<
             let index = (number + turn) % subjects.len();
             lives[index].extend(round(&subjects[index], &image, parallel).await?);
         }
+        // By itself, so that looking on takes no time of the calls above. Of several calls at once
+        // nobody could say for which of them dockerd works.
+        for subject in &subjects {
+            splits.extend(observed(subject, &image).await?);
+        }
     }
     let mut runtimes = Vec::new();
     for (subject, lives) in subjects.iter().zip(&lives) {
-        runtimes.push(figures(subject, lives, &image, usize::from(options.idle)).await?);
+        let shares = match subject.docker {
+            Some(_) => overhead::shares(&splits),
+            None => Vec::new(),
+        };
+        let idle = usize::from(options.idle);
+        runtimes.push(figures(subject, lives, shares, &image, idle).await?);
     }
     Ok(Report { parallel, runtimes })
 }
@@ -64,7 +76,32 @@ async fn round(subject: &Subject, image: &str, count: usize) -> Result<Vec<Life>
         .map_err(|error| subject.explain(error))
 }
 
-async fn figures(subject: &Subject, lives: &[Life], image: &str, idle: usize) -> Result<Figures> {
+/// Runs and removes one pod where it is on Docker, and says whose the time of each call was.
+async fn observed(subject: &Subject, image: &str) -> Result<Vec<Split>> {
+    let Some(docker) = &subject.docker else {
+        return Ok(Vec::new());
+    };
+    let mut lives = vec![Life::new(&subject.scratch, image)];
+    let mut splits = Vec::new();
+    let mut observer = Observer::new(docker)?;
+    for call in Call::UP.into_iter().chain(Call::DOWN) {
+        lives = advance(subject.runtime.cri(), lives, &[call])
+            .await
+            .map_err(|error| subject.explain(error))?;
+        for life in &lives {
+            splits.extend(observer.split(life)?);
+        }
+    }
+    Ok(splits)
+}
+
+async fn figures(
+    subject: &Subject,
+    lives: &[Life],
+    shares: Vec<Share>,
+    image: &str,
+    idle: usize,
+) -> Result<Figures> {
     let memory = memory::of_pods(subject, image, idle)
         .await
         .map_err(|error| subject.explain(error))?;
@@ -72,6 +109,7 @@ async fn figures(subject: &Subject, lives: &[Life], image: &str, idle: usize) ->
         name: subject.name.to_owned(),
         version: subject.runtime.cri().version().await?.runtime_version,
         operations: operations(lives),
+        shares,
         memory,
     })
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::cycle::{Call, Life};
 use super::memory::Memory;
+use super::overhead::{self, Share};
 use super::statistics::Statistics;
 use crate::table::Table;
 
@@ -43,6 +44,9 @@ pub(crate) struct Figures {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) operations: Vec<Operation>,
+    /// On Docker: what of each call is Slipway's own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) shares: Vec<Share>,
     pub(crate) memory: Memory,
 }
 
@@ -64,8 +68,8 @@ pub(crate) fn operations(lives: &[Life]) -> Vec<Operation> {
                 .map(|life| {
                     life.times
                         .iter()
-                        .filter(|(call, _)| calls.contains(call))
-                        .map(|(_, time)| *time)
+                        .filter(|timed| calls.contains(&timed.call))
+                        .map(|timed| timed.took)
                         .sum()
                 })
                 .collect();
@@ -94,7 +98,13 @@ impl Report {
             several => format!("{several} at a time"),
         };
         let _ = writeln!(text, "\n  times in ms, {count} pods each, {parallel}\n");
-        let _ = write!(text, "{}\n{}", self.times(), self.memory());
+        let _ = writeln!(text, "{}", self.times());
+        for figures in &self.runtimes {
+            if let Some(table) = overhead::table(&figures.shares) {
+                let _ = writeln!(text, "{table}");
+            }
+        }
+        let _ = write!(text, "{}", self.memory());
         text
     }
 
@@ -192,6 +202,7 @@ mod tests {
             name: name.into(),
             version: "1".into(),
             operations,
+            shares: Vec::new(),
             memory,
         }
     }

@@ -1,11 +1,12 @@
 //! The runtimes that take part, each in a scratch directory of its own.
 
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Error, Result};
-use slipway_testbed::{Cni, Containerd, Daemon, Docker, Registry, Runtime, Scratch};
+use slipway_testbed::{Cni, Containerd, Daemon, Docker, DockerProxy, Registry, Runtime, Scratch};
 
 use super::{Contest, Engine, Peer, memory};
 
@@ -16,8 +17,27 @@ pub(crate) struct Subject {
     pub(crate) scratch: Arc<Scratch>,
     /// Its daemon's size before the first call, in bytes.
     pub(crate) daemon_at_rest: u64,
-    /// Where its pods run on Docker; it ends after the daemon.
-    _docker: Option<Docker>,
+    /// Where its pods run on Docker.
+    pub(crate) docker: Option<OnDocker>,
+}
+
+/// What a runtime asks, and how long that takes. Both end after the daemon.
+pub(crate) struct OnDocker {
+    pub(crate) proxy: DockerProxy,
+    /// Where the daemon offers metrics.
+    pub(crate) metrics: SocketAddr,
+    _docker: Docker,
+}
+
+impl OnDocker {
+    async fn start(scratch: &Arc<Scratch>) -> Result<Self> {
+        let docker = Docker::start(scratch).await?;
+        Ok(Self {
+            proxy: DockerProxy::start(scratch, &docker)?,
+            metrics: SocketAddr::from(([127, 0, 0, 1], scratch.host_port())),
+            _docker: docker,
+        })
+    }
 }
 
 /// The daemons there are; each is dropped with what it left.
@@ -46,7 +66,7 @@ impl Subject {
             runtime,
             scratch,
             daemon_at_rest,
-            _docker: None,
+            docker: None,
         })
     }
 
@@ -90,18 +110,18 @@ impl Ground {
             let scratch = Scratch::new()?;
             let docker = match contest.engine {
                 Engine::Native => None,
-                Engine::Docker => Some(Docker::start(&scratch).await?),
+                Engine::Docker => Some(OnDocker::start(&scratch).await?),
             };
             let mut builder = Daemon::builder(&scratch, &self.cni).binary(binary);
-            if let Some(docker) = &docker {
-                builder = builder.docker(docker);
+            if let Some(OnDocker { proxy, metrics, .. }) = &docker {
+                builder = builder
+                    .docker_at(proxy.socket())
+                    .argument("--metrics-listen")
+                    .argument(metrics.to_string());
             }
             let daemon = builder.start().await?;
             let subject = Subject::new("slipway", Server::Slipway(daemon)).await?;
-            subjects.push(Subject {
-                _docker: docker,
-                ..subject
-            });
+            subjects.push(Subject { docker, ..subject });
         }
         if contest.against == Some(Peer::Containerd) {
             let scratch = Scratch::new()?;

@@ -12,6 +12,7 @@ pub(super) const PACKAGES: &[&str] = &[
     "criu",
     "dbus",
     "docker-registry",
+    "docker.io",
     "initramfs-tools",
     "iproute2",
     "iptables",
@@ -41,6 +42,10 @@ pub(super) const FILES: &[(&str, u32, &str)] = &[
         0o644,
         "virtio_pci\nvirtio_blk\next4\n",
     ),
+    // Tests start their own; a unit of nothing is one that is masked (systemd.unit(5)).
+    ("etc/systemd/system/docker.service", 0o644, ""),
+    ("etc/systemd/system/docker.socket", 0o644, ""),
+    ("etc/systemd/system/containerd.service", 0o644, ""),
     ("usr/local/sbin/agent", 0o755, AGENT),
     ("etc/systemd/system/agent.service", 0o644, SERVICE),
     (

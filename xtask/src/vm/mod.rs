@@ -105,6 +105,10 @@ pub(crate) struct TestArguments {
     #[arg(long, conflicts_with = "tests")]
     all: bool,
 
+    /// For pods on Docker, with the tests' names
+    #[arg(long, requires = "tests")]
+    docker: bool,
+
     /// Names or parts of names of end-to-end tests, to run these alone
     #[arg(value_name = "TEST")]
     tests: Vec<String>,
@@ -163,6 +167,7 @@ pub(crate) fn run(action: Action) -> Result<ExitCode> {
                 TestArguments { all: true, .. } => Work::All,
                 TestArguments { ref tests, .. } if tests.is_empty() => Work::Shape,
                 TestArguments { ref tests, .. } => Work::Tests {
+                    docker: arguments.docker,
                     names: tests.clone(),
                 },
             };

@@ -33,11 +33,22 @@ const SHAPED: &[&str] = &[
     "security::an_apparmor_profile_is_applied_or_refused_by_name",
 ];
 
+/// The same of pods on Docker.
+const SHAPED_ON_DOCKER: &[&str] = &[
+    "container::limits_reach_the_kernel",
+    "stats::a_containers_processor_time_memory_and_writable_layer_are_told",
+];
+
 /// What is done in a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub(crate) enum Work {
     /// End-to-end tests of these names, or all
-    Tests { names: Vec<String> },
+    Tests {
+        /// For pods on Docker
+        #[arg(long)]
+        docker: bool,
+        names: Vec<String>,
+    },
     /// The package's life
     Package,
     /// The package on a node without cgroup v2 and AppArmor
@@ -52,10 +63,12 @@ impl Work {
     /// As it is said to this program in the machine.
     pub(super) fn arguments(&self) -> Vec<String> {
         let words = match self {
-            Self::Tests { names } => {
+            Self::Tests { docker, names } => {
                 let names = names.iter().map(String::as_str);
-                return ["tests", "--"]
+                return ["tests"]
                     .into_iter()
+                    .chain(docker.then_some("--docker"))
+                    .chain(["--"])
                     .chain(names)
                     .map(str::to_owned)
                     .collect();
@@ -70,15 +83,35 @@ impl Work {
 
     pub(super) fn tests(&self) -> Option<Vec<String>> {
         match self {
-            Self::Tests { names } => Some(names.clone()),
+            Self::Tests { names, .. } => Some(names.clone()),
             Self::Package | Self::Bare => None,
             Self::All => Some(Vec::new()),
-            Self::Shape => Some(SHAPED.iter().map(ToString::to_string).collect()),
+            Self::Shape => {
+                let names = SHAPED.iter().chain(SHAPED_ON_DOCKER);
+                Some(names.map(ToString::to_string).collect())
+            }
         }
     }
 
     pub(super) fn packages(&self) -> bool {
         !matches!(self, Self::Tests { .. })
+    }
+
+    /// Which tests are run for pods on which engine; no names stand for all.
+    fn runs(&self) -> Vec<(&'static str, Vec<String>)> {
+        let named = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        match self {
+            Self::Tests { docker, names } => {
+                let engine = if *docker { "docker" } else { "native" };
+                vec![(engine, names.clone())]
+            }
+            Self::Package | Self::Bare => Vec::new(),
+            Self::All => vec![("native", Vec::new()), ("docker", named(SHAPED_ON_DOCKER))],
+            Self::Shape => vec![
+                ("native", named(SHAPED)),
+                ("docker", named(SHAPED_ON_DOCKER)),
+            ],
+        }
     }
 
     /// Sees to it that every name is one of a test: one that is misspelt, or that a test had before,
@@ -107,10 +140,10 @@ impl Work {
         if *self == Self::Bare {
             return package::bare();
         }
-        if let Some(names) = self.tests()
-            && !package::has_begun()
-        {
-            tests(&names)?;
+        if !package::has_begun() {
+            for (engine, names) in self.runs() {
+                tests(engine, &names)?;
+            }
         }
         if self.packages() {
             package::inside()?;
@@ -120,7 +153,7 @@ impl Work {
 }
 
 /// Those that every machine runs, then those that want one for themselves, one after the other.
-fn tests(names: &[String]) -> Result<()> {
+fn tests(engine: &str, names: &[String]) -> Result<()> {
     let mut failed = Vec::new();
     for (which, arguments) in [
         ("end-to-end tests", &["--test-threads=2"][..]),
@@ -131,9 +164,10 @@ fn tests(names: &[String]) -> Result<()> {
     ] {
         let mut command = Command::new(TESTS);
         command.args(arguments).args(names);
+        command.env("SLIPWAY_TEST_ENGINE", engine);
         let status = command.env("SLIPWAY_OWN_MACHINE", "1").status()?;
         if !status.success() {
-            failed.push(which);
+            failed.push(format!("{which} on the {engine} engine"));
         }
     }
     ensure!(failed.is_empty(), "{} FAILED", failed.join(" and "));
@@ -154,7 +188,17 @@ mod tests {
             work: Work,
         }
         let names = vec!["machine::".to_owned(), "--weird".to_owned()];
-        for work in [Work::Tests { names }, Work::Package, Work::All, Work::Shape] {
+        let tests = |docker| Work::Tests {
+            docker,
+            names: names.clone(),
+        };
+        for work in [
+            tests(false),
+            tests(true),
+            Work::Package,
+            Work::All,
+            Work::Shape,
+        ] {
             let words = ["inside".to_owned()].into_iter().chain(work.arguments());
             assert_eq!(Heard::parse_from(words).work, work);
         }

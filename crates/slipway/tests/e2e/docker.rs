@@ -188,29 +188,33 @@ async fn a_killed_daemon_finds_everything_again_and_removes_what_is_half_made() 
     assert!(!before.0.network.as_ref().unwrap().ip.is_empty());
 
     // As a daemon leaves it that is killed before the pod has a network.
-    let mut half = node.pod("half");
+    let half = node.pod("half");
     let uid = half.metadata.clone().unwrap().uid;
     let name = format!("k8s_POD_half_default_{uid}_0");
-    let make = |node: &Node| {
+    let make = |node: &Node, how: &[&str]| {
         let labels = [
             "--label=io.kubernetes.docker.type=podsandbox",
             "--label=io.slipway.sandbox.checkpointed=true",
             "--network=none",
         ];
-        let mut words = vec!["run", "-d", "--name", &name];
+        let mut words = [how, &["--name", name.as_str()]].concat();
         words.extend(labels);
         words.push("slipway/pause:1");
         docker(node).cli(&words).unwrap()
     };
-    // It is seen by nobody, and does not keep its name.
-    make(&node);
-    assert_eq!(node.cri().pods().await.unwrap().len(), 1);
+    // A daemon that hears of it removes it, and nobody else sees it.
+    let left = make(&node, &["create"]);
+    eventually("what is half-made to be gone", PATIENCE, async || {
+        assert_eq!(node.cri().pods().await?.len(), 1);
+        Ok(docker(&node).cli(&["inspect", left.trim()]).is_err())
+    })
+    .await
+    .unwrap();
     let whole = node.cri().run_pod(&half).await.unwrap();
     node.cri().remove_pod(&whole).await.unwrap();
-    half.metadata.as_mut().unwrap().attempt = 1;
-    let left = make(&node);
 
     node.daemon.kill9();
+    let left = make(&node, &["run", "-d"]);
     node.daemon.restart().await.unwrap();
     let cri = node.cri();
     assert_eq!(cri.pods().await.unwrap().len(), 1);

@@ -1,6 +1,7 @@
 //! A node that leaves Docker without being drained: two engines behind one socket.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use slipway_testbed::{
 };
 use tonic::Code;
 
+use crate::prometheus::Scrape;
 use crate::{metrics, refused, resource};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,6 +29,7 @@ struct Leaving {
     container: ContainerConfig,
     pod: String,
     id: String,
+    metrics: SocketAddr,
 }
 
 impl Leaving {
@@ -35,7 +38,11 @@ impl Leaving {
         let cni = Cni::new(&scratch).unwrap();
         let registry = Registry::start(&scratch).await.unwrap();
         let docker = Docker::start(&scratch).await.unwrap();
-        let daemon = Daemon::builder(&scratch, &cni).docker(&docker);
+        let metrics = SocketAddr::from(([127, 0, 0, 1], scratch.host_port()));
+        let daemon = Daemon::builder(&scratch, &cni)
+            .docker(&docker)
+            .argument("--metrics-listen")
+            .argument(metrics.to_string());
         let mut node = Node {
             daemon: daemon.start().await.unwrap(),
             docker: Some(docker),
@@ -59,6 +66,7 @@ impl Leaving {
             container,
             pod,
             id,
+            metrics,
         }
     }
 
@@ -437,5 +445,59 @@ async fn metrics_are_of_both_and_limits_are_changed_where_the_container_is() {
     })
     .await
     .unwrap();
+    leaving.node.finish().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_and_containers_are_counted_by_their_engine() {
+    let mut leaving = Leaving::new("").await;
+    let metrics = leaving.metrics;
+    let count = async |expected: &str| {
+        let series = [
+            ("slipway_pods", "native", "ready"),
+            ("slipway_pods", "docker", "ready"),
+            ("slipway_pods", "docker", "not_ready"),
+            ("slipway_containers", "native", "running"),
+            ("slipway_containers", "docker", "running"),
+            ("slipway_containers", "docker", "exited"),
+        ];
+        let mut found = String::new();
+        eventually("the counts", PATIENCE, async || {
+            let scrape = Scrape::of(metrics);
+            let values = series.map(|(name, engine, state)| {
+                let labels = [("engine", engine), ("state", state)];
+                scrape.value(name, &labels).to_string()
+            });
+            found = values.join(" ");
+            Ok(found == expected)
+        })
+        .await
+        .unwrap_or_else(|error| panic!("{found:?} is not {expected:?}: {error}"));
+    };
+    count("0 1 0 0 1 0").await;
+    leaving.launch("new").await;
+    count("1 1 0 1 1 0").await;
+    // Of a Docker that is away, what it said last.
+    leaving.docker().kill9();
+    let old = leaving.id.clone();
+    eventually("the loss to be seen", PATIENCE, async || {
+        let status = leaving.node.cri().container_status(&old).await?;
+        Ok(status.reason == "DockerUnreachable")
+    })
+    .await
+    .unwrap();
+    count("1 1 0 1 1 0").await;
+    // It comes back without what it ran.
+    leaving.docker().restart().await.unwrap();
+    count("1 0 1 1 0 1").await;
+    leaving.node.cri().remove_pod(&leaving.pod).await.unwrap();
+    count("1 0 0 1 0 0").await;
+    // Both have had their networks from the same plugins.
+    let scrape = Scrape::of(metrics);
+    for operation in ["add", "delete"] {
+        let labels = [("operation", operation), ("result", "success")];
+        let name = "slipway_network_operation_duration_seconds_count";
+        assert!(scrape.value(name, &labels) > 0.5, "{operation}");
+    }
     leaving.node.finish().await.unwrap();
 }

@@ -3,6 +3,7 @@
 //! runs them, one after the other.
 
 mod clock;
+mod docker;
 mod systemd;
 
 /// Every test here begins with this: whoever runs ignored tests may not know what they do.

@@ -18,6 +18,7 @@ mod dashboards;
 mod device;
 mod disk;
 mod docker;
+mod docker_failures;
 mod events;
 mod exec;
 mod handler;

@@ -14,12 +14,12 @@ use super::own;
 use crate::container::{output, security};
 use crate::node;
 
-const MIB: i64 = 1 << 20;
+pub(super) const MIB: i64 = 1 << 20;
 
 /// Longer than anything takes in an emulated machine.
-const LONG: Duration = Duration::from_mins(1);
+pub(super) const LONG: Duration = Duration::from_mins(1);
 
-fn systemctl(arguments: &[&str]) -> String {
+pub(super) fn systemctl(arguments: &[&str]) -> String {
     let output = Command::new("systemctl").args(arguments).output().unwrap();
     assert!(
         output.status.success(),
@@ -28,17 +28,17 @@ fn systemctl(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-fn property(unit: &str, name: &str) -> String {
+pub(super) fn property(unit: &str, name: &str) -> String {
     systemctl(&["show", "--value", "-p", name, unit])
 }
 
 /// Whether systemd knows of such a unit; where one has gone, it knows of none.
-fn is_loaded(unit: &str) -> bool {
+pub(super) fn is_loaded(unit: &str) -> bool {
     property(unit, "ActiveState") == "active"
 }
 
 /// A control file of a cgroup.
-fn control(cgroup: &Path, name: &str) -> String {
+pub(super) fn control(cgroup: &Path, name: &str) -> String {
     let text = fs::read_to_string(cgroup.join(name));
     text.unwrap_or_else(|error| panic!("{}/{name}: {error}", cgroup.display()))
         .trim()
@@ -68,7 +68,7 @@ fn in_slice(node: &Node, name: &str, slice: &str) -> PodSandboxConfig {
     config
 }
 
-fn limited(name: &str, image: &str, script: &str) -> ContainerConfig {
+pub(super) fn limited(name: &str, image: &str, script: &str) -> ContainerConfig {
     let mut container = pod::shell(name, image, script);
     container.linux.as_mut().unwrap().resources = Some(LinuxContainerResources {
         cpu_shares: 512,
