@@ -15,7 +15,7 @@ use slipway_engine::Result;
 use slipway_resources::{Scores, refused};
 
 use crate::cgroups::cgroup_of;
-use crate::inspect::Pod;
+use crate::inspect::{Container, Pod};
 use crate::node::Node;
 use crate::sandbox::blocking;
 use crate::{lifecycle, naming};
@@ -98,7 +98,7 @@ pub(crate) fn together(
 pub(crate) fn check(node: &Node, pod: &Pod, asked: &LinuxContainerResources) -> Result<()> {
     let hierarchy = node.hierarchy()?;
     slipway_resources::check(hierarchy, FIELD, asked)?;
-    let Some(path) = cgroup_of(pod.pid) else {
+    let Some(path) = cgroup_of(&pod.id, pod.pid) else {
         return Ok(());
     };
     let files = hierarchy
@@ -145,7 +145,7 @@ impl Applied {
 /// Limits a container that Docker has just started. One that cannot be limited is killed.
 pub(crate) async fn begin(node: &Arc<Node>, id: &str) -> Result<()> {
     let container = node.container(id)?;
-    let Err(error) = set(node, container.pid, container.beside.clone()).await else {
+    let Err(error) = set(node, &container, container.beside.clone()).await else {
         return Ok(());
     };
     // It may have ended meanwhile, and with it its cgroup.
@@ -157,14 +157,18 @@ pub(crate) async fn begin(node: &Arc<Node>, id: &str) -> Result<()> {
     Err(error.context(format!("container {id} was started, and killed again")))
 }
 
-/// Limits the container of this process, if there are limits and it still runs.
-async fn set(node: &Arc<Node>, pid: Option<i32>, limits: LinuxContainerResources) -> Result<()> {
+/// Limits a container, if there are limits and it still runs.
+async fn set(
+    node: &Arc<Node>,
+    container: &Arc<Container>,
+    limits: LinuxContainerResources,
+) -> Result<()> {
     if limits == LinuxContainerResources::default() {
         return Ok(());
     }
-    let node = Arc::clone(node);
+    let (node, container) = (Arc::clone(node), Arc::clone(container));
     blocking(move || {
-        let Some(path) = cgroup_of(pid) else {
+        let Some(path) = cgroup_of(&container.id, container.pid) else {
             return Ok(());
         };
         let cgroup = node.hierarchy()?.open(&path);
@@ -181,7 +185,7 @@ pub(crate) async fn set_again(node: &Arc<Node>) {
             oom_score_adj: 0,
             ..container.beside.clone()
         };
-        if let Err(error) = set(node, container.pid, limits).await {
+        if let Err(error) = set(node, &container, limits).await {
             tracing::error!(container = container.id, %error, "not all of its limits are set");
         }
     }

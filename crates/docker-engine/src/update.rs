@@ -94,7 +94,7 @@ async fn set(
     blocking(move || {
         let hierarchy = node.hierarchy()?;
         check_change(hierarchy, REQUEST, &after, &changes)?;
-        let Some(path) = cgroup_of(container.pid) else {
+        let Some(path) = cgroup_of(&container.id, container.pid) else {
             return Ok(None);
         };
         let cgroup = hierarchy.open(&path);
