@@ -12,6 +12,8 @@ use slipway_cri_api::v1::ExecSyncResponse;
 use slipway_engine::{Error, Result, Session, SessionEnd, Streams, Terminal, TerminalSize, new_id};
 use tokio::sync::oneshot;
 
+use crate::cgroups::cgroup_of;
+use crate::inspect::Container;
 use crate::lifecycle::running;
 use crate::node::Node;
 use crate::streams::{self, DETACH_KEYS, Ends, Wanted};
@@ -266,13 +268,13 @@ async fn kill(node: &Node, container: &str, exec: &str, mark: String) -> Result<
         (Some(pid), None) => Some(pid),
         _ => None,
     };
-    let container = node.container(container)?.pid;
+    let container = node.container(container)?;
     crate::sandbox::blocking(move || {
         if let Some(pid) = first {
             kill_tree(pid);
         }
         // What has left its parents is found by what it has inherited.
-        for pid in container.map(beside).unwrap_or_default() {
+        for pid in beside(&container) {
             if is_marked(pid, &mark) {
                 kill_tree(pid);
             }
@@ -282,10 +284,10 @@ async fn kill(node: &Node, container: &str, exec: &str, mark: String) -> Result<
     .await
 }
 
-/// The processes in the cgroup of a process.
-fn beside(pid: i32) -> Vec<i32> {
+/// The processes of a container.
+fn beside(container: &Container) -> Vec<i32> {
     let hierarchy = Hierarchy::detect().ok();
-    let processes = crate::cgroups::cgroup_of(Some(pid))
+    let processes = cgroup_of(&container.id, container.pid)
         .zip(hierarchy)
         .and_then(|(path, hierarchy)| hierarchy.open(&path).processes().ok());
     processes.unwrap_or_default()

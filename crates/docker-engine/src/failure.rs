@@ -3,6 +3,9 @@
 use bollard::errors::Error as Docker;
 use slipway_engine::{Error, Kind, with_causes};
 
+/// How runc says that it cannot give what it has not got.
+const NO_CAPABILITY: &str = "unable to apply caps";
+
 /// An error of a request to dockerd at `endpoint`, which was to do `what`.
 pub(crate) fn of_docker(what: &str, endpoint: &str, error: &Docker) -> Error {
     match error {
@@ -18,7 +21,13 @@ pub(crate) fn of_docker(what: &str, endpoint: &str, error: &Docker) -> Error {
                 503 => Kind::Unavailable,
                 _ => of_words(message),
             };
-            Error::new(kind, format!("{what}: Docker answers: {}", message.trim()))
+            let hint = if message.contains(NO_CAPABILITY) {
+                "; dockerd was started without a capability that the container is to have"
+            } else {
+                ""
+            };
+            let message = message.trim();
+            Error::new(kind, format!("{what}: Docker answers: {message}{hint}"))
         }
         Docker::DockerStreamError { error } => {
             Error::new(of_words(error), format!("{what}: Docker says: {error}"))
@@ -68,7 +77,7 @@ fn of_words(message: &str) -> Kind {
     } else if has(&[
         "no matching manifest",
         // What dockerd or its node has not got.
-        "unable to apply caps",
+        NO_CAPABILITY,
         "max depth exceeded",
         "is not a shared mount",
         "is not a shared or slave mount",
@@ -139,6 +148,10 @@ mod tests {
             Kind::PermissionDenied
         );
         assert_eq!(kind(500, "dial tcp: connection refused"), Kind::Unavailable);
+        assert_eq!(
+            kind(500, "unable to apply caps: operation not permitted"),
+            Kind::FailedPrecondition
+        );
         assert_eq!(kind(500, "whatever"), Kind::Internal);
         let late = of_docker("list", "unix:///d.sock", &Docker::RequestTimeoutError);
         assert_eq!(late.kind(), Kind::DeadlineExceeded);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use slipway_cgroup::{Cgroup, Updated};
 use slipway_cri_api::v1::{HugepageLimit, LinuxContainerResources};
-use slipway_engine::{Error, Result};
+use slipway_engine::Result;
 use slipway_resources::{Scores, refused};
 
 use crate::cgroups::cgroup_of;
@@ -98,7 +98,7 @@ pub(crate) fn together(
 pub(crate) fn check(node: &Node, pod: &Pod, asked: &LinuxContainerResources) -> Result<()> {
     let hierarchy = node.hierarchy()?;
     slipway_resources::check(hierarchy, FIELD, asked)?;
-    let Some(path) = cgroup_of(pod.pid) else {
+    let Some(path) = cgroup_of(&pod.id, pod.pid) else {
         return Ok(());
     };
     let files = hierarchy
@@ -145,7 +145,7 @@ impl Applied {
 /// Limits a container that Docker has just started. One that cannot be limited is killed.
 pub(crate) async fn begin(node: &Arc<Node>, id: &str) -> Result<()> {
     let container = node.container(id)?;
-    let Err(error) = set(node, &container).await else {
+    let Err(error) = set(node, &container, container.beside.clone()).await else {
         return Ok(());
     };
     // It may have ended meanwhile, and with it its cgroup.
@@ -157,18 +157,22 @@ pub(crate) async fn begin(node: &Arc<Node>, id: &str) -> Result<()> {
     Err(error.context(format!("container {id} was started, and killed again")))
 }
 
-/// Limits a container that runs, where nothing else is said, again.
-pub(crate) async fn set(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
-    if container.beside == LinuxContainerResources::default() {
+/// Limits a container, if there are limits and it still runs.
+async fn set(
+    node: &Arc<Node>,
+    container: &Arc<Container>,
+    limits: LinuxContainerResources,
+) -> Result<()> {
+    if limits == LinuxContainerResources::default() {
         return Ok(());
     }
     let (node, container) = (Arc::clone(node), Arc::clone(container));
     blocking(move || {
-        let Some(path) = cgroup_of(container.pid) else {
+        let Some(path) = cgroup_of(&container.id, container.pid) else {
             return Ok(());
         };
         let cgroup = node.hierarchy()?.open(&path);
-        Applied::set(&cgroup, &container.beside, FIELD).map(drop)
+        Applied::set(&cgroup, &limits, FIELD).map(drop)
     })
     .await
 }
@@ -176,18 +180,13 @@ pub(crate) async fn set(node: &Arc<Node>, container: &Arc<Container>) -> Result<
 /// Limits those containers again that a daemon may have been killed over while it started them.
 pub(crate) async fn set_again(node: &Arc<Node>) {
     for container in node.containers.all() {
-        let container = Container {
-            beside: LinuxContainerResources {
-                // Processes may have given themselves others since.
-                oom_score_adj: 0,
-                ..container.beside.clone()
-            },
-            ..Container::clone(&container)
+        let limits = LinuxContainerResources {
+            // Processes may have given themselves others since.
+            oom_score_adj: 0,
+            ..container.beside.clone()
         };
-        let id = container.id.clone();
-        let set: std::result::Result<(), Error> = set(node, &Arc::new(container)).await;
-        if let Err(error) = set {
-            tracing::error!(container = id, %error, "not all of its limits are set");
+        if let Err(error) = set(node, &container, limits).await {
+            tracing::error!(container = container.id, %error, "not all of its limits are set");
         }
     }
 }

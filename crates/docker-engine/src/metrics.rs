@@ -43,7 +43,9 @@ fn container_metrics(reader: &Reader, pod: &Pod, container: &Container) -> Optio
     let ContainerState::Running { started_at } = container.state else {
         return None;
     };
-    let cgroup = reader.hierarchy.open(&cgroup_of(container.pid)?);
+    let cgroup = reader
+        .hierarchy
+        .open(&cgroup_of(&container.id, container.pid)?);
     let name = &container.name.name;
     let layer = reader.node.observed.layer(&container.id);
     let running = metrics::Container {

@@ -181,7 +181,7 @@ impl Reader {
 }
 
 fn container_stats(reader: &Reader, container: &Container) -> ContainerStats {
-    let cgroup = cgroup_of(container.pid);
+    let cgroup = cgroup_of(&container.id, container.pid);
     let used = cgroup.map(|path| reader.used(&container.id, &reader.hierarchy.open(&path)));
     let Usage {
         cpu,
@@ -216,7 +216,7 @@ fn container_stats(reader: &Reader, container: &Container) -> ContainerStats {
 /// pod's alone, as a kubelet has it.
 fn pod_stats(reader: &Reader, pod: &Pod) -> PodSandboxStats {
     let containers = reader.node.containers_of(&pod.id);
-    let parent = cgroup_of(pod.pid).and_then(|path| path.parent());
+    let parent = cgroup_of(&pod.id, pod.pid).and_then(|path| path.parent());
     let parent = parent.filter(|_| !pod.cgroup_parent.is_empty());
     let used = parent.map(|path| reader.used(&pod.id, &reader.hierarchy.open(&path)));
     let Usage {
@@ -224,7 +224,7 @@ fn pod_stats(reader: &Reader, pod: &Pod) -> PodSandboxStats {
     } = used.unwrap_or_default();
     let processes = containers
         .iter()
-        .filter_map(|container| cgroup_of(container.pid))
+        .filter_map(|container| cgroup_of(&container.id, container.pid))
         .filter_map(|path| reader.hierarchy.open(&path).process_count().ok())
         .map(|count| count as u64)
         .sum();

@@ -94,7 +94,7 @@ async fn set(
     blocking(move || {
         let hierarchy = node.hierarchy()?;
         check_change(hierarchy, REQUEST, &after, &changes)?;
-        let Some(path) = cgroup_of(container.pid) else {
+        let Some(path) = cgroup_of(&container.id, container.pid) else {
             return Ok(None);
         };
         let cgroup = hierarchy.open(&path);
@@ -110,14 +110,16 @@ async fn set(
 async fn change(node: &Node, id: &str, changes: LinuxContainerResources) -> Result<()> {
     let number = |number: i64| (number != 0).then_some(number);
     let text = |text: String| (!text.is_empty()).then_some(text);
+    let memory = number(changes.memory_limit_in_bytes);
     let body = ContainerUpdateBody {
         cpu_period: number(changes.cpu_period),
         cpu_quota: number(changes.cpu_quota),
         cpu_shares: number(changes.cpu_shares),
         cpuset_cpus: text(changes.cpuset_cpus),
         cpuset_mems: text(changes.cpuset_mems),
-        memory: number(changes.memory_limit_in_bytes),
-        memory_swap: number(changes.memory_swap_limit_in_bytes),
+        memory,
+        // A container that had no limit gets no swap with it, as one that is made with a limit.
+        memory_swap: number(changes.memory_swap_limit_in_bytes).or(memory),
         ..ContainerUpdateBody::default()
     };
     if body == ContainerUpdateBody::default() {

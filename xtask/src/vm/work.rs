@@ -22,6 +22,7 @@ const SHAPED: &[&str] = &[
     "machine::",
     // Control files, limits, OOM kills, device rules, killing and counters of v2.
     "resource::limits_are_changed_in_place_and_reported_also_after_a_restart",
+    "resource::what_a_kubelet_says_of_every_container_is_taken_set_and_kept",
     "resource::what_cannot_be_changed_is_refused_and_leaves_all_as_it_was",
     "resource::whoever_is_killed_for_want_of_memory_is_told_from_whoever_is_killed",
     "device::what_is_not_granted_is_denied_by_the_cgroup",

@@ -252,6 +252,7 @@ fn no_huge_pages() -> Vec<HugepageLimit> {
             let size = name.strip_prefix("hugepages-")?.strip_suffix("kB")?;
             let megabytes = size.parse::<u64>().ok()? >> 10;
             let page_size = match megabytes >> 10 {
+                0 if megabytes == 0 => return None,
                 0 => format!("{megabytes}MB"),
                 gigabytes => format!("{gigabytes}GB"),
             };
@@ -295,6 +296,29 @@ async fn what_a_kubelet_says_of_every_container_is_taken_set_and_kept() {
     let kept = |said: LinuxContainerResources| (said.hugepage_limits, said.unified);
     in_force("1", "0");
     assert_eq!(kept(reported(&node, &id).await), kept(usual.clone()));
+
+    // A limit where there was none.
+    let limit = LinuxContainerResources {
+        memory_limit_in_bytes: 64 * MIB,
+        ..Default::default()
+    };
+    update(&node, &id, limit).await.unwrap();
+    assert_eq!(limits(&cgroup).memory, (64 * MIB).to_string());
+    let said = reported(&node, &id).await;
+    assert_eq!(said.memory_limit_in_bytes, 64 * MIB);
+    if on_docker() {
+        // Docker takes none away again.
+        let none = LinuxContainerResources {
+            memory_limit_in_bytes: -1,
+            ..Default::default()
+        };
+        let words = ["memory_limit_in_bytes", "take it away"];
+        refused(
+            update(&node, &id, none).await,
+            Code::FailedPrecondition,
+            &words,
+        );
+    }
 
     // Changed, and found again by the next daemon. A size has two megabytes or more.
     let mut changed = usual.clone();
