@@ -17,6 +17,7 @@ mod process;
 pub(crate) mod removed_flags;
 mod runtime;
 mod runtimes;
+mod static_pods;
 mod systemd;
 mod targets;
 mod version;
@@ -87,6 +88,7 @@ pub async fn check(root: &Root, options: &Options) -> Report {
     cni::check(&mut look, &facts);
     daemon::check(&mut look, &facts);
     kernel::check(&mut look, &facts).await;
+    static_pods::check(&mut look, &facts);
     callers::check(&mut look, &facts);
     watchers::check(&mut look, &facts);
     engine::check(&mut look, &facts).await;

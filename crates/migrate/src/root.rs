@@ -134,14 +134,23 @@ impl Root {
         Ok(names)
     }
 
-    /// What is at a path, links followed; nothing where nothing is, or where it cannot be told.
-    pub fn metadata(&self, path: impl AsRef<Path>) -> Option<fs::Metadata> {
-        fs::metadata(self.resolve(path).ok()?).ok()
+    /// What is at a path, links followed; nothing where nothing is.
+    ///
+    /// # Errors
+    ///
+    /// What cannot be told.
+    pub fn stat(&self, path: impl AsRef<Path>) -> io::Result<Option<fs::Metadata>> {
+        match self.resolve(path).and_then(fs::metadata) {
+            Ok(metadata) => Ok(Some(metadata)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
-    /// Whether something is at a path, links followed.
+    /// Whether something is at a path, links followed; what cannot be told is there, so that whoever
+    /// reads it says why not.
     pub fn has(&self, path: impl AsRef<Path>) -> bool {
-        self.metadata(path).is_some()
+        self.stat(path).map_or(true, |metadata| metadata.is_some())
     }
 
     /// What a symbolic link says, if there is one.

@@ -122,7 +122,7 @@ fn lines(look: &mut Look<'_>, place: &Path, rule: &'static Rule, todo: &str) {
         if PACKAGED.iter().any(|own| path == Path::new(own)) {
             continue;
         }
-        let Some(metadata) = look.root.metadata(&path) else {
+        let Some(metadata) = look.metadata(&path) else {
             continue;
         };
         // A link to a directory would be looked at twice, or for ever.
@@ -248,7 +248,7 @@ fn units(look: &mut Look<'_>, todo: &str) {
                 look.list(&path)
             };
             for path in files {
-                if look.root.metadata(&path).is_some_and(|one| one.is_file()) {
+                if look.metadata(&path).is_some_and(|one| one.is_file()) {
                     unit_file(look, &path, todo);
                 }
             }

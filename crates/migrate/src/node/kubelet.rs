@@ -35,6 +35,8 @@ pub struct Kubelet {
     pub config: Option<Tree>,
     /// Whether that file is there and could not be read: what it says is not known.
     pub config_broken: bool,
+    /// The files of `--config-dir`, which count before it; the last one most.
+    pub drop_ins: Vec<Tree>,
     /// kubeadm's part of it for this node.
     pub instance: Option<Tree>,
     /// Where it is known.
@@ -69,6 +71,15 @@ impl Kubelet {
                 "look whether the node has joined its cluster",
             );
         }
+        let directory =
+            flags::find(&running, "config-dir").or_else(|| flags::find(&planned, "config-dir"));
+        let mut paths = directory.map_or_else(Vec::new, |flag| look.list(&flag.value));
+        paths.retain(|path| path.extension().is_some_and(|end| end == "conf"));
+        let drop_ins: Vec<_> = paths
+            .iter()
+            .filter_map(|path| look.tree(path, Format::Yaml))
+            .collect();
+        let config_broken = config_broken || drop_ins.len() < paths.len();
         let instance = look.tree(INSTANCE, Format::Yaml);
         Self {
             processes,
@@ -78,6 +89,7 @@ impl Kubelet {
             program,
             config,
             config_broken,
+            drop_ins,
             instance,
             version: None,
         }
@@ -105,7 +117,8 @@ impl Kubelet {
     /// What the configuration says behind keys. Empty text and no time are what kubeadm writes for
     /// what is not set.
     pub fn configured(&self, keys: &[&str]) -> Option<Said> {
-        let said = self.config.as_ref()?.said(keys)?;
+        let mut files = self.drop_ins.iter().rev().chain(&self.config);
+        let said = files.find_map(|file| file.said(keys))?;
         (!matches!(said.value.as_str(), "" | "0s")).then_some(said)
     }
 

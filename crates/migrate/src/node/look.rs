@@ -1,6 +1,7 @@
 //! Looking at a node's files: what cannot be read, or is not what its format allows, goes into the
 //! report by itself.
 
+use std::fs::Metadata;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -87,6 +88,18 @@ impl<'a> Look<'a> {
         let path = path.as_ref();
         match self.root.read(path) {
             Ok(source) => source.map(Arc::new),
+            Err(error) => {
+                self.miss_path(path, &error);
+                None
+            }
+        }
+    }
+
+    /// What is at a path, links followed.
+    pub(crate) fn metadata(&mut self, path: impl AsRef<Path>) -> Option<Metadata> {
+        let path = path.as_ref();
+        match self.root.stat(path) {
+            Ok(metadata) => metadata,
             Err(error) => {
                 self.miss_path(path, &error);
                 None

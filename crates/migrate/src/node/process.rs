@@ -1,5 +1,6 @@
 //! The processes of a node.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::look::{Look, Origin};
@@ -76,9 +77,15 @@ pub(super) fn all(look: &mut Look<'_>) -> Vec<Process> {
     let mut processes = Vec::new();
     for pid in pids {
         let path = format!("/proc/{pid}/cmdline");
-        // One that has ended meanwhile is not there, or says that it is not (ESRCH).
-        let Ok(Some(source)) = look.root.read(Path::new(&path)) else {
-            continue;
+        let source = match look.root.read(Path::new(&path)) {
+            Ok(Some(source)) => source,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                let why = "command lines of others are hidden";
+                look.report.miss("/proc", why, "run it as root");
+                continue;
+            }
+            // One that has ended meanwhile is not there, or says that it is not (ESRCH).
+            _ => continue,
         };
         let arguments = source.text().trim_end_matches('\0').split('\0');
         let arguments: Vec<_> = arguments.map(str::to_string).collect();

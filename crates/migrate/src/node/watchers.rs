@@ -79,7 +79,7 @@ fn configurations(look: &mut Look<'_>, place: &Path) {
     let mut waiting: Vec<(PathBuf, usize)> = vec![(place.to_path_buf(), 0)];
     let mut files = 0;
     while let Some((path, depth)) = waiting.pop() {
-        let Some(metadata) = look.root.metadata(&path) else {
+        let Some(metadata) = look.metadata(&path) else {
             continue;
         };
         if metadata.is_dir() {

@@ -50,8 +50,8 @@ fn write(page: &mut String, report: &Report, subject: &str, time: &str) -> fmt::
         Text(time)
     )?;
     counts(page, report)?;
-    nodes(page, report)?;
     first(page, report)?;
+    nodes(page, report)?;
     unseen(page, report)?;
     findings(page, report)?;
     writeln!(page, "</main>\n</body>\n</html>")
