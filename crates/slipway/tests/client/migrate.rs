@@ -95,7 +95,7 @@ async fn without_a_plan_it_says_why() {
     assert!(stderr(&output).contains("drained"), "{output:?}");
 
     fs::write(directory.path().join("etc/docker/daemon.json"), "{,}").unwrap();
-    let output = plan(&["--to", "crio", "--kubelet-version", "1.23"]);
+    let mut output = plan(&["--to", "crio", "--kubelet-version", "1.23"]);
     let output = output.output().await.unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("daemon.json:1"), "{output:?}");
