@@ -146,8 +146,8 @@ pub(super) fn change<'a>(
     if old && !flags.iter().any(|flag| flag.name == "container-runtime") {
         added.push("--container-runtime=remote".to_string());
     }
-    let files_of_kubelet = [kubelet.config.as_ref(), kubelet.instance.as_ref()];
-    let configured = files_of_kubelet.into_iter().flatten().any(has_endpoint);
+    let trees = kubelet.config.iter().chain(&kubelet.drop_ins);
+    let configured = trees.chain(&kubelet.instance).any(has_endpoint);
     let by_file = wanted.version >= ENDPOINT_CONFIGURED && configured;
     if !endpoint_is_set && !by_file {
         let endpoint = wanted.target.endpoint();
@@ -184,9 +184,12 @@ pub(super) fn change<'a>(
         let endpoint = lacks || has_endpoint(config);
         set(files, config, settings(kubelet, wanted, endpoint))?;
     }
-    if let Some(instance) = kubelet.instance.as_ref().filter(|tree| has_endpoint(tree)) {
-        let endpoint = wanted.target.endpoint().to_string();
-        set(files, instance, vec![(ENDPOINT, endpoint)])?;
+    // What says it elsewhere would overrule that.
+    let elsewhere = kubelet.drop_ins.iter().chain(&kubelet.instance);
+    for tree in elsewhere {
+        let mut settings = settings(kubelet, wanted, true);
+        settings.retain(|(key, _)| tree.node.entry(key).is_some());
+        set(files, tree, settings)?;
     }
     Ok(())
 }

@@ -56,7 +56,10 @@ async fn a_plan_has_each_file_and_changes_none() {
         assert!(text.contains(words), "{words} is not in\n{text}");
     }
 
-    let output = plan(&["--to", "crio", "-o", "json"]).output().await.unwrap();
+    let output = plan(&["--to", "crio", "-o", "json"])
+        .output()
+        .await
+        .unwrap();
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(document["target"], "crio");
     assert_eq!(document["kubelet"], "1.23");
