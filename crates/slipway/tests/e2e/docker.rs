@@ -170,7 +170,11 @@ async fn what_happens_behind_its_back_is_noticed() {
     let pod = cri.run_pod(&config).await.unwrap();
     docker.cli(&["rm", "-f", &pod]).unwrap();
     pod_becomes(&node, &pod, None).await;
-    leaks::assert_none(&node.scratch);
+    eventually("its network to be given back", PATIENCE, async || {
+        Ok(leaks::snapshot(&node.scratch).is_empty())
+    })
+    .await
+    .unwrap();
     node.finish().await.unwrap();
 }
 
