@@ -201,7 +201,8 @@ fn judge_container(look: &mut Look<'_>, container: &ContainerSummary) {
 }
 
 fn judge_image(look: &mut Look<'_>, image: &ImageSummary) {
-    let own = |tag: &&String| !tag.contains("<none>");
+    // Slipway makes its pause image itself, and again where it is missing.
+    let own = |tag: &&String| !tag.contains("<none>") && !tag.starts_with("slipway/pause:");
     let Some(tag) = image.repo_tags.iter().find(own) else {
         return;
     };
@@ -268,6 +269,7 @@ mod tests {
             ],
             images: vec![
                 image("app:1", &[]),
+                image("slipway/pause:1", &[]),
                 image("nginx:1", &["nginx@sha256:abc"]),
                 image("<none>:<none>", &["<none>@<none>"]),
             ],
