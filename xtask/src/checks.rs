@@ -53,13 +53,14 @@ const STEPS: &[Step] = &[
         needed: false,
     },
     // What CRI promises, for pods on Docker. Left out is what starts a Docker itself and was among
-    // the tests (adoption, docker, leaving), what no engine has a part in (authority, config,
+    // the tests (adoption, docker, docker_failures, leaving), what no engine has a part in (authority, config,
     // dashboards, machine, notify), and:
     // - cdi: Docker 20.10 knows none, and later ones apply the specifications themselves;
     // - cgroup_driver: systemd is dockerd's to talk to;
     // - checkpoint: CheckpointContainer is refused by name;
     // - disk: what Docker does on a full disk is its own;
     // - handler: Docker runs the runtimes that it is configured with itself;
+    // - prometheus: what is counted of Docker is in leaving;
     // - traces, troubleshooting: the spans and the words of the native engine.
     Step {
         name: "docker",

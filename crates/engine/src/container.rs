@@ -218,6 +218,15 @@ mod tests {
     }
 
     #[test]
+    fn want_of_memory_that_is_heard_of_late_is_the_reason_of_an_end_and_of_nothing_else() {
+        let exited = ContainerState::Exited(ContainerExit::of_process(1, 2, 137, false));
+        let expected = ContainerState::Exited(ContainerExit::of_process(1, 2, 137, true));
+        assert_eq!(exited.out_of_memory(), expected);
+        let running = ContainerState::Running { started_at: 1 };
+        assert_eq!(running.clone().out_of_memory(), running);
+    }
+
+    #[test]
     fn an_end_is_not_before_the_beginning_when_the_clock_was_set_back() {
         let ended = ContainerExit::of_process(9, 4, 0, false);
         assert_eq!((ended.started_at, ended.finished_at), (9, 9));

@@ -61,8 +61,17 @@ pub(crate) fn limits(cgroup: &str) -> Limits {
         Some((quota, period)) => (quota.to_owned(), period.to_owned()),
         None => (quota, control(cgroup, "cpu/cpu.cfs_period_us", "cpu.max")),
     };
+    let mut weight = control(cgroup, "cpu/cpu.shares", "cpu.weight");
+    if v2() && on_docker() {
+        // Before version 1.3.2 runc made less of the same shares.
+        weight = match weight.as_str() {
+            "20" => "59".to_owned(),
+            "77" => "170".to_owned(),
+            _ => weight,
+        };
+    }
     Limits {
-        weight: control(cgroup, "cpu/cpu.shares", "cpu.weight"),
+        weight,
         quota,
         period,
         cpus: control(cgroup, "cpuset/cpuset.cpus", "cpuset.cpus"),
