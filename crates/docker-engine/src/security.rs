@@ -6,6 +6,9 @@ use rustix::thread::CapabilitySet;
 use slipway_cri_api::v1::{Capability, LinuxContainerSecurityContext};
 use slipway_engine::{Error, Profile, Result};
 
+/// The capabilities that every Docker knows: 20.10 knows none after `CAP_AUDIT_READ`.
+const KNOWN_TO_ALL: CapabilitySet = CapabilitySet::from_bits_retain((1 << 38) - 1);
+
 /// All options of a context. Reads the seccomp profile that it names, so it blocks.
 pub(crate) fn options(security: &LinuxContainerSecurityContext) -> Result<Vec<String>> {
     let mut options = Vec::new();
@@ -102,7 +105,8 @@ pub(crate) fn capabilities(
     if dockerd.contains(every) || !add.iter().any(|name| is_all(name)) {
         return Ok((add, drop));
     }
-    let left = (dockerd - dropped).iter_names();
+    let left = (dockerd & KNOWN_TO_ALL) - dropped;
+    let left = left.iter_names();
     let left = left.map(|(name, _)| name.to_owned()).collect();
     Ok((left, vec!["ALL".to_owned()]))
 }

@@ -106,6 +106,7 @@ pub(crate) fn remove_cgroup(cgroup: &str) {
     let root = PathBuf::from("/sys/fs/cgroup");
     let hierarchies = fs::read_dir(&root).unwrap().flatten();
     let hierarchies = hierarchies.map(|entry| entry.path()).chain([root.clone()]);
+    let hierarchies = hierarchies.filter(|path| path.is_dir());
     for hierarchy in hierarchies {
         let directory = hierarchy.join(cgroup.trim_start_matches('/'));
         match fs::remove_dir(&directory) {

@@ -199,16 +199,18 @@ async fn capabilities_are_ambient_all_or_what_the_node_has() {
             "CapInh:0000000000000400 CapEff:0000000000000400 CapAmb:0000000000000400"
         );
     }
+    // Docker 20.10 knows none of those that came after CAP_AUDIT_READ.
+    let known = if on_docker() { (1 << 38) - 1 } else { u64::MAX };
     let everything = format!(
         "CapInh:0000000000000000 CapEff:{:016x} CapAmb:0000000000000000",
-        own("CapBnd:")
+        own("CapBnd:") & known
     );
     let mut all = plain.clone();
     security(&mut all).capabilities = capabilities("all", "", "");
     let mut privileged = plain.clone();
     security(&mut privileged).privileged = true;
+    assert_eq!(output(&node, "all", all).await.trim(), everything);
     if !docker_lacks_a_capability() {
-        assert_eq!(output(&node, "all", all).await.trim(), everything);
         let said = output(&node, "privileged", privileged).await;
         assert_eq!(said.trim(), everything);
     }
