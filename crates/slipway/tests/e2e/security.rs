@@ -481,7 +481,9 @@ async fn an_apparmor_profile_is_applied_or_refused_by_name() {
 #[tokio::test]
 async fn selinux_options_are_without_effect_where_there_is_no_selinux() {
     let (node, image) = node().await;
-    let mut container = pod::shell("main", &image, "cat /proc/self/attr/current; id -u");
+    // What two streams say is logged in no order.
+    let script = "cat /proc/self/attr/current 2>&1; id -u";
+    let mut container = pod::shell("main", &image, script);
     security(&mut container).selinux_options = Some(SeLinuxOption {
         r#type: "container_t".to_owned(),
         level: "s0:c1,c2".to_owned(),
