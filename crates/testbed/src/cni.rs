@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Result;
 use serde_json::json;
@@ -15,6 +15,9 @@ use crate::{Scratch, process};
 
 /// Where Debian's containernetworking-plugins package puts them.
 pub(crate) const BIN_DIR: &str = "/usr/lib/cni";
+
+/// Those of [`SHARED_CHAINS`] that are in the table `filter`; the others are in `nat`.
+const FILTERING: [&str; 2] = ["CNI-FORWARD", "CNI-ADMIN"];
 
 /// Chains that the plugins share among all networks of a machine.
 const SHARED_CHAINS: [&str; 5] = [
@@ -35,6 +38,27 @@ pub struct Cni {
     conf_dir: PathBuf,
 }
 
+/// Makes the chains that all networks share. A plugin that finds one missing makes it, and fails when
+/// that of another node's daemon has been faster; in production there is one daemon on a machine.
+fn make_shared_chains() -> Result<()> {
+    static MADE: OnceLock<()> = OnceLock::new();
+    if MADE.get().is_some() {
+        return Ok(());
+    }
+    for chain in SHARED_CHAINS {
+        let table = if FILTERING.contains(&chain) {
+            "filter"
+        } else {
+            "nat"
+        };
+        // Whoever made it: what counts is that it is there.
+        let _ = process::run("iptables", &["--wait", "-t", table, "-N", chain]);
+        process::run("iptables", &["--wait", "-t", table, "-S", chain])?;
+    }
+    let _ = MADE.set(());
+    Ok(())
+}
+
 impl Cni {
     /// Writes the configuration.
     ///
@@ -47,6 +71,7 @@ impl Cni {
             conf_dir: scratch.join("net.d"),
         };
         fs::create_dir_all(&cni.conf_dir)?;
+        make_shared_chains()?;
         let conflist = json!({
             "cniVersion": "1.0.0",
             "name": network(number),

@@ -493,7 +493,10 @@ async fn a_containers_terminal_is_attached_to_left_and_found_again() {
     let (_, id) = pod_with(&node, &container).await;
     let mut typist = Typist::new(31, 91);
     let client = typist.start(&node, &["attach", "-it", &id]);
-    typist.types("echo size $(stty size)\r");
+    // What is typed can be there before the terminal has its size, which goes another way.
+    typist.types(
+        "until [ \"$(stty size)\" = '31 91' ]; do sleep 0.1; done 2>/dev/null; echo size $(stty size)\r",
+    );
     typist.sees("size 31 91\r\n").await;
     // ctrl-p ctrl-q
     typist.types("\u{10}\u{11}");
