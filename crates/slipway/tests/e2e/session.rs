@@ -327,6 +327,8 @@ async fn a_terminal_has_a_size_echoes_and_is_left_as_it_was_found() {
     let client = typist.start(&node, &["exec", "-it", &id, "sh"]);
     typist.sees("# ").await;
     assert!(typist.is_raw(), "keys are passed on as they are typed");
+    // What is typed can be there before the terminal has its size, which goes another way.
+    typist.types("until stty size | grep -q '^41 101$'; do sleep 0.1; done\r");
     typist.types("echo first $(stty size); tty\r");
     typist.sees("first 41 101\r\n").await;
     typist.sees("/dev/pts/").await;
@@ -494,9 +496,8 @@ async fn a_containers_terminal_is_attached_to_left_and_found_again() {
     let mut typist = Typist::new(31, 91);
     let client = typist.start(&node, &["attach", "-it", &id]);
     // What is typed can be there before the terminal has its size, which goes another way.
-    typist.types(
-        "until [ \"$(stty size)\" = '31 91' ]; do sleep 0.1; done 2>/dev/null; echo size $(stty size)\r",
-    );
+    typist
+        .types("until stty size | grep -q '^31 91$'; do sleep 0.1; done; echo size $(stty size)\r");
     typist.sees("size 31 91\r\n").await;
     // ctrl-p ctrl-q
     typist.types("\u{10}\u{11}");
