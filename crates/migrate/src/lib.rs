@@ -12,9 +12,11 @@
 mod agents;
 mod calls;
 pub mod cluster;
+pub mod control_plane;
 pub mod document;
 mod finding;
 mod hints;
+pub mod host;
 pub mod manifests;
 pub mod node;
 mod object;

@@ -62,10 +62,19 @@ pub(super) const FILES: &[(&str, u32, &str)] = &[
 
 /// Runs what was shared, as a service of the machine like any other, and says on the port `status`
 /// that it is up and how it ended.
+///
+/// The network's device has a driver of its own, which the machine may load after those of the
+/// ports that the service waits for.
 const AGENT: &str = r#"#!/bin/sh
+network() {
+    udevadm wait --timeout=120 /sys/class/net/eth0 &&
+        ip address add "$1" dev eth0 && ip link set eth0 up && return
+    echo "has no network" >/dev/virtio-ports/status
+    exit 1
+}
 for word in $(cat /proc/cmdline); do
     case $word in
-    address=*) ip address add "${word#address=}" dev eth0 && ip link set eth0 up ;;
+    address=*) network "${word#address=}" ;;
     esac
 done
 mkdir -p /share

@@ -1,0 +1,88 @@
+//! What the steps of a move do to the node's objects in the Kubernetes API.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::host::Progress;
+
+/// The cluster as one node's steps see it. Each method can be called again after it was cut off
+/// anywhere: it comes to the same.
+#[expect(async_fn_in_trait, reason = "one thread does one step at a time")]
+pub trait ControlPlane {
+    /// Whether all that the steps ask for is allowed, and the Node is there; to be asked before
+    /// anything is changed.
+    async fn preflight(&self, needs: Needs) -> Result<(), Error>;
+
+    /// Whether the Node takes no new pods (`spec.unschedulable`).
+    async fn is_cordoned(&self) -> Result<bool, Error>;
+
+    /// Has the Node take new pods, or none.
+    async fn set_cordoned(&self, cordoned: bool) -> Result<(), Error>;
+
+    /// Evicts pods that are neither a DaemonSet's nor static, as their disruption budgets allow,
+    /// and waits until they are gone; gives up after `deadline`.
+    async fn drain(&self, deadline: Duration, progress: Progress<'_>) -> Result<(), Error>;
+
+    /// The value of an annotation of the Node.
+    async fn annotation(&self, key: &str) -> Result<Option<String>, Error>;
+
+    /// Sets an annotation of the Node, or takes it away.
+    async fn set_annotation(&self, key: &str, value: Option<&str>) -> Result<(), Error>;
+
+    /// What the `kubelet` key of a ConfigMap in `kube-system` says: the kubelet's configuration as
+    /// kubeadm gives it to new nodes. Nothing where there is no such ConfigMap.
+    async fn kubelet_configuration(&self, config_map: &str) -> Result<Option<String>, Error>;
+
+    /// Replaces that text by another, if it is still `expected`; whether it was.
+    async fn replace_kubelet_configuration(
+        &self,
+        config_map: &str,
+        expected: &str,
+        text: &str,
+    ) -> Result<bool, Error>;
+
+    /// Waits until the Node is Ready, by a heartbeat younger than this call, and its
+    /// `containerRuntimeVersion` begins with `runtime`; gives up after `deadline`.
+    async fn wait_ready(
+        &self,
+        runtime: &str,
+        deadline: Duration,
+        progress: Progress<'_>,
+    ) -> Result<(), Error>;
+
+    /// Runs a pod on the Node and removes it, also one that an earlier call left; gives up after
+    /// `deadline`.
+    async fn probe(&self, deadline: Duration, progress: Progress<'_>) -> Result<(), Error>;
+
+    /// Removes a pod that a probe that was cut off may have left.
+    async fn remove_probe(&self) -> Result<(), Error>;
+}
+
+/// What a plan's steps ask of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Needs {
+    /// To list pods, to evict them.
+    pub drain: bool,
+    /// To read and update a ConfigMap of `kube-system`.
+    pub config_map: bool,
+    /// To create and delete a pod in `kube-system`.
+    pub probe: bool,
+}
+
+/// Why something could not be done in the cluster.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {why}")]
+pub struct Error {
+    what: String,
+    why: String,
+}
+
+impl Error {
+    /// `what` was to be done; `why` it was not, and what to do.
+    pub fn new(what: impl fmt::Display, why: impl fmt::Display) -> Self {
+        Self {
+            what: what.to_string(),
+            why: why.to_string(),
+        }
+    }
+}

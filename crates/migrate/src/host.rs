@@ -1,0 +1,136 @@
+//! What the steps of a move do to the node beside its files: units, packages, the kernel, and what
+//! Docker has.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Target;
+
+/// Whom the person who waits hears from, a line at a time.
+pub type Progress<'a> = &'a dyn Fn(&str);
+
+/// The node as steps see it. Each method can be called again after it was cut off anywhere: it comes
+/// to the same.
+#[expect(async_fn_in_trait, reason = "one thread does one step at a time")]
+pub trait Host {
+    /// What there is of a unit.
+    async fn unit(&self, name: &str) -> Result<UnitState, Error>;
+
+    /// Has a unit start with the node, and now; one that runs already is started anew. Waits until
+    /// systemd says that it runs.
+    async fn start(&self, name: &str) -> Result<(), Error>;
+
+    /// Stops a unit, and waits until it has; one that is not there is stopped.
+    async fn stop(&self, name: &str) -> Result<(), Error>;
+
+    /// Stops a unit, and has it not start with the node; one that is not there is so already.
+    async fn disable(&self, name: &str) -> Result<(), Error>;
+
+    /// Makes a unit what it was.
+    async fn restore_unit(&self, name: &str, before: &UnitState) -> Result<(), Error>;
+
+    /// Has systemd read its units again.
+    async fn reload(&self) -> Result<(), Error>;
+
+    /// Whether a package is installed.
+    async fn has_package(&self, name: &str) -> Result<bool, Error>;
+
+    /// Installs a package of the node's package manager, and has none of its services run by that.
+    async fn install(&self, name: &str, progress: Progress<'_>) -> Result<(), Error>;
+
+    /// Removes a package that was installed by [`Self::install`], with its configuration.
+    async fn remove(&self, name: &str) -> Result<(), Error>;
+
+    /// What the kernel has of these modules and parameters.
+    async fn kernel(&self, modules: &[String], parameters: &[String])
+    -> Result<KernelState, Error>;
+
+    /// Loads modules, and sets parameters to 1.
+    async fn set_kernel(&self, modules: &[String], parameters: &[String]) -> Result<(), Error>;
+
+    /// Sets parameters to what they were, and unloads what was not loaded and nobody uses.
+    async fn restore_kernel(&self, before: &KernelState) -> Result<(), Error>;
+
+    /// Gives Docker's images that the target does not have to it.
+    async fn carry_images(&self, target: Target, progress: Progress<'_>) -> Result<(), Error>;
+
+    /// Stops pods that Docker still has (those of DaemonSets, and static ones), and gives their
+    /// networks back. The kubelet is stopped while this is done.
+    async fn stop_pods(&self, progress: Progress<'_>) -> Result<(), Error>;
+
+    /// Docker's bridge and what Docker has in the packet filter.
+    async fn network(&self) -> Result<NetworkState, Error>;
+
+    /// Removes Docker's chains, the jumps into them, its FORWARD policy and its bridge.
+    async fn clean_network(&self) -> Result<(), Error>;
+
+    /// Makes the packet filter what it was; a Docker that is started makes the rest.
+    async fn restore_network(&self, before: &NetworkState) -> Result<(), Error>;
+}
+
+/// What there is of a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnitState {
+    /// Whether it starts with the node.
+    pub enablement: Enablement,
+    /// Whether it runs now.
+    pub active: bool,
+}
+
+/// Whether a unit starts with the node, systemctl(1) `is-enabled`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Enablement {
+    /// There is no such unit.
+    Absent,
+    /// It does.
+    Enabled,
+    /// It does not.
+    Disabled,
+    /// It cannot.
+    Masked,
+    /// Others say so (`static`, `generated`, `indirect` and the like).
+    Fixed,
+}
+
+/// What the kernel had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelState {
+    /// Modules that were not loaded.
+    pub missing: Vec<String>,
+    /// Parameters and their values; nothing where the kernel did not have the parameter.
+    pub parameters: Vec<(String, Option<String>)>,
+}
+
+/// What Docker had in the node's network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkState {
+    /// The policies of the FORWARD chains of IPv4 and IPv6; nothing where there is no such table.
+    pub forward: [Option<String>; 2],
+    /// Docker's chains and the jumps into them, as `iptables-save` writes them, IPv4 and IPv6.
+    pub rules: [Vec<String>; 2],
+    /// Docker's bridge, where it is there.
+    pub bridge: Option<String>,
+}
+
+/// Why something could not be done to the node.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {why}")]
+pub struct Error {
+    what: String,
+    why: String,
+}
+
+impl Error {
+    /// `what` was to be done; `why` it was not, and what to do.
+    pub fn new(what: impl fmt::Display, why: impl fmt::Display) -> Self {
+        Self {
+            what: what.to_string(),
+            why: why.to_string(),
+        }
+    }
+}
