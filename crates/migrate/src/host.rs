@@ -59,6 +59,15 @@ pub trait Host {
     /// networks back. The kubelet is stopped while this is done.
     async fn stop_pods(&self, progress: Progress<'_>) -> Result<(), Error>;
 
+    /// Stops and removes the pods behind a CRI socket; with `but_dockers` only those that are not
+    /// Docker's containers. Nobody who listens there has no pods.
+    async fn remove_pods(
+        &self,
+        endpoint: &str,
+        but_dockers: bool,
+        progress: Progress<'_>,
+    ) -> Result<(), Error>;
+
     /// Docker's bridge and what Docker has in the packet filter.
     async fn network(&self) -> Result<NetworkState, Error>;
 

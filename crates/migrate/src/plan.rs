@@ -2,25 +2,27 @@
 //! every object, in the order in which it has to be done. Nothing is changed here.
 
 mod edit;
+mod error;
 mod files;
 mod kubelet;
 mod runtime;
 mod settings;
+mod step;
 mod target;
 
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::document::Malformed;
 use crate::node::{self, Facts, Look, Unit, Version};
 use crate::rules;
-use crate::{Finding, Root};
+use crate::Root;
 use files::Files;
 
+pub use error::Error;
 pub use files::FileChange;
 pub use settings::Settings;
+pub use step::Step;
 pub use target::Target;
 
 /// Kernel modules and parameters, in files of their own that come after those of others.
@@ -30,6 +32,17 @@ const PARAMETERS: &str = "/etc/sysctl.d/99-z-leaving-docker.conf";
 /// Where CNI's files are everywhere.
 const CNI_CONFIGURATIONS: &str = "/etc/cni/net.d";
 const CNI_PLUGINS: &str = "/opt/cni/bin";
+
+/// What is stopped with Docker, in this order: a socket would start its service again.
+const DOCKERS: [&str; 4] = [
+    "cri-docker.socket",
+    "cri-docker.service",
+    "docker.socket",
+    "docker.service",
+];
+
+/// The kubelet's unit, wherever systemd starts it.
+const KUBELET: &str = "kubelet.service";
 
 /// kubeadm's annotation of a Node.
 const CRI_SOCKET: &str = "kubeadm.alpha.kubernetes.io/cri-socket";
@@ -45,114 +58,8 @@ pub struct Options {
     pub node: node::Options,
 }
 
-/// Why there is no plan.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Nothing to move.
-    #[error(
-        "no kubelet runs here, and neither a unit nor a configuration of one is there: run it on a node of the cluster, or give --root the directory of one's files"
-    )]
-    NoKubelet,
-    /// What starts the kubelet is not known.
-    #[error(
-        "the kubelet is not a service of systemd here: change what starts it by hand ({flags}), or use the migration of whoever installed it"
-    )]
-    NotSystemd {
-        /// What it has to be started with.
-        flags: String,
-    },
-    /// Which flags the kubelet takes is not known.
-    #[error("the kubelet's version could not be found out: give it with --kubelet-version")]
-    VersionUnknown,
-    /// Nothing to do.
-    #[error("this node's kubelet runs its pods on {target} already ({endpoint})")]
-    AlreadyThere {
-        /// What it runs on.
-        target: Target,
-        /// As the kubelet has it.
-        endpoint: String,
-    },
-    /// Both engines at once are Slipway's.
-    #[error(
-        "--no-drain is for --to slipway, which has Docker's pods beside its own; to {target}, a node is drained"
-    )]
-    DrainNeeded {
-        /// What was asked for.
-        target: Target,
-    },
-    /// There is nothing to keep.
-    #[error("--no-drain keeps Docker's pods, and this node's pods are not Docker's: leave it out")]
-    NotOnDocker,
-    /// Pods would have no network.
-    #[error(
-        "pods are on Docker's own bridge ({found}), which goes with dockershim: install a CNI network plugin in the cluster first"
-    )]
-    NoNetwork {
-        /// What says so.
-        found: String,
-    },
-    /// A file that has to be read or changed is broken.
-    #[error("{}: {}; {}", .0.found, places(.0), .0.todo)]
-    Broken(Box<Finding>),
-    /// A file is not what its format allows.
-    #[error("{}, {malformed}: repair the file first", path.display())]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong in it.
-        malformed: Malformed,
-    },
-    /// A file cannot be read.
-    #[error("{} cannot be read: {source}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A file is where nothing can be written.
-    #[error("{} is on a file system that is read-only: make it writable, or change the image that the node is made of", path.display())]
-    ReadOnly {
-        /// The file that would change.
-        path: PathBuf,
-    },
-    /// No file holds the kubelet's flags in a way that is known.
-    #[error(
-        "no file was found that the kubelet's unit takes its flags from: add {flags} to its command line by hand, then ask again"
-    )]
-    NoPlaceForFlags {
-        /// What is missing.
-        flags: String,
-    },
-    /// systemd takes no dependency back in a drop-in.
-    #[error("{}: {key}= ties {unit} to Docker, which is going to be stopped: copy the file to /etc/systemd/system, take docker out of {key}= there, run systemctl daemon-reload, then ask again", path.display())]
-    UnitNeedsDocker {
-        /// The kubelet's unit.
-        unit: String,
-        /// Its file, which is a package's.
-        path: PathBuf,
-        /// `Requires` and the like.
-        key: &'static str,
-    },
-    /// The configuration is written in a way that lines cannot be put into.
-    #[error("{}: `{key}: {value}` cannot be put into this file; add it by hand, then ask again", path.display())]
-    NoPlaceForKey {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: &'static str,
-        /// Its value.
-        value: String,
-    },
-}
-
-fn places(finding: &Finding) -> String {
-    let places: Vec<_> = finding.evidence.iter().map(ToString::to_string).collect();
-    places.join(", ")
-}
-
 /// All steps of a node's move, in order.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Plan {
     /// What the node moves to.
     pub target: Target,
@@ -164,74 +71,6 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What does not carry over, or wants a look.
     pub remarks: Vec<String>,
-}
-
-/// One change, or one thing to wait for.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "kebab-case", tag = "step")]
-pub enum Step {
-    /// No new pods come (Node `spec.unschedulable`).
-    Cordon,
-    /// Pods that are not of a DaemonSet are evicted, as their disruption budgets allow.
-    Drain,
-    /// A package of the node's package manager is installed.
-    Install {
-        /// Its name.
-        package: &'static str,
-    },
-    /// A unit is stopped.
-    Stop {
-        /// Its name.
-        unit: &'static str,
-    },
-    /// A file is made or changed.
-    File(FileChange),
-    /// systemd reads its units again.
-    Reload,
-    /// Modules are loaded, and parameters set, now.
-    Kernel {
-        /// For modprobe(8).
-        modules: Vec<&'static str>,
-        /// For sysctl(8), each to 1.
-        parameters: Vec<&'static str>,
-    },
-    /// Images that Docker has are given to the target.
-    CarryImages,
-    /// A unit starts with the node, and now; one that runs already is started anew.
-    Start {
-        /// Its name.
-        unit: &'static str,
-    },
-    /// An annotation of the Node is set.
-    Annotate {
-        /// Its key.
-        key: &'static str,
-        /// Its value.
-        value: String,
-    },
-    /// Keys of the kubelet's configuration in kubeadm's ConfigMap are set, for new nodes.
-    ConfigMap {
-        /// In `kube-system`.
-        name: String,
-        /// Key and value.
-        settings: Vec<(&'static str, String)>,
-    },
-    /// The Node is Ready, and says that it runs on the target.
-    Await {
-        /// How `status.nodeInfo.containerRuntimeVersion` begins.
-        runtime: &'static str,
-    },
-    /// A pod runs on the node and is removed again.
-    Probe,
-    /// A unit is stopped and does not start with the node any more.
-    Disable {
-        /// Its name.
-        unit: &'static str,
-    },
-    /// Docker's chains, its FORWARD policy and its bridge are removed.
-    CleanNetwork,
-    /// Pods come again.
-    Uncordon,
 }
 
 /// Plans the move of the node below `root`.
@@ -385,47 +224,53 @@ struct Planner<'a> {
 impl Planner<'_> {
     fn plan(&mut self, look: &mut Look<'_>) -> Result<(), Error> {
         let target = self.options.target;
-        let leaves = target != Target::CriDockerd;
+        if !look.has_program(target.program()) {
+            let package = target.package().to_string();
+            self.steps.push(Step::Install { package });
+        }
         if self.options.drain {
             self.steps.extend([Step::Cordon, Step::Drain]);
         }
-        if !look.has_program(target.program()) {
-            let package = target.package();
-            self.steps.push(Step::Install { package });
-        }
-        self.steps.push(Step::Stop {
-            unit: "kubelet.service",
-        });
-        if leaves {
+        if target != Target::CriDockerd {
             self.kernel(look)?;
         }
         self.runtime(look)?;
         self.take_files();
         let units = target.units().iter();
-        self.steps.extend(units.map(|unit| Step::Start { unit }));
+        self.steps.extend(units.map(|unit| start(unit)));
         if self.docker_goes() {
             self.steps.push(Step::CarryImages);
         }
+        // On a control plane the API server may stop with the kubelet, and is back with it.
         let settings = self.kubelet(look)?;
-        self.take_files();
         self.steps.push(Step::Annotate {
-            key: CRI_SOCKET,
+            key: CRI_SOCKET.to_string(),
             value: target.endpoint().to_string(),
         });
         self.steps.push(Step::ConfigMap {
             name: config_map(self.version),
             settings,
         });
-        self.steps.push(Step::Start {
-            unit: "kubelet.service",
+        self.steps.push(Step::Stop {
+            unit: KUBELET.to_string(),
         });
+        self.take_files();
+        if self.docker_goes() {
+            self.steps.push(Step::StopPods { endpoint: None });
+        }
+        if let Some(endpoint) = self.left_endpoint() {
+            let endpoint = Some(endpoint);
+            self.steps.push(Step::StopPods { endpoint });
+        }
+        self.steps.push(start(KUBELET));
         self.steps.push(Step::Await {
-            runtime: runtime_name(target),
+            runtime: runtime_name(target).to_string(),
         });
         self.steps.push(Step::Probe);
         if self.docker_goes() {
-            for unit in ["docker.socket", "docker.service"] {
+            for unit in DOCKERS {
                 if Unit::load(look, unit).is_some() {
+                    let unit = unit.to_string();
                     self.steps.push(Step::Disable { unit });
                 }
             }
@@ -441,6 +286,14 @@ impl Planner<'_> {
     fn docker_goes(&self) -> bool {
         let leaves = self.options.target != Target::CriDockerd;
         leaves && self.options.drain && self.facts.runtimes.docker.is_some()
+    }
+
+    /// Where pods are now, if that is not Docker.
+    fn left_endpoint(&self) -> Option<String> {
+        match self.facts.runtime()? {
+            node::Runtime::Endpoint(endpoint) if !self.facts.is_on_docker() => Some(endpoint.value),
+            _ => None,
+        }
     }
 
     fn take_files(&mut self) {
@@ -473,9 +326,10 @@ impl Planner<'_> {
                 .write(Path::new(PARAMETERS), lines.concat().into_bytes())?;
         }
         self.take_files();
+        let owned = |names: Vec<&str>| names.into_iter().map(str::to_string).collect();
         self.steps.push(Step::Kernel {
-            modules,
-            parameters,
+            modules: owned(modules),
+            parameters: owned(parameters),
         });
         Ok(())
     }
@@ -522,7 +376,7 @@ impl Planner<'_> {
         runtime::change(&mut self.files, &wanted)
     }
 
-    fn kubelet(&mut self, look: &mut Look<'_>) -> Result<Vec<(&'static str, String)>, Error> {
+    fn kubelet(&mut self, look: &mut Look<'_>) -> Result<Vec<(String, String)>, Error> {
         let kubelet = &self.facts.kubelet;
         let command = kubelet.unit.as_ref().map(|unit| unit.command(look));
         let driver = self.cgroup_driver();
@@ -535,8 +389,15 @@ impl Planner<'_> {
         };
         let arguments = command.unwrap_or_default();
         kubelet::change(&mut self.files, kubelet, &arguments, &wanted)?;
-        Ok(kubelet::settings(kubelet, &wanted, false))
+        let settings = kubelet::settings(kubelet, &wanted, false);
+        let settings = settings.into_iter();
+        Ok(settings.map(|(key, value)| (key.to_string(), value)).collect())
     }
+}
+
+fn start(unit: &str) -> Step {
+    let unit = unit.to_string();
+    Step::Start { unit }
 }
 
 /// kubeadm's ConfigMap had the version in its name before 1.24.
@@ -554,57 +415,5 @@ fn runtime_name(target: Target) -> &'static str {
         Target::Containerd => "containerd://",
         Target::Crio => "cri-o://",
         Target::CriDockerd => "docker://",
-    }
-}
-
-impl fmt::Display for Step {
-    /// One line: what is done.
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cordon => out.write_str("cordon the node, so that no new pods come"),
-            Self::Drain => out.write_str(
-                "drain the node: evict all pods but those of DaemonSets, as disruption budgets allow",
-            ),
-            Self::Install { package } => write!(out, "install the package {package}"),
-            Self::Stop { unit } => write!(out, "stop {unit}"),
-            Self::File(change) if change.before.is_none() => {
-                write!(out, "make {}", change.path.display())
-            }
-            Self::File(change) => write!(out, "change {}", change.path.display()),
-            Self::Reload => out.write_str("have systemd read its units again"),
-            Self::Kernel {
-                modules,
-                parameters,
-            } => {
-                let mut parts = Vec::new();
-                if !modules.is_empty() {
-                    parts.push(format!("load {}", modules.join(", ")));
-                }
-                if !parameters.is_empty() {
-                    parts.push(format!("set {} to 1", parameters.join(", ")));
-                }
-                out.write_str(&parts.join("; "))
-            }
-            Self::CarryImages => out.write_str("carry Docker's images over"),
-            Self::Start { unit } => write!(out, "enable {unit}, and start it anew"),
-            Self::Annotate { key, value } => write!(out, "annotate the Node: {key}={value}"),
-            Self::ConfigMap { name, settings } => {
-                let settings: Vec<_> = settings
-                    .iter()
-                    .map(|(key, value)| format!("{key}: {value}"))
-                    .collect();
-                let settings = settings.join(", ");
-                write!(out, "set {settings} in the ConfigMap kube-system/{name}, if kubeadm made one")
-            }
-            Self::Await { runtime } => {
-                write!(out, "wait until the Node is Ready and its runtime is {runtime}…")
-            }
-            Self::Probe => out.write_str("run a pod on the node, and remove it"),
-            Self::Disable { unit } => write!(out, "stop and disable {unit}"),
-            Self::CleanNetwork => {
-                out.write_str("remove Docker's chains from the packet filter, and its bridge")
-            }
-            Self::Uncordon => out.write_str("uncordon the node, so that pods come again"),
-        }
     }
 }

@@ -1,11 +1,12 @@
 //! The node's files as they would be: each is read once, changed as often as need be, and compared
 //! with what it was.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use similar::TextDiff;
 
 use super::Error;
@@ -45,20 +46,63 @@ impl FileChange {
     }
 }
 
+/// How a change is written down: with its difference for those who read, and with all bytes for
+/// whoever makes the change, or takes it back.
+#[derive(Serialize, Deserialize)]
+struct Written<'a> {
+    path: Cow<'a, Path>,
+    before: Option<Bytes<'a>>,
+    after: Bytes<'a>,
+    #[serde(default)]
+    diff: String,
+}
+
+/// A file's bytes: a string, where they are UTF-8.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Bytes<'a> {
+    Text(Cow<'a, str>),
+    Other(Cow<'a, [u8]>),
+}
+
+impl<'a> From<&'a [u8]> for Bytes<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(Cow::Borrowed(text)),
+            Err(_) => Self::Other(Cow::Borrowed(bytes)),
+        }
+    }
+}
+
+impl From<Bytes<'_>> for Vec<u8> {
+    fn from(bytes: Bytes<'_>) -> Self {
+        match bytes {
+            Bytes::Text(text) => text.into_owned().into_bytes(),
+            Bytes::Other(bytes) => bytes.into_owned(),
+        }
+    }
+}
+
 impl Serialize for FileChange {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Shown<'a> {
-            path: &'a Path,
-            created: bool,
-            diff: String,
-        }
-        let shown = Shown {
-            path: &self.path,
-            created: self.before.is_none(),
+        let written = Written {
+            path: Cow::Borrowed(&self.path),
+            before: self.before.as_deref().map(Bytes::from),
+            after: Bytes::from(self.after.as_slice()),
             diff: self.diff(),
         };
-        shown.serialize(serializer)
+        written.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for FileChange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = Written::deserialize(deserializer)?;
+        Ok(Self {
+            path: written.path.into_owned(),
+            before: written.before.map(Vec::from),
+            after: written.after.into(),
+        })
     }
 }
 
@@ -123,8 +167,9 @@ impl<'a> Files<'a> {
     pub(super) fn take(&mut self) -> Vec<FileChange> {
         let order = std::mem::take(&mut self.order);
         let changes = order.into_iter().filter_map(|path| {
-            let Known { before, now } = self.known.get(&path)?.clone();
-            let after = now?;
+            let known = self.known.get_mut(&path)?;
+            let after = known.now.clone()?;
+            let before = known.before.replace(after.clone());
             (before.as_ref() != Some(&after)).then_some(FileChange {
                 path,
                 before,
@@ -132,5 +177,29 @@ impl<'a> Files<'a> {
             })
         });
         changes.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_read_back_to_the_byte() {
+        let text = |text: &str| text.as_bytes().to_vec();
+        for (before, after) in [
+            (None, text("a\n")),
+            (Some(text("a\r\n")), text("")),
+            (Some(vec![0xff, 0, b'\n']), vec![0xc3, 0x28]),
+        ] {
+            let change = FileChange {
+                path: "/etc/x".into(),
+                before,
+                after,
+            };
+            let written = serde_json::to_string(&change).unwrap();
+            let read: FileChange = serde_json::from_str(&written).unwrap();
+            assert_eq!(read, change, "{written}");
+        }
     }
 }

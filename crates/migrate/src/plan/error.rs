@@ -1,0 +1,113 @@
+//! What keeps a node from being moved.
+
+use std::path::PathBuf;
+
+use super::Target;
+use crate::Finding;
+use crate::document::Malformed;
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing to move.
+    #[error(
+        "no kubelet runs here, and neither a unit nor a configuration of one is there: run it on a node of the cluster, or give --root the directory of one's files"
+    )]
+    NoKubelet,
+    /// What starts the kubelet is not known.
+    #[error(
+        "the kubelet is not a service of systemd here: change what starts it by hand ({flags}), or use the migration of whoever installed it"
+    )]
+    NotSystemd {
+        /// What it has to be started with.
+        flags: String,
+    },
+    /// Which flags the kubelet takes is not known.
+    #[error("the kubelet's version could not be found out: give it with --kubelet-version")]
+    VersionUnknown,
+    /// Nothing to do.
+    #[error("this node's kubelet runs its pods on {target} already ({endpoint})")]
+    AlreadyThere {
+        /// What it runs on.
+        target: Target,
+        /// As the kubelet has it.
+        endpoint: String,
+    },
+    /// Both engines at once are Slipway's.
+    #[error(
+        "--no-drain is for --to slipway, which has Docker's pods beside its own; to {target}, a node is drained"
+    )]
+    DrainNeeded {
+        /// What was asked for.
+        target: Target,
+    },
+    /// There is nothing to keep.
+    #[error("--no-drain keeps Docker's pods, and this node's pods are not Docker's: leave it out")]
+    NotOnDocker,
+    /// Pods would have no network.
+    #[error(
+        "pods are on Docker's own bridge ({found}), which goes with dockershim: install a CNI network plugin in the cluster first"
+    )]
+    NoNetwork {
+        /// What says so.
+        found: String,
+    },
+    /// A file that has to be read or changed is broken.
+    #[error("{}: {}; {}", .0.found, places(.0), .0.todo)]
+    Broken(Box<Finding>),
+    /// A file is not what its format allows.
+    #[error("{}, {malformed}: repair the file first", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        malformed: Malformed,
+    },
+    /// A file cannot be read.
+    #[error("{} cannot be read: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is where nothing can be written.
+    #[error("{} is on a file system that is read-only: make it writable, or change the image that the node is made of", path.display())]
+    ReadOnly {
+        /// The file that would change.
+        path: PathBuf,
+    },
+    /// No file holds the kubelet's flags in a way that is known.
+    #[error(
+        "no file was found that the kubelet's unit takes its flags from: add {flags} to its command line by hand, then ask again"
+    )]
+    NoPlaceForFlags {
+        /// What is missing.
+        flags: String,
+    },
+    /// systemd takes no dependency back in a drop-in.
+    #[error("{}: {key}= ties {unit} to Docker, which is going to be stopped: copy the file to /etc/systemd/system, take docker out of {key}= there, run systemctl daemon-reload, then ask again", path.display())]
+    UnitNeedsDocker {
+        /// The kubelet's unit.
+        unit: String,
+        /// Its file, which is a package's.
+        path: PathBuf,
+        /// `Requires` and the like.
+        key: &'static str,
+    },
+    /// The configuration is written in a way that lines cannot be put into.
+    #[error("{}: `{key}: {value}` cannot be put into this file; add it by hand, then ask again", path.display())]
+    NoPlaceForKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+    },
+}
+
+fn places(finding: &Finding) -> String {
+    let places: Vec<_> = finding.evidence.iter().map(ToString::to_string).collect();
+    places.join(", ")
+}
