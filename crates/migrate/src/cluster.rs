@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use serde::{Deserialize, Serialize};
 
 use crate::Report;
 use crate::document::Node;
@@ -17,7 +18,7 @@ use crate::object::{self, Object};
 use api::{Api, Refusal, Resource};
 
 /// How to get at the cluster.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Access {
     /// A kubeconfig; none is `$KUBECONFIG`, `~/.kube/config`, or the credentials of the pod that
     /// this runs in.

@@ -13,6 +13,9 @@ pub trait ControlPlane {
     /// anything is changed.
     async fn preflight(&self, needs: Needs) -> Result<(), Error>;
 
+    /// Whether the Node is Ready.
+    async fn is_ready(&self) -> Result<bool, Error>;
+
     /// Whether the Node takes no new pods (`spec.unschedulable`).
     async fn is_cordoned(&self) -> Result<bool, Error>;
 

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod agents;
+pub mod apply;
 mod calls;
 pub mod cluster;
 pub mod control_plane;

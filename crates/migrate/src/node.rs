@@ -23,6 +23,8 @@ mod targets;
 mod version;
 mod watchers;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Report, Root};
 
 pub use flags::Flag;
@@ -39,7 +41,7 @@ pub(crate) use kernel::{modules_not_at_boot, parameters_not_at_boot};
 pub(crate) use look::Look;
 
 /// What the person knows better than the node's files.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Options {
     /// The kubelet's version, where it cannot be found out.
     pub kubelet_version: Option<Version>,

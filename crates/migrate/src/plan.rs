@@ -14,9 +14,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Root;
+use crate::document::Source;
 use crate::node::{self, Facts, Look, Unit, Version};
 use crate::rules;
-use crate::Root;
 use files::Files;
 
 pub use error::Error;
@@ -42,13 +43,13 @@ const DOCKERS: [&str; 4] = [
 ];
 
 /// The kubelet's unit, wherever systemd starts it.
-const KUBELET: &str = "kubelet.service";
+pub(crate) const KUBELET: &str = "kubelet.service";
 
 /// kubeadm's annotation of a Node.
 const CRI_SOCKET: &str = "kubeadm.alpha.kubernetes.io/cri-socket";
 
 /// What is wanted.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Options {
     /// What the node moves to.
     pub target: Target,
@@ -63,6 +64,8 @@ pub struct Options {
 pub struct Plan {
     /// What the node moves to.
     pub target: Target,
+    /// How `status.nodeInfo.containerRuntimeVersion` begins now; empty where it is not known.
+    pub from: String,
     /// The kubelet's version, which decides which flags it takes.
     pub kubelet: Version,
     /// Whether pods are evicted first.
@@ -105,11 +108,26 @@ pub async fn make(root: &Root, options: &Options) -> Result<Plan, Error> {
     }
     Ok(Plan {
         target: options.target,
+        from: from(&facts).to_string(),
         kubelet: version,
         drain: options.drain,
         remarks: remarks(&settings, options, &facts),
         steps,
     })
+}
+
+/// The text of a kubelet's configuration with these settings.
+///
+/// # Errors
+///
+/// A text that is no YAML, or where lines cannot be put into it.
+pub(crate) fn kubelet_configuration(
+    text: &str,
+    settings: &[(String, String)],
+) -> Result<String, Error> {
+    let source = Source::new("kubelet", text);
+    let edited = kubelet::configured(source, settings)?;
+    Ok(edited.text().to_string())
 }
 
 /// What keeps a node from being moved at all.
@@ -298,8 +316,7 @@ impl Planner<'_> {
 
     fn take_files(&mut self) {
         let changes = self.files.take();
-        let units = Path::new("/etc/systemd/system");
-        let reload = changes.iter().any(|change| change.path.starts_with(units));
+        let reload = changes.iter().any(FileChange::is_of_units);
         self.steps.extend(changes.into_iter().map(Step::File));
         if reload {
             self.steps.push(Step::Reload);
@@ -391,7 +408,9 @@ impl Planner<'_> {
         kubelet::change(&mut self.files, kubelet, &arguments, &wanted)?;
         let settings = kubelet::settings(kubelet, &wanted, false);
         let settings = settings.into_iter();
-        Ok(settings.map(|(key, value)| (key.to_string(), value)).collect())
+        Ok(settings
+            .map(|(key, value)| (key.to_string(), value))
+            .collect())
     }
 }
 
@@ -409,6 +428,17 @@ fn config_map(version: Version) -> String {
     }
 }
 
+fn from(facts: &Facts) -> &'static str {
+    match facts.runtime().map(|runtime| runtime.socket()) {
+        Some(node::Socket::Docker) => runtime_name(Target::CriDockerd),
+        Some(node::Socket::Containerd) => runtime_name(Target::Containerd),
+        Some(node::Socket::Crio) => runtime_name(Target::Crio),
+        Some(node::Socket::Slipway) => runtime_name(Target::Slipway),
+        Some(node::Socket::Other) | None => "",
+    }
+}
+
+/// How `status.nodeInfo.containerRuntimeVersion` begins.
 fn runtime_name(target: Target) -> &'static str {
     match target {
         Target::Slipway => "slipway://",

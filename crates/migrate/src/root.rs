@@ -46,7 +46,16 @@ impl Root {
         if self.is_live() {
             return Ok(path.to_path_buf());
         }
-        let mut rest: VecDeque<OsString> = parts(path).collect();
+        self.real(path)
+    }
+
+    /// Where a file of the node is here, as no link.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::resolve`].
+    pub(crate) fn real(&self, path: impl AsRef<Path>) -> io::Result<PathBuf> {
+        let mut rest: VecDeque<OsString> = parts(path.as_ref()).collect();
         let mut real = self.directory.clone();
         let mut depth = 0_usize;
         let mut links = 0;

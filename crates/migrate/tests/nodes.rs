@@ -1,6 +1,8 @@
 //! Whole nodes, as text: each `nodes/NAME.node` has the files of a node, and `nodes/NAME.report`
 //! what is found on it, `nodes/NAME.plan` how it would move. `REGENERATE=1 cargo test -p slipway-migrate` writes both.
 
+mod tree;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,41 +10,7 @@ use std::path::{Path, PathBuf};
 use slipway_migrate::node::{self, Options};
 use slipway_migrate::plan::{self, Step, Target};
 use slipway_migrate::{Report, Root};
-
-/// Writes the files that `text` has, each below a line `== PATH`, into a directory. A line `->`
-/// is a symbolic link; in command lines of processes, spaces are NULs; the first line may name the
-/// kubelet's version.
-fn unpack(text: &str, directory: &Path) -> Options {
-    let mut options = Options::default();
-    let mut parts = text.split("\n== ");
-    let head = parts.next().unwrap_or_default();
-    for line in head.lines() {
-        if let Some(version) = line.strip_prefix("kubelet ") {
-            options.kubelet_version = Some(version.parse().unwrap());
-        }
-    }
-    for part in parts {
-        let (path, content) = part.split_once('\n').unwrap_or((part, ""));
-        let target = directory.join(path.trim_start_matches('/'));
-        if let Some(directory) = path.strip_suffix('/') {
-            let directory = target
-                .parent()
-                .unwrap()
-                .join(directory.rsplit('/').next().unwrap());
-            fs::create_dir_all(directory).unwrap();
-            continue;
-        }
-        fs::create_dir_all(target.parent().unwrap()).unwrap();
-        if let Some(link) = content.trim().strip_prefix("-> ") {
-            std::os::unix::fs::symlink(link, target).unwrap();
-        } else if path.ends_with("/cmdline") {
-            fs::write(target, content.trim().replace(' ', "\0")).unwrap();
-        } else {
-            fs::write(target, format!("{content}\n")).unwrap();
-        }
-    }
-    options
-}
+use tree::unpack;
 
 fn print(report: &Report) -> String {
     let mut text = String::new();

@@ -101,7 +101,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// The key.
-        key: &'static str,
+        key: String,
         /// Its value.
         value: String,
     },

@@ -28,6 +28,11 @@ pub struct FileChange {
 }
 
 impl FileChange {
+    /// Whether it is one of systemd's units, which reads it only when it is told to.
+    pub(crate) fn is_of_units(&self) -> bool {
+        self.path.starts_with("/etc/systemd/system")
+    }
+
     /// The difference, as diff(1) has it with `-u`.
     pub fn diff(&self) -> String {
         let path = self.path.display();

@@ -416,10 +416,21 @@ fn set(
     settings: Vec<(&'static str, String)>,
 ) -> Result<(), Error> {
     let path = config.source.path().to_path_buf();
+    let Some(source) = files.read(&path)? else {
+        return Ok(());
+    };
+    let edited = configured(source, &settings)?;
+    files.write(&path, edited.bytes().to_vec())
+}
+
+/// A configuration with these settings.
+pub(super) fn configured<K: AsRef<str>>(
+    mut source: Source,
+    settings: &[(K, String)],
+) -> Result<Source, Error> {
+    let path = source.path().to_path_buf();
     for (key, value) in settings {
-        let Some(source) = files.read(&path)? else {
-            return Ok(());
-        };
+        let key = key.as_ref();
         let documents =
             document::read(&source, Format::Yaml).map_err(|malformed| Error::Malformed {
                 path: path.clone(),
@@ -428,18 +439,19 @@ fn set(
         let Some(map) = documents.first() else {
             continue;
         };
-        if map.text_at(&[key]) == Some(&value) {
+        if map.text_at(&[key]) == Some(value) {
             continue;
         }
-        let edit = edit::yaml_setting(&source, map, key, &value);
+        let edit = edit::yaml_setting(&source, map, key, value);
         let edit = edit.ok_or_else(|| Error::NoPlaceForKey {
             path: path.clone(),
-            key,
+            key: key.to_string(),
             value: value.clone(),
         })?;
-        files.write(&path, source.edited(&[edit]))?;
+        let edited = source.edited(&[edit]);
+        source = Source::new(&path, edited);
     }
-    Ok(())
+    Ok(source)
 }
 
 /// The keys of the kubelet's configuration that change with its runtime.

@@ -1,0 +1,307 @@
+//! `slipway migrate apply`, `resume` and `rollback`: the steps of a plan carried out one after the
+//! other, each written down before and after, so that whoever comes after a crash goes on, or takes
+//! all of it back.
+
+mod file;
+mod journal;
+mod record;
+mod step;
+
+use std::fmt;
+use std::path::Path;
+
+use crate::Root;
+use crate::control_plane::{self, ControlPlane, Needs};
+use crate::host::{self, Host};
+use crate::plan::{self, KUBELET, Step, Target};
+
+pub use file::Error as FileError;
+pub use journal::{DIRECTORY, Error as JournalError, Journal, Journals, last};
+pub use record::{Begun, Phase, Progress, Record, Settings};
+pub use step::Before;
+
+/// What is heard of a move while it is going on.
+#[derive(Debug, Clone, Copy)]
+pub enum Event<'a> {
+    /// A step begins; the first is 0.
+    Begins(usize, &'a Step),
+    /// A step is done.
+    Done(usize, &'a Step),
+    /// A step is about to be taken back.
+    Undoing(usize, &'a Step),
+    /// A step is taken back.
+    Undone(usize, &'a Step),
+    /// Something about the step that is going on.
+    Line(&'a str),
+}
+
+/// Why a step is not done, or not taken back.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// On the node.
+    #[error(transparent)]
+    Host(#[from] host::Error),
+    /// In the cluster.
+    #[error(transparent)]
+    ControlPlane(#[from] control_plane::Error),
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// kubeadm's ConfigMap is broken.
+    #[error("the kubelet's configuration in kubeadm's ConfigMap: {0}")]
+    Configuration(plan::Error),
+    /// kubeadm's ConfigMap is being changed all the time.
+    #[error(
+        "the ConfigMap kube-system/{name} was changed by somebody else each time: resume later"
+    )]
+    Contended {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// How a move ended otherwise than well.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// There is no plan after the package was installed.
+    #[error(
+        "step {number} ({step}) is done, and now there is no way on: {why}; go on with slipway migrate resume, or take all of it back with slipway migrate rollback"
+    )]
+    Plan {
+        /// From 1.
+        number: usize,
+        /// What it was.
+        step: String,
+        /// Why not.
+        why: plan::Error,
+    },
+    /// A step failed, and what was done is there.
+    #[error(
+        "step {number} ({step}): {why}; go on with slipway migrate resume, or take all of it back with slipway migrate rollback"
+    )]
+    Stopped {
+        /// From 1.
+        number: usize,
+        /// What it was.
+        step: String,
+        /// Why.
+        why: StepError,
+    },
+    /// A step failed, and all is as it was.
+    #[error("{reason}; the node is what it was")]
+    RolledBack {
+        /// What failed.
+        reason: String,
+    },
+    /// Steps could not be taken back.
+    #[error("not all could be taken back: {}; mend what keeps it and run slipway migrate rollback again", Listed(.0))]
+    NotUndone(Vec<(usize, String, StepError)>),
+}
+
+struct Listed<'a>(&'a [(usize, String, StepError)]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (number, step, why)) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "; " };
+            write!(out, "{comma}step {number} ({step}): {why}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Carries a move out, or takes it back.
+pub struct Mover<'a, H, C> {
+    root: &'a Root,
+    host: &'a H,
+    control_plane: &'a C,
+    journal: Journal,
+    /// Where copies are kept of what people changed in between.
+    aside: &'a Path,
+    heard: &'a dyn Fn(Event<'_>),
+}
+
+impl<H, C> fmt::Debug for Mover<'_, H, C> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Mover")
+            .field("journal", &self.journal)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a plan asks of the cluster.
+pub fn needs(plan: &plan::Plan) -> Needs {
+    let has = |wanted: fn(&Step) -> bool| plan.steps.iter().any(wanted);
+    Needs {
+        drain: has(|step| *step == Step::Drain),
+        config_map: has(|step| matches!(step, Step::ConfigMap { .. })),
+        probe: has(|step| *step == Step::Probe),
+    }
+}
+
+impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
+    /// Goes on with a journal; `heard` is told what is being done.
+    pub fn new(
+        root: &'a Root,
+        (journals, journal): (&'a Journals, Journal),
+        host: &'a H,
+        control_plane: &'a C,
+        heard: &'a dyn Fn(Event<'_>),
+    ) -> Self {
+        Self {
+            root,
+            host,
+            control_plane,
+            journal,
+            aside: journals.directory(),
+            heard,
+        }
+    }
+
+    /// Goes on to the end from wherever the journal is: forwards, or backwards where that has been
+    /// begun.
+    ///
+    /// # Errors
+    ///
+    /// The step that failed; with [`Settings::roll_back`] all is taken back then.
+    pub async fn resume(&mut self) -> Result<(), Error> {
+        match self.journal.record().phase.clone() {
+            Phase::Applied | Phase::RolledBack { .. } => Ok(()),
+            Phase::RollingBack { .. } => self.backwards().await,
+            Phase::Applying => {
+                let failed = match self.forwards().await {
+                    Err(error @ (Error::Stopped { .. } | Error::Plan { .. })) => error,
+                    other => return other,
+                };
+                if !self.journal.record().begun.settings.roll_back {
+                    return Err(failed);
+                }
+                let reason = match failed {
+                    Error::Stopped { number, step, why } => {
+                        format!("step {number} ({step}): {why}")
+                    }
+                    Error::Plan { why, .. } => why.to_string(),
+                    other => other.to_string(),
+                };
+                self.say(&format!("{reason}; all of it is taken back"));
+                self.roll_back(&reason).await?;
+                Err(Error::RolledBack { reason })
+            }
+        }
+    }
+
+    /// Takes all steps back that have begun, the last one first.
+    ///
+    /// # Errors
+    ///
+    /// What could not be taken back; all else is.
+    pub async fn roll_back(&mut self, reason: &str) -> Result<(), Error> {
+        if matches!(
+            self.journal.record().phase,
+            Phase::Applying | Phase::Applied
+        ) {
+            let reason = reason.to_string();
+            self.journal.add(record::Entry::RollingBack { reason })?;
+        }
+        self.backwards().await
+    }
+
+    async fn forwards(&mut self) -> Result<(), Error> {
+        while let Some(number) = self.journal.record().next() {
+            let step = self.journal.record().steps[number].0.clone();
+            (self.heard)(Event::Begins(number, &step));
+            let stopped = |why: StepError| Error::Stopped {
+                number: number + 1,
+                step: step.to_string(),
+                why,
+            };
+            let before = match self.journal.record().before(number) {
+                Some(before) => before.clone(),
+                None => {
+                    let before = self.before(&step).await.map_err(stopped)?;
+                    let entry = record::Entry::Before {
+                        step: number,
+                        before: before.clone(),
+                    };
+                    self.journal.add(entry)?;
+                    before
+                }
+            };
+            self.perform(&step, &before).await.map_err(stopped)?;
+            if let Step::Install { .. } = step {
+                self.plan_anew(number, &step).await?;
+            }
+            self.journal.add(record::Entry::Done { step: number })?;
+            (self.heard)(Event::Done(number, &step));
+        }
+        self.journal.add(record::Entry::Ended)?;
+        Ok(())
+    }
+
+    /// Plans what follows the installation of a package: files that came with it are to be changed
+    /// as they are.
+    async fn plan_anew(&mut self, number: usize, step: &Step) -> Result<(), Error> {
+        let options = &self.journal.record().begun.options;
+        let made = plan::make(self.root, options).await;
+        let plan = made.map_err(|why| Error::Plan {
+            number: number + 1,
+            step: step.to_string(),
+            why,
+        })?;
+        let done = &self.journal.record().steps[..=number];
+        let steps = plan.steps.into_iter();
+        let steps = steps.filter(|step| !done.iter().any(|(one, _)| one == step));
+        let steps = steps.collect();
+        self.journal.add(record::Entry::Planned {
+            after: number,
+            steps,
+        })?;
+        Ok(())
+    }
+
+    async fn backwards(&mut self) -> Result<(), Error> {
+        let mut failed = Vec::new();
+        let last = self.journal.record().last_begun();
+        for number in (0..last.map_or(0, |last| last + 1)).rev() {
+            let (step, _) = self.journal.record().steps[number].clone();
+            let Some(before) = self.journal.record().before(number).cloned() else {
+                continue;
+            };
+            (self.heard)(Event::Undoing(number, &step));
+            match self.undo(&step, &before).await {
+                Ok(()) => {
+                    self.journal.add(record::Entry::Undone { step: number })?;
+                    (self.heard)(Event::Undone(number, &step));
+                }
+                Err(why) => {
+                    self.say(&why.to_string());
+                    failed.push((number + 1, step.to_string(), why));
+                    // Pods have not left: whatever follows would take their runtime away.
+                    if step == Step::Uncordon {
+                        break;
+                    }
+                }
+            }
+        }
+        if !failed.is_empty() {
+            return Err(Error::NotUndone(failed));
+        }
+        self.journal.add(record::Entry::Ended)?;
+        Ok(())
+    }
+
+    fn target(&self) -> Target {
+        self.journal.record().begun.plan.target
+    }
+
+    fn is_kubelet(&self, unit: &str) -> bool {
+        unit == KUBELET
+    }
+
+    fn say(&self, line: &str) {
+        (self.heard)(Event::Line(line));
+    }
+}

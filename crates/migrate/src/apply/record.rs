@@ -1,0 +1,195 @@
+//! What a journal says: how far a move has come, and what was there before each of its steps.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::step::Before;
+use crate::cluster::Access;
+use crate::plan::{self, Plan, Step};
+
+/// What was asked for, and what was planned then.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Begun {
+    /// The Node's name in the cluster.
+    pub node: String,
+    /// Whether the Node was Ready.
+    pub was_ready: bool,
+    /// What the plan was made of.
+    pub options: plan::Options,
+    /// How the cluster is reached.
+    pub access: Access,
+    /// How long to wait, and what to do in doubt.
+    pub settings: Settings,
+    /// The plan.
+    pub plan: Plan,
+}
+
+/// How a move is carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// How long a drain may take.
+    pub drain: Duration,
+    /// How long the Node may take to be Ready, and a pod to run on it.
+    pub ready: Duration,
+    /// Whether a step that fails has all of them taken back.
+    pub roll_back: bool,
+}
+
+/// An entry of the journal.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Entry {
+    /// The first one.
+    Begun(Begun),
+    /// What follows a step is planned anew: what was installed brought files.
+    Planned { after: usize, steps: Vec<Step> },
+    /// A step begins.
+    Before { step: usize, before: Before },
+    /// A step is done.
+    Done { step: usize },
+    /// Everything is going to be taken back.
+    RollingBack { reason: String },
+    /// A step is taken back.
+    Undone { step: usize },
+    /// The move is over.
+    Ended,
+}
+
+/// How far a step has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// It has not begun.
+    Pending,
+    /// It has begun, and may have been done.
+    Begun(Before),
+    /// It is done.
+    Done(Before),
+    /// It is taken back.
+    Undone,
+}
+
+/// Where a move is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// Steps are being done.
+    Applying,
+    /// All are done.
+    Applied,
+    /// Steps are being taken back.
+    RollingBack {
+        /// Why.
+        reason: String,
+    },
+    /// All that had begun are taken back.
+    RolledBack {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A move, as its journal tells it.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// When it began, in seconds since 1970.
+    pub at: u64,
+    /// What was asked for.
+    pub begun: Begun,
+    /// All steps, with how far each has come.
+    pub steps: Vec<(Step, Progress)>,
+    /// Where it is.
+    pub phase: Phase,
+}
+
+impl Record {
+    pub(super) fn new(at: u64, begun: Begun) -> Self {
+        let steps = begun.plan.steps.iter();
+        Self {
+            at,
+            steps: steps
+                .map(|step| (step.clone(), Progress::Pending))
+                .collect(),
+            begun,
+            phase: Phase::Applying,
+        }
+    }
+
+    /// The next step that is not done.
+    pub fn next(&self) -> Option<usize> {
+        let done = |progress: &Progress| matches!(progress, Progress::Done(_));
+        self.steps.iter().position(|(_, progress)| !done(progress))
+    }
+
+    /// The last step that has begun and is not taken back.
+    pub(super) fn last_begun(&self) -> Option<usize> {
+        let begun =
+            |progress: &Progress| matches!(progress, Progress::Begun(_) | Progress::Done(_));
+        self.steps.iter().rposition(|(_, progress)| begun(progress))
+    }
+
+    /// What was there before a step, once it has begun.
+    pub(super) fn before(&self, step: usize) -> Option<&Before> {
+        match &self.steps.get(step)?.1 {
+            Progress::Begun(before) | Progress::Done(before) => Some(before),
+            Progress::Pending | Progress::Undone => None,
+        }
+    }
+
+    /// Whether there is nothing left to do.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Applied | Phase::RolledBack { .. })
+    }
+
+    /// Takes an entry in; what keeps it from being true.
+    pub(super) fn accept(&mut self, entry: Entry) -> Result<(), String> {
+        let applying = self.phase == Phase::Applying;
+        match entry {
+            Entry::Begun(_) => return Err("it has begun already".to_string()),
+            Entry::Planned { after, steps } if applying && self.next() == Some(after) => {
+                self.steps.truncate(after + 1);
+                let steps = steps.into_iter().map(|step| (step, Progress::Pending));
+                self.steps.extend(steps);
+            }
+            Entry::Before { step, before } if applying && self.next() == Some(step) => {
+                self.steps[step].1 = Progress::Begun(before);
+            }
+            Entry::Done { step } if applying && self.next() == Some(step) => {
+                let before = self.before(step).cloned();
+                let before = before.ok_or_else(|| format!("step {step} has not begun"))?;
+                self.steps[step].1 = Progress::Done(before);
+            }
+            Entry::RollingBack { reason }
+                if matches!(self.phase, Phase::Applying | Phase::Applied) =>
+            {
+                self.phase = Phase::RollingBack { reason };
+            }
+            Entry::Undone { step }
+                if matches!(self.phase, Phase::RollingBack { .. })
+                    && self.before(step).is_some() =>
+            {
+                self.steps[step].1 = Progress::Undone;
+            }
+            Entry::Ended => {
+                self.phase = match &self.phase {
+                    Phase::Applying if self.next().is_none() => Phase::Applied,
+                    Phase::RollingBack { reason } if self.last_begun().is_none() => {
+                        let reason = reason.clone();
+                        Phase::RolledBack { reason }
+                    }
+                    phase => return Err(format!("it cannot end in {phase:?}")),
+                };
+            }
+            other => return Err(format!("{other:?} does not follow {:?}", self.phase)),
+        }
+        Ok(())
+    }
+
+    /// The files that its steps change.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.steps.iter().filter_map(|(step, _)| match step {
+            Step::File(change) => Some(&change.path),
+            _ => None,
+        })
+    }
+}

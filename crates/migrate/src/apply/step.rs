@@ -1,0 +1,258 @@
+//! What each step does, what has to be known before it, and how it is taken back.
+
+use serde::{Deserialize, Serialize};
+
+use super::file::{self, FileState};
+use super::{Mover, StepError};
+use crate::control_plane::ControlPlane;
+use crate::host::{Host, KernelState, NetworkState, UnitState};
+use crate::plan::{Step, Target, kubelet_configuration};
+
+/// How often a ConfigMap that others change as well is tried.
+const ATTEMPTS: u32 = 10;
+
+/// What was there before a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Before {
+    /// There is nothing to take back.
+    Nothing,
+    /// Whether the Node took no new pods.
+    Cordoned(bool),
+    /// Whether a package was there.
+    Installed(bool),
+    /// A unit.
+    Unit(UnitState),
+    /// A file, beside its bytes.
+    File(FileState),
+    /// The kernel.
+    Kernel(KernelState),
+    /// An annotation.
+    Annotation(Option<String>),
+    /// The kubelet's configuration for new nodes.
+    Configuration(Option<String>),
+    /// What Docker had in the network.
+    Network(NetworkState),
+}
+
+impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
+    /// What there is that a step is going to change.
+    pub(super) async fn before(&self, step: &Step) -> Result<Before, StepError> {
+        Ok(match step {
+            Step::Cordon | Step::Uncordon => {
+                Before::Cordoned(self.control_plane.is_cordoned().await?)
+            }
+            Step::Install { package } => Before::Installed(self.host.has_package(package).await?),
+            Step::Stop { unit } | Step::Start { unit } | Step::Disable { unit } => {
+                Before::Unit(self.host.unit(unit).await?)
+            }
+            Step::File(change) => Before::File(file::state(self.root, change)?),
+            Step::Kernel {
+                modules,
+                parameters,
+            } => Before::Kernel(self.host.kernel(modules, parameters).await?),
+            Step::Annotate { key, .. } => {
+                Before::Annotation(self.control_plane.annotation(key).await?)
+            }
+            Step::ConfigMap { name, .. } => {
+                Before::Configuration(self.control_plane.kubelet_configuration(name).await?)
+            }
+            Step::CleanNetwork => Before::Network(self.host.network().await?),
+            Step::Drain
+            | Step::Reload
+            | Step::CarryImages
+            | Step::StopPods { .. }
+            | Step::Await { .. }
+            | Step::Probe => Before::Nothing,
+        })
+    }
+
+    /// Does a step, also one that was cut off while it was done.
+    pub(super) async fn perform(&self, step: &Step, before: &Before) -> Result<(), StepError> {
+        let settings = &self.journal.record().begun.settings;
+        let say = &|line: &str| self.say(line);
+        match step {
+            Step::Cordon => self.control_plane.set_cordoned(true).await?,
+            Step::Drain => self.control_plane.drain(settings.drain, say).await?,
+            Step::Install { package } => self.host.install(package, say).await?,
+            Step::Stop { unit } => self.host.stop(unit).await?,
+            Step::File(change) => {
+                if let Before::File(state) = before {
+                    file::write(change, state)?;
+                }
+            }
+            Step::Reload => self.host.reload().await?,
+            Step::Kernel {
+                modules,
+                parameters,
+            } => self.host.set_kernel(modules, parameters).await?,
+            Step::CarryImages => self.host.carry_images(self.target(), say).await?,
+            Step::StopPods { endpoint: None } => self.host.stop_pods(say).await?,
+            Step::StopPods {
+                endpoint: Some(endpoint),
+            } => self.host.remove_pods(endpoint, false, say).await?,
+            Step::Start { unit } => self.host.start(unit).await?,
+            Step::Annotate { key, value } => {
+                self.control_plane.set_annotation(key, Some(value)).await?;
+            }
+            Step::ConfigMap { name, settings } => self.configure(name, settings).await?,
+            Step::Await { runtime } => {
+                let ready = self.control_plane.wait_ready(runtime, settings.ready, say);
+                ready.await?;
+            }
+            Step::Probe => self.control_plane.probe(settings.ready, say).await?,
+            Step::Disable { unit } => self.host.disable(unit).await?,
+            Step::CleanNetwork => self.host.clean_network().await?,
+            Step::Uncordon => {
+                let cordoned = self.was_cordoned();
+                self.control_plane.set_cordoned(cordoned).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a step back that was done, or begun.
+    pub(super) async fn undo(&self, step: &Step, before: &Before) -> Result<(), StepError> {
+        let settings = &self.journal.record().begun.settings;
+        let say = &|line: &str| self.say(line);
+        match (step, before) {
+            (Step::Uncordon, _) => {
+                // Pods are here again, and are asked to leave as they were the first time.
+                self.control_plane.set_cordoned(true).await?;
+                self.control_plane.drain(settings.drain, say).await?;
+            }
+            (Step::Cordon, Before::Cordoned(cordoned)) => {
+                self.control_plane.set_cordoned(*cordoned).await?;
+            }
+            (Step::Install { package }, Before::Installed(false)) => {
+                self.host.remove(package).await?;
+            }
+            (Step::Start { unit }, Before::Unit(unit_before)) if self.is_kubelet(unit) => {
+                self.host.restore_unit(unit, unit_before).await?;
+                self.leave_target(say).await?;
+            }
+            (Step::Stop { unit }, Before::Unit(unit_before)) if self.is_kubelet(unit) => {
+                self.host.restore_unit(unit, unit_before).await?;
+                self.wait_as_before(say).await?;
+            }
+            (
+                Step::Stop { unit } | Step::Start { unit } | Step::Disable { unit },
+                Before::Unit(unit_before),
+            ) => self.host.restore_unit(unit, unit_before).await?,
+            (Step::File(change), Before::File(state)) => {
+                if let Some(kept) = file::restore(change, state, self.aside)? {
+                    self.say(&format!(
+                        "{} had been changed by somebody else: that is kept in {}",
+                        change.path.display(),
+                        kept.display()
+                    ));
+                }
+                if change.is_of_units() {
+                    self.host.reload().await?;
+                }
+            }
+            (Step::Kernel { .. }, Before::Kernel(kernel)) => {
+                self.host.restore_kernel(kernel).await?;
+            }
+            (Step::Annotate { key, value }, Before::Annotation(annotation)) => {
+                // Whoever has set another one since then knows more.
+                if self.control_plane.annotation(key).await?.as_ref() == Some(value) {
+                    let annotation = annotation.as_deref();
+                    self.control_plane.set_annotation(key, annotation).await?;
+                }
+            }
+            (Step::ConfigMap { name, settings }, Before::Configuration(Some(text))) => {
+                self.restore_configuration(name, settings, text).await?;
+            }
+            (Step::Probe, _) => self.control_plane.remove_probe().await?,
+            (Step::CleanNetwork, Before::Network(network)) => {
+                self.host.restore_network(network).await?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the Node took no pods before any of this.
+    fn was_cordoned(&self) -> bool {
+        let steps = &self.journal.record().steps;
+        let first = steps.iter().position(|(step, _)| *step == Step::Cordon);
+        let before = first.and_then(|step| self.journal.record().before(step));
+        before == Some(&Before::Cordoned(true))
+    }
+
+    /// Removes the pods that the target runs: the kubelet will not ask it again.
+    async fn leave_target(&self, say: crate::host::Progress<'_>) -> Result<(), StepError> {
+        let target = self.target();
+        if target == Target::CriDockerd {
+            return Ok(());
+        }
+        let beside_docker = !self.journal.record().begun.plan.drain;
+        let removed = self.host.remove_pods(target.endpoint(), beside_docker, say);
+        Ok(removed.await?)
+    }
+
+    /// Waits until the Node is Ready as it was, so that the API server is back on a control plane.
+    async fn wait_as_before(&self, say: crate::host::Progress<'_>) -> Result<(), StepError> {
+        let begun = &self.journal.record().begun;
+        if begun.was_ready {
+            let runtime = begun.plan.from.as_str();
+            let ready = begun.settings.ready;
+            self.control_plane.wait_ready(runtime, ready, say).await?;
+        }
+        Ok(())
+    }
+
+    async fn configure(&self, name: &str, settings: &[(String, String)]) -> Result<(), StepError> {
+        for _ in 0..ATTEMPTS {
+            let Some(text) = self.control_plane.kubelet_configuration(name).await? else {
+                return Ok(());
+            };
+            let Some(wanted) = configured(&text, settings)? else {
+                return Ok(());
+            };
+            let replaced = self
+                .control_plane
+                .replace_kubelet_configuration(name, &text, &wanted);
+            if replaced.await? {
+                return Ok(());
+            }
+        }
+        Err(StepError::Contended {
+            name: name.to_string(),
+        })
+    }
+
+    async fn restore_configuration(
+        &self,
+        name: &str,
+        settings: &[(String, String)],
+        before: &str,
+    ) -> Result<(), StepError> {
+        let Some(wanted) = configured(before, settings)? else {
+            return Ok(());
+        };
+        let replaced = self
+            .control_plane
+            .replace_kubelet_configuration(name, &wanted, before);
+        if !replaced.await?
+            && self
+                .control_plane
+                .kubelet_configuration(name)
+                .await?
+                .as_deref()
+                != Some(before)
+        {
+            self.say(&format!(
+                "the ConfigMap kube-system/{name} was changed by somebody else since then, and is left as it is"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The configuration with these settings; nothing where it has them.
+fn configured(text: &str, settings: &[(String, String)]) -> Result<Option<String>, StepError> {
+    let wanted = kubelet_configuration(text, settings).map_err(StepError::Configuration)?;
+    Ok((wanted != text).then_some(wanted))
+}

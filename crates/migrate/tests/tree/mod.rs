@@ -1,0 +1,41 @@
+//! Nodes' files, as text.
+
+use std::fs;
+use std::path::Path;
+
+use slipway_migrate::node::Options;
+
+/// Writes the files that `text` has, each below a line `== PATH`, into a directory. A line `->`
+/// is a symbolic link; in command lines of processes, spaces are NULs; the first line may name the
+/// kubelet's version.
+pub(crate) fn unpack(text: &str, directory: &Path) -> Options {
+    let mut options = Options::default();
+    let mut parts = text.split("\n== ");
+    let head = parts.next().unwrap_or_default();
+    for line in head.lines() {
+        if let Some(version) = line.strip_prefix("kubelet ") {
+            options.kubelet_version = Some(version.parse().unwrap());
+        }
+    }
+    for part in parts {
+        let (path, content) = part.split_once('\n').unwrap_or((part, ""));
+        let target = directory.join(path.trim_start_matches('/'));
+        if let Some(directory) = path.strip_suffix('/') {
+            let directory = target
+                .parent()
+                .unwrap()
+                .join(directory.rsplit('/').next().unwrap());
+            fs::create_dir_all(directory).unwrap();
+            continue;
+        }
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        if let Some(link) = content.trim().strip_prefix("-> ") {
+            std::os::unix::fs::symlink(link, target).unwrap();
+        } else if path.ends_with("/cmdline") {
+            fs::write(target, content.trim().replace(' ', "\0")).unwrap();
+        } else {
+            fs::write(target, format!("{content}\n")).unwrap();
+        }
+    }
+    options
+}
