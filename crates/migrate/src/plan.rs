@@ -93,11 +93,16 @@ pub async fn make(root: &Root, options: &Options) -> Result<Plan, Error> {
         options,
         version,
         steps: Vec::new(),
+        remarks: Vec::new(),
     };
     planner.plan(&mut look)?;
     let Planner {
-        steps, settings, ..
+        steps,
+        settings,
+        mut remarks,
+        ..
     } = planner;
+    remarks.extend(remarks_of(&settings, options, &facts));
     for step in &steps {
         if let Step::File(change) = step
             && is_read_only(root, &change.path)
@@ -111,7 +116,7 @@ pub async fn make(root: &Root, options: &Options) -> Result<Plan, Error> {
         from: from(&facts).to_string(),
         kubelet: version,
         drain: options.drain,
-        remarks: remarks(&settings, options, &facts),
+        remarks,
         steps,
     })
 }
@@ -208,7 +213,7 @@ fn is_read_only(root: &Root, path: &Path) -> bool {
     })
 }
 
-fn remarks(settings: &Settings, options: &Options, facts: &Facts) -> Vec<String> {
+fn remarks_of(settings: &Settings, options: &Options, facts: &Facts) -> Vec<String> {
     let mut remarks = Vec::new();
     let target = options.target;
     if target != Target::CriDockerd && !settings.insecure_ranges.is_empty() {
@@ -237,6 +242,7 @@ struct Planner<'a> {
     options: &'a Options,
     version: Version,
     steps: Vec<Step>,
+    remarks: Vec<String>,
 }
 
 impl Planner<'_> {
@@ -286,18 +292,31 @@ impl Planner<'_> {
         });
         self.steps.push(Step::Probe);
         if self.docker_goes() {
-            for unit in DOCKERS {
-                if Unit::load(look, unit).is_some() {
-                    let unit = unit.to_string();
-                    self.steps.push(Step::Disable { unit });
-                }
-            }
-            self.steps.push(Step::CleanNetwork);
+            self.stop_docker(look);
         }
         if self.options.drain {
             self.steps.push(Step::Uncordon);
         }
         Ok(())
+    }
+
+    /// Docker's units, and what it leaves in the network. One that systemd does not know of is for
+    /// whoever started it.
+    fn stop_docker(&mut self, look: &mut Look<'_>) {
+        let is_there = |look: &mut Look<'_>, unit: &str| Unit::load(look, unit).is_some();
+        for unit in DOCKERS {
+            if is_there(look, unit) {
+                let unit = unit.to_string();
+                self.steps.push(Step::Disable { unit });
+            }
+        }
+        if is_there(look, "docker.service") {
+            self.steps.push(Step::CleanNetwork);
+        } else {
+            self.remarks.push(
+                "Docker is no service of systemd here: stop it by hand once the node has proved itself; its bridge and its chains go with the next reboot".to_string(),
+            );
+        }
     }
 
     /// Whether Docker is stopped in the end.

@@ -4,10 +4,12 @@ mod tree;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use slipway_migrate::apply::{Begun, Error, Event, Journals, Mover, Phase, Settings};
+use slipway_migrate::apply::{Begun, Error, Event, JournalError, Journals, Mover, Phase, Settings};
 use slipway_migrate::cluster::Access;
 use slipway_migrate::plan::{self, Target};
 use slipway_migrate::{Root, apply};
@@ -238,4 +240,250 @@ fn a_rollback_that_is_killed_anywhere_is_gone_on_with() {
         }
         assert!(points > 40, "{points}");
     }
+}
+
+#[test]
+fn a_step_that_fails_has_all_taken_back_unless_told_otherwise() {
+    for what in [
+        "install",
+        "set-kernel",
+        "start",
+        "carry-images",
+        "stop-pods",
+        "wait-ready",
+        "probe",
+        "clean-network",
+        "drain",
+    ] {
+        let world = World::new(NODE, Target::Containerd, false);
+        let before = see(&world);
+        world.fails.borrow_mut().insert(what);
+        let roll_back = Settings {
+            roll_back: true,
+            ..settings()
+        };
+        // The Node cannot be waited for either way, when it never becomes Ready.
+        let error = begin(&world, Target::Containerd, true, roll_back).unwrap_err();
+        let never_ready = what == "wait-ready";
+        if never_ready {
+            assert!(
+                matches!(&error, Error::NotUndone(steps) if steps.len() == 1),
+                "{error}"
+            );
+            world.fails.borrow_mut().clear();
+            go_on(&world, false).unwrap();
+        } else {
+            assert!(
+                matches!(&error, Error::RolledBack { .. }),
+                "{what}: {error}"
+            );
+            assert!(error.to_string().contains(what), "{error}");
+        }
+        assert_back(&world, &before, what);
+
+        let world = World::new(NODE, Target::Containerd, false);
+        world.fails.borrow_mut().insert(what);
+        let error = begin(&world, Target::Containerd, true, settings()).unwrap_err();
+        assert!(
+            error.to_string().contains("slipway migrate resume"),
+            "{error}"
+        );
+        world.fails.borrow_mut().clear();
+        go_on(&world, false).unwrap();
+        assert_moved(&world, Target::Containerd, true);
+    }
+}
+
+#[test]
+fn what_cannot_be_taken_back_keeps_nothing_else_and_is_tried_again() {
+    let world = World::new(NODE, Target::Slipway, true);
+    let before = see(&world);
+    begin(&world, Target::Slipway, true, settings()).unwrap();
+    world.fails.borrow_mut().insert("restore-kernel");
+    let error = go_on(&world, true).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("restore-kernel: it was told to fail"),
+        "{error}"
+    );
+    assert!(world.is_on_docker(), "the kubelet is back all the same");
+    world.fails.borrow_mut().clear();
+    go_on(&world, true).unwrap();
+    assert_back(&world, &before, "the second time");
+}
+
+#[test]
+fn pods_that_do_not_leave_keep_their_runtime() {
+    let world = World::new(NODE, Target::Slipway, false);
+    begin(&world, Target::Slipway, true, settings()).unwrap();
+    world.fails.borrow_mut().insert("drain");
+    let error = go_on(&world, true).unwrap_err();
+    assert!(
+        matches!(&error, Error::NotUndone(steps) if steps.len() == 1),
+        "{error}"
+    );
+    assert!(!world.is_on_docker());
+    assert!(world.state.borrow().target_pods.contains("plain"));
+}
+
+#[test]
+fn what_others_changed_in_between_is_kept() {
+    let world = World::new(NODE, Target::Slipway, false);
+    begin(&world, Target::Slipway, true, settings()).unwrap();
+    let at = |path: &str| world.directory.path().join(path);
+    let flags = at("var/lib/kubelet/kubeadm-flags.env");
+    let other = "KUBELET_KUBEADM_ARGS=\"--v=9 --container-runtime-endpoint=unix:///x\"\n";
+    fs::write(&flags, other).unwrap();
+    let annotation = "kubeadm.alpha.kubernetes.io/cri-socket".to_string();
+    {
+        let mut state = world.state.borrow_mut();
+        state
+            .annotations
+            .insert(annotation.clone(), "theirs".to_string());
+        state.configuration = Some("cgroupDriver: systemd\nmaxPods: 7\n".to_string());
+    }
+    go_on(&world, true).unwrap();
+    assert!(world.is_on_docker());
+    let kept = at("var/lib/slipway-migrate/changed_var_lib_kubelet_kubeadm-flags.env");
+    assert_eq!(fs::read_to_string(kept).unwrap(), other);
+    let state = world.state.borrow();
+    assert_eq!(state.annotations[&annotation], "theirs");
+    assert!(state.configuration.as_ref().unwrap().contains("maxPods: 7"));
+}
+
+#[test]
+fn a_file_that_is_not_what_was_planned_is_not_touched() {
+    let world = World::new(NODE, Target::Slipway, false);
+    let flags = world
+        .directory
+        .path()
+        .join("var/lib/kubelet/kubeadm-flags.env");
+    world.left.set(30);
+    let killed = catch_unwind(AssertUnwindSafe(|| {
+        begin(&world, Target::Slipway, true, settings())
+    }));
+    assert!(killed.is_err());
+    world.left.set(-1);
+    let text = fs::read_to_string(&flags).unwrap();
+    let changed = text.replace("--network-plugin=cni", "--network-plugin=cni --v=5");
+    assert_ne!(changed, text);
+    fs::write(&flags, &changed).unwrap();
+    let error = go_on(&world, false).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("kubeadm-flags.env was changed after the plan"),
+        "{error}"
+    );
+    assert_eq!(fs::read_to_string(&flags).unwrap(), changed);
+}
+
+#[test]
+fn a_node_that_took_no_pods_takes_none_afterwards() {
+    let world = World::new(NODE, Target::Slipway, false);
+    world.state.borrow_mut().cordoned = true;
+    begin(&world, Target::Slipway, true, settings()).unwrap();
+    assert!(world.state.borrow().cordoned);
+}
+
+#[test]
+fn links_stay_and_permissions_too() {
+    let world = World::new("symlinked.node", Target::Slipway, false);
+    let before = see(&world);
+    let links: Vec<_> = before
+        .1
+        .iter()
+        .filter(|(_, (mode, _))| mode & 0o170_000 == 0o120_000)
+        .collect();
+    assert!(!links.is_empty());
+    for path in ["etc/docker/daemon.json", "var/lib/kubelet/config.yaml"] {
+        let path = world.directory.path().join(path);
+        if let Ok(real) = fs::canonicalize(path) {
+            fs::set_permissions(real, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+    }
+    let before = see(&world);
+    begin(&world, Target::Slipway, true, settings()).unwrap();
+    let after = see(&world);
+    for (path, (mode, text)) in &before.1 {
+        let (new_mode, new_text) = &after.1[path];
+        assert_eq!(new_mode, mode, "{path}");
+        if mode & 0o170_000 == 0o120_000 {
+            assert_eq!(new_text, text, "{path}");
+        }
+    }
+    go_on(&world, true).unwrap();
+    assert_back(&world, &before, "rolled back");
+}
+
+#[test]
+fn two_at_once_are_refused() {
+    let world = World::new(NODE, Target::Slipway, false);
+    let held = Journals::hold(&root(&world)).unwrap();
+    let error = Journals::hold(&root(&world)).unwrap_err();
+    assert!(matches!(error, JournalError::Busy { .. }));
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("process {}", std::process::id())),
+        "{error}"
+    );
+    drop(held);
+    Journals::hold(&root(&world)).unwrap();
+}
+
+#[test]
+fn an_entry_that_was_not_finished_is_none_and_others_are_never_guessed_at() {
+    let world = World::new(NODE, Target::Slipway, false);
+    world.left.set(20);
+    let killed = catch_unwind(AssertUnwindSafe(|| {
+        begin(&world, Target::Slipway, true, settings())
+    }));
+    assert!(killed.is_err());
+    world.left.set(-1);
+    let journal = world
+        .directory
+        .path()
+        .join("var/lib/slipway-migrate/journal");
+    let whole = fs::read_to_string(&journal).unwrap();
+    let last = whole.trim_end().rfind('\n').unwrap();
+    for end in last + 1..whole.len() {
+        fs::write(&journal, &whole[..end]).unwrap();
+        let steps = |record: apply::Record| record.next();
+        let torn = apply::last(&root(&world)).unwrap().map(steps);
+        fs::write(&journal, &whole[..=last]).unwrap();
+        assert_eq!(torn, apply::last(&root(&world)).unwrap().map(steps));
+    }
+    fs::write(&journal, &whole[..whole.len() - 3]).unwrap();
+    go_on(&world, false).unwrap();
+    assert_moved(&world, Target::Slipway, true);
+
+    for (line, why) in [
+        ("{\"at\":1,\"done\":{\"step\":3}}\n", "does not follow"),
+        ("{\"at\":1,\"danced\":{}}\n", "no variant"),
+        ("\0\0\0\0\n", "expected value"),
+    ] {
+        let text = fs::read_to_string(&journal).unwrap();
+        fs::write(&journal, format!("{text}{line}")).unwrap();
+        let error = apply::last(&root(&world)).unwrap_err().to_string();
+        assert!(error.contains(why) && error.contains("line "), "{error}");
+        assert!(Journals::hold(&root(&world)).unwrap().last().is_err());
+        fs::write(&journal, text).unwrap();
+    }
+}
+
+#[test]
+fn the_journal_of_an_earlier_move_is_kept() {
+    let world = World::new(NODE, Target::Slipway, false);
+    begin(&world, Target::Slipway, true, settings()).unwrap();
+    go_on(&world, true).unwrap();
+    begin(&world, Target::Containerd, true, settings()).unwrap();
+    let directory = world.directory.path().join("var/lib/slipway-migrate");
+    let names = fs::read_dir(directory).unwrap();
+    let kept = names.filter(|name| {
+        let name = name.as_ref().unwrap().file_name();
+        name.to_string_lossy().starts_with("journal-")
+    });
+    assert_eq!(kept.count(), 1);
 }

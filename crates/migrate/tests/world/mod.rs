@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use slipway_migrate::Root;
 use slipway_migrate::control_plane::{self, ControlPlane, Needs};
 use slipway_migrate::host::{self, Enablement, Host, KernelState, NetworkState, UnitState};
 use slipway_migrate::plan::Target;
@@ -60,7 +61,8 @@ fn of_docker() -> NetworkState {
 
 impl World {
     pub(crate) fn new(node: &str, target: Target, control_plane: bool) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        // Hundreds of moves, each entry of whose journals is synchronized: to memory, here.
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
         let text = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests/nodes")
             .join(node);
@@ -130,7 +132,7 @@ impl World {
     }
 
     fn at(&self, path: &str) -> std::path::PathBuf {
-        self.directory.path().join(path.trim_start_matches('/'))
+        Root::new(self.directory.path()).resolve(path).unwrap()
     }
 
     fn unpack_package(&self, package: &str) {
