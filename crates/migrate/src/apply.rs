@@ -161,6 +161,11 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
         }
     }
 
+    /// Where the move is.
+    pub fn phase(&self) -> &Phase {
+        &self.journal.record().phase
+    }
+
     /// Goes on to the end from wherever the journal is: forwards, or backwards where that has been
     /// begun.
     ///

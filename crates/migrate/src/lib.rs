@@ -12,6 +12,7 @@
 mod agents;
 pub mod apply;
 mod calls;
+pub mod clean;
 pub mod cluster;
 pub mod control_plane;
 pub mod document;

@@ -55,6 +55,8 @@ pub struct Options {
     pub target: Target,
     /// Whether pods are evicted first; without it Docker keeps those that it has until they end.
     pub drain: bool,
+    /// Whether containers in Docker that no kubelet owns may be stopped with it.
+    pub stop_others: bool,
     /// What the person knows better than the node's files.
     pub node: node::Options,
 }
@@ -64,6 +66,8 @@ pub struct Options {
 pub struct Plan {
     /// What the node moves to.
     pub target: Target,
+    /// The Node's name, where the kubelet is told one.
+    pub node: Option<String>,
     /// How `status.nodeInfo.containerRuntimeVersion` begins now; empty where it is not known.
     pub from: String,
     /// The kubelet's version, which decides which flags it takes.
@@ -85,6 +89,13 @@ pub async fn make(root: &Root, options: &Options) -> Result<Plan, Error> {
     let mut look = Look::new(root);
     let facts = Facts::gather(&mut look, &options.node).await;
     refuse(&look, &facts, options)?;
+    if leaves_docker(&facts, options) && !options.stop_others {
+        let strangers = node::strangers(&look, &facts).await;
+        let containers = strangers.map_err(|why| Error::StrangersUnknown { why })?;
+        if !containers.is_empty() {
+            return Err(Error::Strangers { containers });
+        }
+    }
     let version = facts.kubelet.version.ok_or(Error::VersionUnknown)?;
     let mut planner = Planner {
         files: Files::new(root),
@@ -113,6 +124,10 @@ pub async fn make(root: &Root, options: &Options) -> Result<Plan, Error> {
     }
     Ok(Plan {
         target: options.target,
+        node: facts
+            .kubelet
+            .flag("hostname-override")
+            .map(|said| said.value),
         from: from(&facts).to_string(),
         kubelet: version,
         drain: options.drain,
@@ -184,6 +199,12 @@ fn refuse(look: &Look<'_>, facts: &Facts, options: &Options) -> Result<(), Error
         }
     }
     Ok(())
+}
+
+/// Whether Docker is stopped in the end.
+fn leaves_docker(facts: &Facts, options: &Options) -> bool {
+    let leaves = options.target != Target::CriDockerd;
+    leaves && options.drain && facts.runtimes.docker.is_some()
 }
 
 fn settings_of(look: &mut Look<'_>, facts: &Facts) -> Settings {
@@ -319,10 +340,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether Docker is stopped in the end.
     fn docker_goes(&self) -> bool {
-        let leaves = self.options.target != Target::CriDockerd;
-        leaves && self.options.drain && self.facts.runtimes.docker.is_some()
+        leaves_docker(self.facts, self.options)
     }
 
     /// Where pods are now, if that is not Docker.

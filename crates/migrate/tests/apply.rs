@@ -44,6 +44,7 @@ fn options(target: Target, drain: bool) -> plan::Options {
     plan::Options {
         target,
         drain,
+        stop_others: false,
         node: slipway_migrate::node::Options {
             kubelet_version: Some("1.18".parse().unwrap()),
         },

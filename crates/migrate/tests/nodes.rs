@@ -65,6 +65,7 @@ fn wanted(target: Target, drain: bool, node: &Options) -> plan::Options {
     plan::Options {
         target,
         drain,
+        stop_others: false,
         node: node.clone(),
     }
 }

@@ -5,7 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use slipway_cri_api::v1::{ContainerConfig, PodSandboxConfig};
+use slipway_cri_api::v1::{
+    ContainerConfig, ContainerStatsRequest, ImageFsInfoRequest, ImageStatusRequest,
+    LinuxContainerResources, PodSandboxConfig, PodSandboxStatsRequest, StatusRequest,
+    UpdateContainerResourcesRequest,
+};
 use slipway_testbed::{Cri, Scratch, eventually, pod, read_log};
 use tokio::task::JoinSet;
 
@@ -15,6 +19,15 @@ pub(crate) enum Call {
     RunPodSandbox,
     CreateContainer,
     StartContainer,
+    Status,
+    PodSandboxStatus,
+    ContainerStatus,
+    PodSandboxStats,
+    ContainerStats,
+    UpdateContainerResources,
+    ExecSync,
+    ImageStatus,
+    ImageFsInfo,
     StopContainer,
     RemoveContainer,
     StopPodSandbox,
@@ -22,11 +35,30 @@ pub(crate) enum Call {
 }
 
 impl Call {
+    /// All of them, in order.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        let up = Self::UP.into_iter();
+        up.chain(Self::MEANWHILE).chain(Self::DOWN)
+    }
+
     /// Those that make a pod run.
     pub(crate) const UP: [Self; 3] = [
         Self::RunPodSandbox,
         Self::CreateContainer,
         Self::StartContainer,
+    ];
+
+    /// Those that are made while it runs, and leave it as it is.
+    pub(crate) const MEANWHILE: [Self; 9] = [
+        Self::Status,
+        Self::PodSandboxStatus,
+        Self::ContainerStatus,
+        Self::PodSandboxStats,
+        Self::ContainerStats,
+        Self::UpdateContainerResources,
+        Self::ExecSync,
+        Self::ImageStatus,
+        Self::ImageFsInfo,
     ];
 
     /// Those that remove it.
@@ -76,6 +108,14 @@ impl Life {
                 self.container_id = cri.create(&self.pod_id, &self.pod, &self.container).await?;
             }
             Call::StartContainer => cri.start(&self.container_id).await?,
+            Call::PodSandboxStatus => drop(cri.pod_status(&self.pod_id).await?),
+            Call::ContainerStatus => drop(cri.container_status(&self.container_id).await?),
+            Call::ExecSync => drop(cri.exec(&self.container_id, &["true"]).await?),
+            Call::Status
+            | Call::PodSandboxStats
+            | Call::ContainerStats
+            | Call::UpdateContainerResources => self.ask_runtime(&cri, call).await?,
+            Call::ImageStatus | Call::ImageFsInfo => self.ask_for_images(&cri, call).await?,
             Call::StopContainer => cri.stop(&self.container_id, 10).await?,
             Call::RemoveContainer => cri.remove(&self.container_id).await?,
             Call::StopPodSandbox => cri.stop_pod(&self.pod_id).await?,
@@ -84,6 +124,50 @@ impl Life {
         let took = began.elapsed();
         self.times.push(Timed { call, began, took });
         Ok(self)
+    }
+
+    async fn ask_runtime(&self, cri: &Cri, call: Call) -> Result<()> {
+        let mut runtime = cri.runtime();
+        match call {
+            Call::PodSandboxStats => {
+                let pod_sandbox_id = self.pod_id.clone();
+                let request = PodSandboxStatsRequest { pod_sandbox_id };
+                runtime.pod_sandbox_stats(request).await?;
+            }
+            Call::ContainerStats => {
+                let container_id = self.container_id.clone();
+                let request = ContainerStatsRequest { container_id };
+                runtime.container_stats(request).await?;
+            }
+            Call::UpdateContainerResources => {
+                let limits = LinuxContainerResources {
+                    memory_limit_in_bytes: 64 << 20,
+                    ..LinuxContainerResources::default()
+                };
+                let request = UpdateContainerResourcesRequest {
+                    container_id: self.container_id.clone(),
+                    linux: Some(limits),
+                    ..UpdateContainerResourcesRequest::default()
+                };
+                runtime.update_container_resources(request).await?;
+            }
+            _ => drop(runtime.status(StatusRequest::default()).await?),
+        }
+        Ok(())
+    }
+
+    async fn ask_for_images(&self, cri: &Cri, call: Call) -> Result<()> {
+        let mut images = cri.images();
+        if call == Call::ImageFsInfo {
+            images.image_fs_info(ImageFsInfoRequest {}).await?;
+        } else {
+            let request = ImageStatusRequest {
+                image: self.container.image.clone(),
+                verbose: false,
+            };
+            images.image_status(request).await?;
+        }
+        Ok(())
     }
 
     /// Waits until the container's program has said that it takes SIGTERM.

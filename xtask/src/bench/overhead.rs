@@ -103,8 +103,7 @@ fn covered(began: Instant, ended: Instant, mut spans: Vec<(Instant, Instant)>) -
 pub(crate) fn shares(splits: &[Split]) -> Vec<Share> {
     let of =
         |call: Call| -> Vec<&Split> { splits.iter().filter(|split| split.call == call).collect() };
-    let calls = Call::UP.into_iter().chain(Call::DOWN);
-    calls
+    Call::all()
         .filter_map(|call| {
             let splits = of(call);
             let statistics = |part: fn(&Split) -> Duration| {

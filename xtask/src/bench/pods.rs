@@ -84,7 +84,7 @@ async fn observed(subject: &Subject, image: &str) -> Result<Vec<Split>> {
     let mut lives = vec![Life::new(&subject.scratch, image)];
     let mut splits = Vec::new();
     let mut observer = Observer::new(docker)?;
-    for call in Call::UP.into_iter().chain(Call::DOWN) {
+    for call in Call::all() {
         lives = advance(subject.runtime.cri(), lives, &[call])
             .await
             .map_err(|error| subject.explain(error))?;

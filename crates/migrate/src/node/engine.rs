@@ -1,7 +1,7 @@
 //! What only the Docker Engine has: containers that no kubelet owns, images that were built here,
 //! volumes. Asked over its socket.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bollard::models::{
@@ -69,6 +69,27 @@ pub(super) async fn check(look: &mut Look<'_>, facts: &Facts) {
     }
 }
 
+/// Containers that run in Docker and are no kubelet's, by name; nobody where no Docker answers that
+/// could have some. The other way round, why it cannot be told.
+pub(crate) async fn strangers(look: &Look<'_>, facts: &Facts) -> Result<Vec<String>, String> {
+    let docker = facts.runtimes.docker.as_ref();
+    let Some(socket) = docker.and_then(|docker| socket(look, docker)) else {
+        return Ok(Vec::new());
+    };
+    let asked = timeout(PATIENCE, running(&socket)).await;
+    let asked = asked.map_err(|_| format!("no answer within {PATIENCE:?}"));
+    let containers = asked.and_then(|asked| asked.map_err(|error| error.to_string()));
+    let containers = containers.map_err(|why| format!("{}: {why}", socket.display()))?;
+    let strangers = containers.iter().filter(|container| !is_owned(container));
+    Ok(strangers.map(name_of).collect())
+}
+
+async fn running(socket: &Path) -> Result<Vec<ContainerSummary>, bollard::errors::Error> {
+    let docker = connect(socket)?;
+    let options = ListContainersOptionsBuilder::default().build();
+    docker.list_containers(Some(options)).await
+}
+
 /// The first Unix socket that it listens on.
 fn socket(look: &Look<'_>, docker: &super::runtimes::Docker) -> Option<PathBuf> {
     let of_flags = docker
@@ -90,9 +111,13 @@ fn socket(look: &Look<'_>, docker: &super::runtimes::Docker) -> Option<PathBuf> 
     look.root.resolve(path).ok()
 }
 
-async fn ask(socket: &std::path::Path) -> Result<Inventory, bollard::errors::Error> {
+fn connect(socket: &Path) -> Result<Docker, bollard::errors::Error> {
     let path = socket.to_string_lossy();
-    let docker = Docker::connect_with_unix(&path, PATIENCE.as_secs(), API_DEFAULT_VERSION)?;
+    Docker::connect_with_unix(&path, PATIENCE.as_secs(), API_DEFAULT_VERSION)
+}
+
+async fn ask(socket: &Path) -> Result<Inventory, bollard::errors::Error> {
+    let docker = connect(socket)?;
     let all = ListContainersOptionsBuilder::default().all(true).build();
     let images = ListImagesOptionsBuilder::default().build();
     Ok(Inventory {
@@ -147,16 +172,26 @@ fn judge(look: &mut Look<'_>, inventory: &Inventory) {
     }
 }
 
+/// Whether a container is a kubelet's.
+fn is_owned(container: &ContainerSummary) -> bool {
+    let labels = container.labels.as_ref();
+    labels.is_some_and(|labels| OWNED.iter().any(|label| labels.contains_key(*label)))
+}
+
+fn name_of(container: &ContainerSummary) -> String {
+    let name = container.names.as_ref().and_then(|names| names.first());
+    let name = name.map_or("", String::as_str);
+    name.trim_start_matches('/').to_string()
+}
+
 fn judge_container(look: &mut Look<'_>, container: &ContainerSummary) {
     let labels = container.labels.as_ref();
-    if labels.is_some_and(|labels| OWNED.iter().any(|label| labels.contains_key(*label))) {
+    if is_owned(container) {
         return;
     }
-    let name = container.names.as_ref().and_then(|names| names.first());
-    let name = name.map_or("", String::as_str).trim_start_matches('/');
     let evidence = Evidence::Docker {
         kind: "container",
-        name: name.to_string(),
+        name: name_of(container),
         id: container.id.clone().unwrap_or_default(),
     };
     let image = container.image.as_deref().unwrap_or("an unknown image");

@@ -44,6 +44,20 @@ pub enum Error {
     /// There is nothing to keep.
     #[error("--no-drain keeps Docker's pods, and this node's pods are not Docker's: leave it out")]
     NotOnDocker,
+    /// Somebody else's work would end.
+    #[error("Docker runs containers that no kubelet owns, and that would be stopped with it: {}; move them first, or say --stop-other-containers", .containers.join(", "))]
+    Strangers {
+        /// Their names.
+        containers: Vec<String>,
+    },
+    /// Whether somebody else's work would end is not known.
+    #[error(
+        "whether Docker runs containers that no kubelet owns cannot be told ({why}): they would be stopped with it; mend that, or say --stop-other-containers"
+    )]
+    StrangersUnknown {
+        /// Why not.
+        why: String,
+    },
     /// Pods would have no network.
     #[error(
         "pods are on Docker's own bridge ({found}), which goes with dockershim: install a CNI network plugin in the cluster first"
