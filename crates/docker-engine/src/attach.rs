@@ -54,7 +54,7 @@ pub(crate) async fn attach(node: &Arc<Node>, id: &str, streams: Streams) -> Resu
         }) as Box<dyn Terminal>
     });
     let node = Arc::clone(node);
-    let pumps = ends.pumps;
+    let mut pumps = ends.pumps;
     Ok(Session {
         stdin: ends.stdin,
         stdout: ends.stdout,

@@ -9,14 +9,17 @@ use bollard::models::ExecConfig;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use slipway_cgroup::Hierarchy;
 use slipway_cri_api::v1::ExecSyncResponse;
-use slipway_engine::{Error, Result, Session, SessionEnd, Streams, Terminal, TerminalSize, new_id};
+use slipway_engine::{
+    Error, Kind, Result, Session, SessionEnd, Streams, Terminal, TerminalSize, new_id,
+};
 use tokio::sync::oneshot;
 
 use crate::cgroups::cgroup_of;
 use crate::inspect::Container;
 use crate::lifecycle::running;
 use crate::node::Node;
-use crate::streams::{self, DETACH_KEYS, Ends, Wanted};
+use crate::output;
+use crate::streams::{self, Close, DETACH_KEYS, Ends, Wanted};
 
 /// What is kept of a command's two outputs together, in bytes: a CRI message carries 16 MiB, the
 /// rest of it included.
@@ -61,14 +64,17 @@ pub(crate) async fn exec_sync(
     let (stdout, stderr) = (started.ends.stdout.take(), started.ends.stderr.take());
     let exec = started.id.clone();
     let finished = async {
-        tokio::join!(
+        let (stdout, stderr, code) = tokio::join!(
             streams::collect(stdout, MAX_OUTPUT),
             streams::collect(stderr, MAX_OUTPUT),
             started.ended()
-        )
+        );
+        let code = code?;
+        started.written().await?;
+        Ok((stdout, stderr, code))
     };
-    let (stdout, stderr, code) = match limit {
-        None => finished.await,
+    let (stdout, stderr, exit_code) = match limit {
+        None => finished.await?,
         Some(seconds) => {
             let mut finished = Box::pin(finished);
             let limit = tokio::time::timeout(Duration::from_secs(seconds), &mut finished);
@@ -81,10 +87,9 @@ pub(crate) async fn exec_sync(
                      killed with all that it had started"
                 )));
             };
-            finished
+            finished?
         }
     };
-    let exit_code = code?;
     if NOT_EXECUTED.contains(&exit_code) && stdout.starts_with(COMPLAINT.as_bytes()) {
         let words = String::from_utf8_lossy(&stdout);
         return Err(Error::invalid(format!(
@@ -188,30 +193,46 @@ async fn start(
 impl Started {
     /// Waits for its end. Docker tells of it, but not of the end of one that it could not execute:
     /// of that the streams' end tells.
-    async fn ended(self) -> Result<i32> {
-        let Self {
-            node,
-            id,
-            mut exit,
-            ends,
-        } = self;
-        let mut pumps = ends.pumps;
+    async fn ended(&mut self) -> Result<i32> {
         let code = tokio::select! {
-            code = &mut exit => code,
-            () = pumps.closed() => match inspect(&node, &id).await? {
+            code = &mut self.exit => code,
+            _ = self.ends.pumps.closed() => match inspect(&self.node, &self.id).await? {
                 (_, Some(code)) => {
-                    node.execs.forget(&id);
+                    self.node.execs.forget(&self.id);
                     Ok(code)
                 }
-                _ => exit.await,
+                (Some(pid), None) if output::is_open(pid) => {
+                    self.node.execs.forget(&self.id);
+                    return Err(self.torn());
+                }
+                _ => (&mut self.exit).await,
             },
         };
-        pumps.finish();
+        self.ends.pumps.finish();
         code.map_err(|_| {
             Error::internal(
                 "Docker's event stream has ended before the command did: how it ends is not known",
             )
         })
+    }
+
+    /// Waits until all of what it has written is there.
+    async fn written(&mut self) -> Result<()> {
+        match self.ends.pumps.closed().await {
+            Close::Whole => Ok(()),
+            Close::Torn => Err(self.torn()),
+        }
+    }
+
+    fn torn(&self) -> Error {
+        Error::new(
+            Kind::Unavailable,
+            format!(
+                "Docker's connection for the streams of exec {} was cut: what the command has written is \
+             not complete",
+                self.id
+            ),
+        )
     }
 }
 

@@ -6,6 +6,9 @@ use slipway_engine::{Error, Kind, with_causes};
 /// How runc says that it cannot give what it has not got.
 const NO_CAPABILITY: &str = "unable to apply caps";
 
+/// How Docker says that an image is not for this machine.
+const NO_PLATFORM: &str = "no matching manifest";
+
 /// An error of a request to dockerd at `endpoint`, which was to do `what`.
 pub(crate) fn of_docker(what: &str, endpoint: &str, error: &Docker) -> Error {
     match error {
@@ -14,6 +17,8 @@ pub(crate) fn of_docker(what: &str, endpoint: &str, error: &Docker) -> Error {
             message,
         } => {
             let kind = match status_code {
+                // A later Docker goes on to say that nothing was found.
+                _ if message.contains(NO_PLATFORM) => Kind::FailedPrecondition,
                 400 => Kind::InvalidArgument,
                 401 | 403 => Kind::PermissionDenied,
                 404 => Kind::NotFound,
@@ -62,7 +67,9 @@ pub(crate) fn late(what: &str, endpoint: &str) -> Error {
 fn of_words(message: &str) -> Kind {
     let message = message.to_ascii_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| message.contains(word));
-    if has(&["no space left on device", "toomanyrequests"]) {
+    if has(&[NO_PLATFORM]) {
+        Kind::FailedPrecondition
+    } else if has(&["no space left on device", "toomanyrequests"]) {
         Kind::ResourceExhausted
     } else if has(&[
         "unauthorized",
@@ -75,7 +82,6 @@ fn of_words(message: &str) -> Kind {
     } else if has(&["manifest unknown", "not found"]) {
         Kind::NotFound
     } else if has(&[
-        "no matching manifest",
         // What dockerd or its node has not got.
         NO_CAPABILITY,
         "max depth exceeded",
@@ -143,6 +149,17 @@ mod tests {
             Kind::ResourceExhausted
         );
         assert_eq!(kind(500, "manifest unknown"), Kind::NotFound);
+        for said in [
+            "no matching manifest for linux/amd64 in the manifest list entries",
+            "no matching manifest for linux/amd64/v4: no match for platform in manifest: not found",
+        ] {
+            assert_eq!(kind(404, said), Kind::FailedPrecondition);
+            let told = Docker::DockerStreamError {
+                error: said.to_owned(),
+            };
+            let told = of_docker("pull image a", "unix:///d.sock", &told);
+            assert_eq!(told.kind(), Kind::FailedPrecondition);
+        }
         assert_eq!(
             kind(500, "unauthorized: authentication required"),
             Kind::PermissionDenied

@@ -34,6 +34,7 @@ mod log;
 mod metrics;
 mod naming;
 mod node;
+mod output;
 mod pause;
 mod pins;
 mod port_forward;

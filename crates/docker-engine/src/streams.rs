@@ -1,14 +1,12 @@
 //! The raw stream of a process in a container, as the streams that it stands for.
 
-use std::io;
-
 use bytes::Bytes;
 use slipway_engine::{Input, Output};
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf,
 };
-
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use crate::wire::Raw;
 
@@ -51,21 +49,32 @@ pub(crate) struct Ends {
 /// Moves bytes between a raw stream and its ends. Dropping it lets go of the process, unless that
 /// has ended: then what it has written is moved to its end.
 pub(crate) struct Pumps {
-    output: JoinHandle<()>,
+    output: AbortHandle,
     input: Option<AbortHandle>,
+    /// How the output has ended; nothing as long as it goes on.
+    close: watch::Receiver<Option<Close>>,
     ended: bool,
 }
 
+/// How what a process writes has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Close {
+    /// Between two frames, or anywhere where there are none: by the process, as far as can be seen.
+    Whole,
+    /// In the middle of a frame: Docker has not said all of it.
+    Torn,
+}
+
 impl Pumps {
-    /// Waits until the process has closed all that it writes to.
-    pub(crate) async fn closed(&mut self) {
-        // A crash of it ends the streams as well.
-        let _ = (&mut self.output).await;
-        self.ended = true;
+    /// Waits until there is no more of what the process writes.
+    pub(crate) async fn closed(&mut self) -> Close {
+        let close = self.close.wait_for(Option::is_some).await;
+        // A crash of what moves it ends it as well.
+        close.ok().and_then(|close| *close).unwrap_or(Close::Torn)
     }
 
     /// The process has ended.
-    pub(crate) fn finish(mut self) {
+    pub(crate) fn finish(&mut self) {
         self.ended = true;
     }
 }
@@ -101,21 +110,24 @@ pub(crate) fn split(raw: Raw, wanted: Wanted) -> Ends {
     };
     let (to_stdout, stdout) = pipe(wanted.stdout);
     let (to_stderr, stderr) = pipe(wanted.stderr && !wanted.terminal);
+    let (closed, close) = watch::channel(None);
     let output = tokio::spawn(async move {
-        // What the other end says of its going is of no use to anybody.
-        let _ = if wanted.terminal {
+        let close = if wanted.terminal {
             forward(reader, to_stdout).await
         } else {
             take_apart(reader, [to_stdout, to_stderr]).await
         };
+        // Whoever asked may have gone.
+        let _ = closed.send(Some(close));
     });
     Ends {
         stdin,
         stdout,
         stderr,
         pumps: Pumps {
-            output,
+            output: output.abort_handle(),
             input,
+            close,
             ended: false,
         },
     }
@@ -129,50 +141,45 @@ async fn feed(mut from: DuplexStream, mut to: WriteHalf<Raw>, tells_end: bool) {
     }
 }
 
-/// What a terminal shows.
-async fn forward(mut from: ReadHalf<Raw>, mut to: Option<DuplexStream>) -> io::Result<()> {
+/// What a terminal shows. What the other end says of its going is of no use to anybody.
+async fn forward(mut from: ReadHalf<Raw>, mut to: Option<DuplexStream>) -> Close {
     let mut chunk = vec![0; HELD];
-    loop {
-        let count = from.read(&mut chunk).await?;
-        if count == 0 {
-            return Ok(());
-        }
+    while let Ok(count @ 1..) = from.read(&mut chunk).await {
         pass_on(&mut to, &chunk[..count]).await;
     }
+    Close::Whole
 }
 
 /// Frames, each to the stream that it is of.
 async fn take_apart(
     mut from: impl AsyncRead + Unpin,
     mut to: [Option<impl AsyncWrite + Unpin>; 2],
-) -> io::Result<()> {
+) -> Close {
     let mut chunk = vec![0; HELD];
     let mut head = [0; HEAD];
-    loop {
-        match from.read_exact(&mut head).await {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-            other => other?,
-        };
+    while let Ok(1) = from.read(&mut head[..1]).await {
+        if from.read_exact(&mut head[1..]).await.is_err() {
+            return Close::Torn;
+        }
         let [stream, _, _, _, length @ ..] = head;
         let mut left = u32::from_be_bytes(length) as usize;
         let [stdout, stderr] = &mut to;
         let target = match stream {
             0 | 1 => stdout,
             2 => stderr,
-            other => {
-                return Err(io::Error::other(format!("a frame of stream {other}")));
-            }
+            // It is no head.
+            _ => return Close::Torn,
         };
         while left > 0 {
             let room = left.min(chunk.len());
-            let count = from.read(&mut chunk[..room]).await?;
-            if count == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+            let Ok(count @ 1..) = from.read(&mut chunk[..room]).await else {
+                return Close::Torn;
+            };
             pass_on(target, &chunk[..count]).await;
             left -= count;
         }
     }
+    Close::Whole
 }
 
 /// Writes to whoever reads; from then on to nobody, if that one has gone.
@@ -208,10 +215,10 @@ mod tests {
         [&[stream, 0, 0, 0], length.as_slice(), bytes].concat()
     }
 
-    async fn taken_apart(bytes: &[u8]) -> (io::Result<()>, Vec<u8>, Vec<u8>) {
+    async fn taken_apart(bytes: &[u8]) -> (Close, Vec<u8>, Vec<u8>) {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let done = take_apart(bytes, [Some(&mut stdout), Some(&mut stderr)]).await;
-        (done, stdout, stderr)
+        let close = take_apart(bytes, [Some(&mut stdout), Some(&mut stderr)]).await;
+        (close, stdout, stderr)
     }
 
     proptest! {
@@ -222,8 +229,8 @@ mod tests {
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let all: Vec<u8> = frames.iter().flat_map(|(stream, bytes)| frame(*stream, bytes)).collect();
-            let (done, stdout, stderr) = runtime.block_on(taken_apart(&all));
-            prop_assert!(done.is_ok());
+            let (close, stdout, stderr) = runtime.block_on(taken_apart(&all));
+            prop_assert_eq!(close, Close::Whole);
             let of = |wanted: u8| -> Vec<u8> {
                 let frames = frames.iter().filter(|(stream, _)| *stream == wanted);
                 frames.flat_map(|(_, bytes)| bytes.clone()).collect()
@@ -243,9 +250,18 @@ mod tests {
     async fn a_stream_that_nobody_reads_does_not_hold_up_the_other() {
         let bytes = [frame(1, b"thrown away"), frame(2, b"kept")].concat();
         let mut kept = Vec::new();
-        take_apart(bytes.as_slice(), [None, Some(&mut kept)])
-            .await
-            .unwrap();
-        assert_eq!(kept, b"kept");
+        let close = take_apart(bytes.as_slice(), [None, Some(&mut kept)]).await;
+        assert_eq!((close, kept.as_slice()), (Close::Whole, &b"kept"[..]));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_ends_within_a_frame_is_torn() {
+        let bytes = [frame(1, b"one"), frame(2, b"two")].concat();
+        let ends = [0, HEAD + 3, bytes.len()];
+        for length in 0..=bytes.len() {
+            let (close, ..) = taken_apart(&bytes[..length]).await;
+            let whole = ends.contains(&length);
+            assert_eq!(close == Close::Whole, whole, "{length}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use tokio::io::AsyncRead;
 
 use crate::error::{Error, Kind};
-use crate::manifest::{self, Compression, Layer, Unusable};
+use crate::manifest::{self, Compression, Document, Layer, Unusable};
 use crate::pull::{self, CONFIG_LENGTH_MAX, Names};
 use crate::reference::Reference;
 use crate::registry::{Outcome, Sink};
@@ -29,6 +29,9 @@ const CHUNK_LENGTH: usize = 1024 * 1024;
 
 /// Where a link of a link may lead; Docker makes one step.
 const LINKS_MAX: usize = 8;
+
+/// How many indexes may lead to a manifest, and that one.
+const DOCUMENTS_MAX: usize = 3;
 
 /// An archive that is being read.
 pub type ArchiveReader = Pin<Box<dyn AsyncRead + Send>>;
@@ -177,10 +180,12 @@ async fn copy(
     }
 }
 
-/// Finds the image in the archive, and checks that its configuration is what its id says.
+/// Finds the image in the archive, and checks that it is what its id says: the digest of its
+/// configuration, or of a manifest or index that leads to one.
 fn find(file: &File, id: &str) -> Result<Found, Refused> {
     let contents = Contents::of(file)
         .map_err(|error| (Kind::Corrupt, format!("it cannot be read: {error}")))?;
+    let wanted = contents.config_of(file, id)?;
     let saved: Vec<Saved> = serde_json::from_slice(&contents.read(file, MANIFEST.as_ref())?)
         .map_err(|error| {
             (
@@ -191,14 +196,14 @@ fn find(file: &File, id: &str) -> Result<Found, Refused> {
     let mut found = None;
     for image in saved {
         let config = contents.read(file, &image.config)?;
-        if digest::sha256(&config) == id {
+        if digest::sha256(&config) == wanted {
             found = Some((image, config));
         }
     }
     let Some((image, config)) = found else {
         return Err((
             Kind::Corrupt,
-            "no configuration in it has this digest".to_owned(),
+            format!("no configuration in it has the digest {wanted}"),
         ));
     };
     let (layers, places) = contents.layers(file, &image, &config)?;
@@ -269,6 +274,34 @@ impl Contents {
         place
             .read(file)
             .map_err(|error| (Kind::Corrupt, format!("its {}: {error}", path.display())))
+    }
+
+    /// The digest of the configuration that an id stands for: where Docker keeps its images in
+    /// containerd, an id is that of a manifest or of an index.
+    fn config_of(&self, file: &File, id: &str) -> Result<String, Refused> {
+        let mut at = id.to_owned();
+        for _ in 0..DOCUMENTS_MAX {
+            let blob = Path::new("blobs").join(at.replace(':', "/"));
+            if self.find(&blob).is_err() {
+                break;
+            }
+            let bytes = self.read(file, &blob)?;
+            if digest::sha256(&bytes) != at {
+                let cause = format!("its {} has another digest", blob.display());
+                return Err((Kind::Corrupt, cause));
+            }
+            at = match Document::parse(&bytes, None) {
+                Ok(Document::Index(index)) => {
+                    manifest::choose_platform(&index)?.digest().to_string()
+                }
+                Ok(Document::Manifest(manifest)) => {
+                    return Ok(manifest::config_of(&manifest)?.digest().to_string());
+                }
+                // It is the configuration.
+                Err(_) => break,
+            };
+        }
+        Ok(at)
     }
 
     fn layers(

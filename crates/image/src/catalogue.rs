@@ -176,7 +176,8 @@ impl Index {
         self.names.get(name)
     }
 
-    /// The image whose id is `hex` or begins with it. At least four digits are needed.
+    /// The image whose id is `hex` or begins with it, or one of whose manifests has this digest: to
+    /// runtimes that go by manifests that is an image's id. At least four digits are needed.
     pub(crate) fn by_id(&self, hex: &str) -> Found {
         let whole = format!("sha256:{hex}");
         if self.images.contains_key(&whole) {
@@ -184,6 +185,12 @@ impl Index {
         }
         if hex.len() < PREFIX_LENGTH_MIN {
             return Found::Nothing;
+        }
+        if let Some((_, id)) = self.names.iter().find(|(name, _)| {
+            name.split_once('@')
+                .is_some_and(|(_, digest)| digest == whole)
+        }) {
+            return Found::Image(id.clone());
         }
         let mut matching = self.images.keys().filter(|id| id.starts_with(&whole));
         match (matching.next(), matching.next()) {
@@ -398,7 +405,7 @@ mod tests {
             &catalogue,
             "sha256:aaaa2",
             &["base", "two"],
-            &["r/x:latest", "r/x@sha256:2"],
+            &["r/x:latest", "r/x@sha256:2222"],
         );
         let check = |index: &Index| {
             let first = index.image("sha256:aaaa1").unwrap();
@@ -411,6 +418,8 @@ mod tests {
             );
             assert_eq!(index.usage(), (30, 3));
             assert_eq!(index.by_id("aaaa1"), Found::Image("sha256:aaaa1".into()));
+            assert_eq!(index.by_id("2222"), Found::Image("sha256:aaaa2".into()));
+            assert_eq!(index.by_id("222"), Found::Nothing);
             assert_eq!(index.by_id("aaaa"), Found::Ambiguous);
             assert_eq!(index.by_id("aaa"), Found::Nothing);
             assert_eq!(index.by_id("bbbb"), Found::Nothing);

@@ -301,8 +301,8 @@ impl Images {
     }
 
     /// Takes an image from an archive as `docker save` writes it, in which there may be others, under
-    /// those of the names that no other image here has. `id` is the digest of its configuration;
-    /// that and all diff ids are verified. The archive is on disk meanwhile, unpacked layers not
+    /// those of the names that no other image here has. `id` is the digest of its configuration,
+    /// or of its manifest or index; that and all diff ids are verified. The archive is on disk meanwhile, unpacked layers not
     /// counted. Nothing is read when the image is here or is being taken already.
     ///
     /// Must be called in a tokio runtime. Dropping the future does not stop the import.
@@ -312,7 +312,7 @@ impl Images {
         names: Vec<String>,
         archive: ArchiveReader,
     ) -> Result<(), Error> {
-        if self.0.catalogue.index().image(id).is_some() {
+        if self.0.find(id)?.is_some() {
             return Ok(());
         }
         let inner = &self.0;

@@ -1,4 +1,4 @@
-//! Debian's Docker Engine with everything that it keeps in a scratch directory.
+//! A Docker Engine, Debian's where no other is asked for, with everything that it keeps in a scratch directory.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -17,6 +17,9 @@ use crate::{Scratch, mount, wait};
 /// Longer than dockerd takes to come up on a busy machine, or to end with all its containers.
 const STARTING: Duration = Duration::from_mins(1);
 const ENDING: Duration = Duration::from_secs(30);
+
+/// Which Docker Engine is tried: a directory with its programs, as Docker's own archives have them.
+const DIRECTORY: &str = "SLIPWAY_TEST_DOCKER";
 
 /// How many lines of its log are shown when something went wrong.
 const SHOWN: usize = 100;
@@ -171,7 +174,7 @@ fn spawn(scratch: &Arc<Scratch>, driver: CgroupDriver) -> Result<Process> {
     fs::write(&config, "{}")?;
     let socket = socket(scratch);
     let _ = fs::remove_file(&socket);
-    let mut command = Command::new("dockerd");
+    let mut command = program();
     command
         .arg("--config-file")
         .arg(config)
@@ -198,6 +201,17 @@ fn spawn(scratch: &Arc<Scratch>, driver: CgroupDriver) -> Result<Process> {
             "--userland-proxy=false",
         ]);
     Process::spawn(scratch, "dockerd", &mut command).context("is the package docker.io installed?")
+}
+
+/// Debian's, or the one in the directory that [`DIRECTORY`] names, with the containerd and the shim
+/// beside it.
+fn program() -> Command {
+    let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else {
+        return Command::new("dockerd");
+    };
+    let mut command = Command::new(directory.join("dockerd"));
+    command.env("PATH", process::path_with(&directory));
+    command
 }
 
 /// Its images and containers.

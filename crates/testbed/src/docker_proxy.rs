@@ -31,7 +31,8 @@ pub enum Fate {
     Late(Duration),
     /// Its connection is cut.
     Cut(When),
-    /// It stays where it is until [`DockerProxy::release`], and is cut then.
+    /// It stays where it is until [`DockerProxy::release`], and is cut then; held within its answer,
+    /// a connection for streams lets them pass until then.
     Held(When),
 }
 
@@ -233,17 +234,21 @@ async fn pass_on(
         .map_err(io::Error::other)?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         let given = hyper::upgrade::on(&mut answer);
-        let cut = cut.is_some();
-        if cut {
+        let streams = fate == Fate::Held(When::Within);
+        if cut.is_some() && !streams {
             held.await;
             return Err(broken());
         }
+        let shared = Arc::clone(shared);
         tokio::spawn(async move {
             let (Ok(wanted), Ok(given)) = (wanted.await, given.await) else {
                 return;
             };
             let (mut wanted, mut given) = (TokioIo::new(wanted), TokioIo::new(given));
-            let _ = tokio::io::copy_bidirectional(&mut wanted, &mut given).await;
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut wanted, &mut given) => {}
+                () = shared.released(), if streams => {}
+            }
             drop(timer);
         });
         return Ok(answer.map(|_| empty()));

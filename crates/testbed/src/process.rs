@@ -1,6 +1,6 @@
 //! Processes: those that the testbed starts, and those that its runtimes leave running.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -20,6 +20,14 @@ pub(crate) const MARK: &str = "SLIPWAY_TESTBED";
 /// Where plugins and runtimes look for programs; a bare `sudo` or CI shell may lack the `sbin`s.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Where programs are looked for when those of a directory come first.
+pub(crate) fn path_with(directory: &Path) -> OsString {
+    let mut path = directory.as_os_str().to_owned();
+    path.push(":");
+    path.push(PATH);
+    path
+}
+
 /// A process that the testbed started; it is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -33,8 +41,10 @@ impl Process {
     pub(crate) fn spawn(scratch: &Scratch, name: &str, command: &mut Command) -> Result<Self> {
         let log = scratch.path().join(format!("{name}.log"));
         let output = OpenOptions::new().create(true).append(true).open(&log)?;
+        if !command.get_envs().any(|(name, _)| name == "PATH") {
+            command.env("PATH", PATH);
+        }
         let child = command
-            .env("PATH", PATH)
             .env(MARK, scratch.path())
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)

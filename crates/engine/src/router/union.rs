@@ -113,7 +113,7 @@ pub(super) fn images(mut stays: Vec<Image>, leaves: Vec<Image>) -> Vec<Image> {
         image
             .repo_tags
             .retain(|tag| taken.get(tag).is_none_or(|id| *id == image.id));
-        let Some(known) = stays.iter_mut().find(|known| known.id == image.id) else {
+        let Some(known) = stays.iter_mut().find(|known| is_same(known, &image)) else {
             stays.push(image);
             continue;
         };
@@ -122,6 +122,14 @@ pub(super) fn images(mut stays: Vec<Image>, leaves: Vec<Image>) -> Vec<Image> {
         known.pinned |= image.pinned;
     }
     stays
+}
+
+/// Whether two are one image. Where Docker keeps its images in containerd, an id is the digest of a
+/// manifest.
+fn is_same(stays: &Image, leaves: &Image) -> bool {
+    let digests = stays.repo_digests.iter();
+    let mut digests = digests.filter_map(|name| name.split_once('@'));
+    stays.id == leaves.id || digests.any(|(_, digest)| digest == leaves.id)
 }
 
 fn add_new(names: &mut Vec<String>, more: Vec<String>) {
@@ -255,12 +263,17 @@ mod tests {
         let leaves = vec![
             image("one", &["a:1", "b:1"], &["a@1", "b@1"]),
             image("two", &["moved:1", "c:1"], &[]),
+            image("1", &["a:1", "d:1"], &["d@1"]),
         ];
         let all = images(stays, leaves);
         assert_eq!(
             all,
             [
-                image("one", &["a:1", "moved:1", "b:1"], &["a@1", "b@1"]),
+                image(
+                    "one",
+                    &["a:1", "moved:1", "b:1", "d:1"],
+                    &["a@1", "b@1", "d@1"]
+                ),
                 image("two", &["c:1"], &[]),
             ]
         );

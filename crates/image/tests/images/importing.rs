@@ -12,7 +12,7 @@ use serde_json::json;
 use slipway_image::Kind;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::image::{Packing, TestImage, digest, noise, tar};
+use crate::image::{Packing, TestImage, descriptor, digest, noise, tar};
 use crate::node::Node;
 
 /// An archive's entries, in order.
@@ -44,6 +44,27 @@ fn archive(files: &Files) -> Vec<u8> {
         .map(|(name, content)| (name.as_str(), content.as_slice()))
         .collect();
     tar(&entries)
+}
+
+/// As Docker saves an image that it keeps in containerd: blobs by their digests, and Docker's own
+/// list of them.
+fn saved_by_containerd(image: &TestImage, index: Option<&[u8]>) -> Files {
+    let path = |digest: &str| format!("blobs/{}", digest.replace(':', "/"));
+    let mut files: Files = Vec::new();
+    let manifest = image.manifest_bytes();
+    for blob in image
+        .blobs
+        .values()
+        .map(Vec::as_slice)
+        .chain([manifest.as_slice()])
+        .chain(index)
+    {
+        files.push((path(&digest(blob)), blob.to_vec()));
+    }
+    let layers: Vec<_> = image.layers.iter().map(|layer| path(layer)).collect();
+    let list = json!([{ "Config": path(&image.id()), "RepoTags": ["app:1"], "Layers": layers }]);
+    files.push(("manifest.json".to_owned(), list.to_string().into_bytes()));
+    files
 }
 
 async fn import(
@@ -98,6 +119,55 @@ async fn an_image_is_what_a_pull_would_have_made_of_it() {
         let node = node.reopen();
         assert!(node.images.find("app:1").unwrap().is_some());
         node.images.remove("app:1").await.unwrap();
+        node.assert_empty();
+    }
+}
+
+#[tokio::test]
+async fn an_image_can_be_asked_for_by_its_manifest_or_index() {
+    let image = TestImage::new(&[(tar(&[("file", b"one")]), Packing::Gzip)]);
+    let manifest = image.manifest_bytes();
+    let mut entry = descriptor(&image.media_type(), &manifest);
+    let architecture = image.config["architecture"].clone();
+    entry["platform"] = json!({ "architecture": architecture, "os": "linux" });
+    let mut other = descriptor(&image.media_type(), b"another machine's");
+    other["platform"] = json!({ "architecture": "s390x", "os": "linux" });
+    let index = json!({ "schemaVersion": 2, "manifests": [other, entry] });
+    let index = index.to_string().into_bytes();
+    for (id, index) in [
+        (image.manifest_digest(), None),
+        (digest(&index), Some(&*index)),
+    ] {
+        let files = saved_by_containerd(&image, index);
+        let node = Node::new();
+        let pinned = format!("app@{id}");
+        import(&node, &id, &["app:1", &pinned], archive(&files))
+            .await
+            .unwrap();
+        // Also by that id, and once.
+        for name in ["app:1", &pinned, &id] {
+            assert_eq!(node.images.find(name).unwrap().unwrap().id, image.id());
+        }
+        import(&node, &id, &[], Vec::new()).await.unwrap();
+
+        let mut files = files;
+        let named =
+            |(path, _): &&mut (String, Vec<u8>)| id.ends_with(&path["blobs/sha256/".len()..]);
+        files
+            .iter_mut()
+            .filter(|(path, _)| path.starts_with("blobs"))
+            .find(named)
+            .unwrap()
+            .1 = b"{}".to_vec();
+        let node = Node::new();
+        let refused = import(&node, &id, &["app:1"], archive(&files))
+            .await
+            .unwrap_err();
+        assert_eq!(refused.kind(), Kind::Corrupt);
+        assert!(
+            refused.to_string().contains("has another digest"),
+            "{refused}"
+        );
         node.assert_empty();
     }
 }
@@ -208,10 +278,7 @@ async fn what_is_not_what_it_says_is_refused_and_leaves_nothing() {
     for (bytes, words) in [
         (with("layer0/layer.tar", &wrong), "diff id"),
         (with("layer1/layer.tar", b""), "layer sha256:"),
-        (
-            with(config, b"{}"),
-            "no configuration in it has this digest",
-        ),
+        (with(config, b"{}"), "no configuration in it has the digest"),
         (without("layer1/layer.tar"), "it has no layer1/layer.tar"),
         (without(config), "it has no"),
         (without("manifest.json"), "it has no manifest.json"),

@@ -625,3 +625,60 @@ async fn a_name_that_is_taken_in_docker_keeps_no_pod_and_no_container_from_being
     ground.is_clean();
     ground.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_whose_output_was_cut_off_is_not_taken_for_whole() {
+    let ground = Ground::new("").await;
+    let (cri, config) = (ground.node.cri().clone(), ground.node.pod("web"));
+    ground
+        .node
+        .provide("busybox:1", &Image::busybox())
+        .await
+        .unwrap();
+    let pod = cri.run_pod(&config).await.unwrap();
+    let sleeper = pod::sleeper("main", &ground.image);
+    let id = cri.launch(&pod, &config, &sleeper).await.unwrap();
+    let run = |script: &str, timeout| {
+        let request = ExecSyncRequest {
+            container_id: id.clone(),
+            cmd: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            timeout,
+        };
+        let cri = cri.clone();
+        tokio::spawn(async move { Box::pin(cri.runtime().exec_sync(request)).await })
+    };
+    let begun = async |file: &str| {
+        eventually("the command to begin", PATIENCE, async || {
+            Ok(ground.docker().cli(&["exec", &id, "ls", file]).is_ok())
+        })
+        .await
+        .unwrap();
+    };
+    for (file, timeout) in [("/endless", 0), ("/limited", 100)] {
+        let mut first = true;
+        ground.proxy.rule(move |what| {
+            let fate = match what {
+                "POST /exec/{id}/start" if first => Fate::Held(When::Within),
+                _ => return Fate::Pass,
+            };
+            first = false;
+            fate
+        });
+        let script = format!("echo one; touch {file}; sleep 5; echo two; exec sleep 1000");
+        let answer = run(&script, timeout);
+        begun(file).await;
+        ground.proxy.release();
+        refused(
+            answer.await.unwrap(),
+            Code::Unavailable,
+            &["cut", "complete"],
+        );
+    }
+
+    // One that has closed its output itself has said all.
+    let script = "echo one; exec >/dev/null 2>&1; touch /closed; sleep 1; exit 3";
+    let answer = run(script, 0).await.unwrap().unwrap().into_inner();
+    assert_eq!((answer.exit_code, &answer.stdout[..]), (3, &b"one\n"[..]));
+    cri.remove_pod(&pod).await.unwrap();
+    ground.finish().await;
+}
