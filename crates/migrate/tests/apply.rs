@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use slipway_migrate::apply::{Begun, Error, Event, JournalError, Journals, Mover, Phase, Settings};
 use slipway_migrate::cluster::Access;
-use slipway_migrate::plan::{self, Target};
+use slipway_migrate::plan::{self, Step, Target};
 use slipway_migrate::{Root, apply};
 use tokio::runtime::{Builder, Runtime};
 use world::{KILLED, State, World};
@@ -147,6 +147,12 @@ fn assert_moved(world: &World, target: Target, drain: bool) {
     assert_eq!(state.units["docker.service"].active, !leaves);
     assert_eq!(state.docker_pods.is_empty(), leaves);
     assert_eq!(state.network.bridge.is_none(), leaves);
+    let record = apply::last(&root(world)).unwrap().unwrap();
+    let steps: Vec<_> = record.steps.iter().map(|(step, _)| step).collect();
+    for (index, step) in steps.iter().enumerate() {
+        let again = steps[..index].contains(step) && **step != Step::Reload;
+        assert!(!again, "{step} twice");
+    }
 }
 
 /// For each point of a move: killed there, and then taken to the end or taken back.

@@ -1,20 +1,22 @@
 //! `slipway migrate`: a node's move away from dockershim.
 
-use std::fmt::Write as _;
+mod apply;
+mod clean;
+mod plan;
+mod status;
 
-use clap::builder::styling::AnsiColor;
-use clap::{Args, Subcommand, ValueEnum};
-use slipway_migrate::plan::{self, Plan, Step, Target};
+use clap::{Args, Subcommand};
+use slipway_migrate::node;
+use slipway_migrate::plan::{Options, Target};
 use tokio::runtime;
-
-use crate::check::NodeFiles;
-use crate::client::output::{self, write_stdout};
 
 /// What `slipway migrate` is told.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  slipway migrate plan --to slipway")]
+  slipway migrate plan --to slipway
+  slipway migrate apply --to slipway
+  slipway migrate rollback")]
 pub(crate) struct MigrateArgs {
     #[command(subcommand)]
     command: MigrateCommand,
@@ -30,11 +32,58 @@ Examples:
   slipway migrate plan --to containerd
   slipway migrate plan --to slipway --no-drain
   slipway migrate plan --to crio -o json | jq -r '.steps[] | select(.step == \"file\") | .diff'")]
-    Plan(PlanArgs),
+    Plan(plan::PlanArgs),
+
+    /// Move this node, as planned
+    #[command(after_help = "\
+Each step is written down in /var/lib/slipway-migrate before it is done. Where this is cut off, by a
+kill, a reboot or Ctrl-C, `slipway migrate resume` goes on and `slipway migrate rollback` takes all of
+it back. A step that fails has all taken back at once, unless --no-rollback is given.
+
+Docker's data stays until `slipway migrate clean`.
+
+Examples:
+  slipway migrate apply --to slipway
+  slipway migrate apply --to slipway --no-drain
+  slipway migrate apply --to containerd --yes --drain-timeout 30m --kubeconfig admin.conf")]
+    Apply(apply::ApplyArgs),
+
+    /// Go on with a move that was cut off, in the direction that it had
+    #[command(after_help = "\
+Examples:
+  slipway migrate resume")]
+    Resume(apply::ResumeArgs),
+
+    /// Take a move back, whole or cut off: files to the byte, units, the Node and the ConfigMap
+    #[command(after_help = "\
+A node that has moved is drained first. What somebody else has changed in a file since then is kept in
+/var/lib/slipway-migrate.
+
+Examples:
+  slipway migrate rollback")]
+    Rollback(apply::RollbackArgs),
+
+    /// Say how far the last move of this node has come
+    #[command(after_help = "\
+Examples:
+  slipway migrate status
+  slipway migrate status -o json | jq -r .phase")]
+    Status(status::StatusArgs),
+
+    /// Remove what Docker has left on a node that has moved, for good
+    #[command(after_help = "\
+Images, volumes and containers of Docker go, and with them the way back. Without --yes, what would go is
+printed and nothing is removed.
+
+Examples:
+  slipway migrate clean
+  slipway migrate clean --yes")]
+    Clean(clean::CleanArgs),
 }
 
-#[derive(Debug, Args)]
-struct PlanArgs {
+/// Where a node goes, and how.
+#[derive(Debug, Clone, Copy, Args)]
+struct Move {
     /// What the node moves to: slipway, containerd, crio or cri-dockerd
     #[arg(long, value_name = "TARGET")]
     to: Target,
@@ -43,83 +92,37 @@ struct PlanArgs {
     #[arg(long)]
     no_drain: bool,
 
-    #[command(flatten)]
-    node: NodeFiles,
-
-    /// How the plan is written
-    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
-    output: Format,
+    /// Let containers of Docker that no kubelet owns be stopped with it
+    #[arg(long)]
+    stop_other_containers: bool,
 }
 
-/// How a plan is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people
-    Text,
-    /// One object, with all steps
-    Json,
-    /// The same as YAML
-    Yaml,
+impl Move {
+    fn options(self, node: node::Options) -> Options {
+        Options {
+            target: self.to,
+            drain: !self.no_drain,
+            stop_others: self.stop_other_containers,
+            node,
+        }
+    }
 }
 
 impl MigrateArgs {
     /// Does what was asked for.
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let MigrateCommand::Plan(args) = self.command;
-        let (root, node) = args.node.open()?;
-        let options = plan::Options {
-            target: args.to,
-            drain: !args.no_drain,
-            node,
-        };
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let plan = runtime.block_on(plan::make(&root, &options))?;
-        match args.output {
-            Format::Text => write_stdout(render(&plan, output::colours()).as_bytes()),
-            Format::Json => output::print_structured(output::Format::Json, &plan),
-            Format::Yaml => output::print_structured(output::Format::Yaml, &plan),
-        }
-    }
-}
-
-/// The whole plan as lines of text.
-fn render(plan: &Plan, colours: bool) -> String {
-    let mut text = format!(
-        "This node (kubelet {}) moves to {} in {} steps:\n\n",
-        plan.kubelet,
-        plan.target,
-        plan.steps.len()
-    );
-    for (number, step) in (1..).zip(&plan.steps) {
-        let _ = writeln!(text, "{number:>3}. {step}");
-        if let Step::File(change) = step {
-            for line in change.diff().lines() {
-                let _ = writeln!(text, "       {}", coloured(line, colours));
+        runtime.block_on(async {
+            match self.command {
+                MigrateCommand::Plan(args) => args.run().await,
+                MigrateCommand::Apply(args) => args.run().await,
+                MigrateCommand::Resume(args) => args.run().await,
+                MigrateCommand::Rollback(args) => args.run().await,
+                MigrateCommand::Status(args) => args.run(),
+                MigrateCommand::Clean(args) => args.run().await,
             }
-        }
+        })
     }
-    if !plan.remarks.is_empty() {
-        text.push_str("\nTo be seen to by hand:\n");
-        for remark in &plan.remarks {
-            let _ = writeln!(text, "  - {remark}");
-        }
-    }
-    text
-}
-
-/// A line of a difference, as terminals show them.
-fn coloured(line: &str, colours: bool) -> String {
-    let colour = match line.as_bytes().first() {
-        Some(b'+') => AnsiColor::Green,
-        Some(b'-') => AnsiColor::Red,
-        Some(b'@') => AnsiColor::Cyan,
-        _ => return line.to_owned(),
-    };
-    if !colours {
-        return line.to_owned();
-    }
-    let style = colour.on_default();
-    format!("{style}{line}{style:#}")
 }
