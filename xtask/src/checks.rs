@@ -104,7 +104,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "fuzz",
-        arguments: &["xtask", "fuzz"],
+        arguments: &["xtask", "fuzz", "--seconds", "20"],
         environment: &[],
         needed: false,
     },
