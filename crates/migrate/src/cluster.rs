@@ -15,6 +15,7 @@ use crate::document::Node;
 use crate::finding::NodeRuntime;
 use crate::object::{self, Object};
 
+pub(crate) use api::causes;
 use api::{Api, Refusal, Resource};
 
 /// How to get at the cluster.
@@ -102,22 +103,27 @@ pub async fn check(access: &Access) -> Result<Report, Unreachable> {
 
 /// A client, and the server's address.
 async fn client(access: &Access) -> Result<(Client, String), Unreachable> {
+    let mut config = config(access).await?;
+    config.read_timeout = Some(api::PATIENCE);
+    let server = config.cluster_url.to_string();
+    let client = Client::try_from(config).map_err(|error| Unreachable::Client(Box::new(error)))?;
+    Ok((client, server))
+}
+
+/// Where the API server is, and who asks it.
+pub(crate) async fn config(access: &Access) -> Result<Config, Unreachable> {
     let options = KubeConfigOptions {
         context: access.context.clone(),
         ..KubeConfigOptions::default()
     };
-    let mut config = match &access.kubeconfig {
+    Ok(match &access.kubeconfig {
         Some(path) => {
             let kubeconfig = Kubeconfig::read_from(path)?;
             Config::from_custom_kubeconfig(kubeconfig, &options).await?
         }
         None if access.context.is_some() => Config::from_kubeconfig(&options).await?,
         None => Config::infer().await?,
-    };
-    config.read_timeout = Some(api::PATIENCE);
-    let server = config.cluster_url.to_string();
-    let client = Client::try_from(config).map_err(|error| Unreachable::Client(Box::new(error)))?;
-    Ok((client, server))
+    })
 }
 
 /// What a Node object says of its runtime.

@@ -1,9 +1,23 @@
 //! What the steps of a move do to the node's objects in the Kubernetes API.
 
+mod client;
+mod configuration;
+mod drain;
+mod live;
+mod node;
+mod preflight;
+mod probe;
+mod refusal;
+mod request;
+
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::host::Progress;
+pub use live::Live;
+pub(crate) use request::encoded;
 
 /// The cluster as one node's steps see it. Each method can be called again after it was cut off
 /// anywhere: it comes to the same.
@@ -23,7 +37,8 @@ pub trait ControlPlane {
     async fn set_cordoned(&self, cordoned: bool) -> Result<(), Error>;
 
     /// Evicts pods that are neither a DaemonSet's nor static, as their disruption budgets allow,
-    /// and waits until they are gone; gives up after `deadline`.
+    /// and waits until they are gone; gives up after `deadline`. Where there are pods that it must
+    /// not take away ([`DrainOptions`]), none is evicted.
     async fn drain(&self, deadline: Duration, progress: Progress<'_>) -> Result<(), Error>;
 
     /// The value of an annotation of the Node.
@@ -46,6 +61,9 @@ pub trait ControlPlane {
 
     /// Waits until the Node is Ready, by a heartbeat younger than this call, and its
     /// `containerRuntimeVersion` begins with `runtime`; gives up after `deadline`.
+    ///
+    /// A heartbeat is younger when its time is another one than at the first look (the node's clock
+    /// may differ from ours), or when the Node's lease has been renewed twice since.
     async fn wait_ready(
         &self,
         runtime: &str,
@@ -57,7 +75,8 @@ pub trait ControlPlane {
     /// `deadline`.
     async fn probe(&self, deadline: Duration, progress: Progress<'_>) -> Result<(), Error>;
 
-    /// Removes a pod that a probe that was cut off may have left.
+    /// Removes a pod that a probe that was cut off may have left. With a kubelet that is stopped it
+    /// is only marked, and goes when that is started.
     async fn remove_probe(&self) -> Result<(), Error>;
 }
 
@@ -70,6 +89,16 @@ pub struct Needs {
     pub config_map: bool,
     /// To create and delete a pod in `kube-system`.
     pub probe: bool,
+}
+
+/// What a drain may take away that does not come back by itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainOptions {
+    /// Pods that no controller makes again (`--force`).
+    pub force: bool,
+    /// What pods have written into their `emptyDir` volumes (`--delete-emptydir-data`).
+    pub delete_emptydir_data: bool,
 }
 
 /// Why something could not be done in the cluster.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::{Request, StatusCode};
 use kube::Client;
 
+use crate::control_plane::encoded;
 use crate::document::{self, Format, Source};
 use crate::object::Object;
 
@@ -199,15 +200,6 @@ impl Api {
     }
 }
 
-/// A byte of a query (RFC 3986).
-fn encoded(byte: u8) -> String {
-    if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-        char::from(byte).to_string()
-    } else {
-        format!("%{byte:02X}")
-    }
-}
-
 fn read(resource: &Resource, text: String) -> Result<Piece, Refusal> {
     let source = Source::new(resource.name, text);
     let documents = document::read(&source, Format::Json)
@@ -232,7 +224,7 @@ fn read(resource: &Resource, text: String) -> Result<Piece, Refusal> {
 }
 
 /// An error with what is behind it: `ServiceError` alone says nothing.
-fn causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(one) = cause {
