@@ -12,12 +12,9 @@ use super::request::{Permission, Verb};
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum Refusal {
     /// RBAC, or an admission plugin.
-    #[error(
-        "forbidden: the {permission} is missing, give it to this user with a ClusterRole and a ClusterRoleBinding (the server says: {said})"
-    )]
+    #[error("forbidden: {why}")]
     Forbidden {
-        permission: String,
-        said: String,
+        why: String,
         /// The namespace is being deleted, and nothing can be made in it.
         ending: bool,
     },
@@ -69,8 +66,7 @@ impl Refusal {
         let cause = |reason: &str| causes?.iter().find(|cause| cause["reason"] == reason);
         match code {
             StatusCode::FORBIDDEN => Self::Forbidden {
-                permission: permission.to_string(),
-                said,
+                why: forbidden(permission, &said),
                 ending: cause("NamespaceTerminating").is_some(),
             },
             StatusCode::UNAUTHORIZED => Self::Unauthorized(said),
@@ -128,6 +124,17 @@ impl Refusal {
     }
 }
 
+/// RBAC says who cannot do what; admission plugins say what they do not like.
+fn forbidden(permission: &Permission, said: &str) -> String {
+    if said.contains(&format!("cannot {}", permission.verb)) {
+        format!(
+            "the {permission} is missing, give it to this user with a ClusterRole and a ClusterRoleBinding (the server says: {said})"
+        )
+    } else {
+        format!("the server lets nobody do it so: {said}")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
@@ -153,13 +160,15 @@ mod tests {
         };
         let ending = refusal(403, &status("Forbidden", "no", "NamespaceTerminating"));
         assert!(matches!(ending, Refusal::Forbidden { ending: true, .. }));
-        let plain = refusal(403, &status("Forbidden", "no", ""));
+        let plain = refusal(403, &status("Forbidden", "x cannot create resource", ""));
         assert!(matches!(plain, Refusal::Forbidden { ending: false, .. }));
         assert!(
             plain
                 .to_string()
                 .contains("the verb create on pods/eviction in all namespaces is missing")
         );
+        let admission = refusal(403, &status("Forbidden", "violates PodSecurity", ""));
+        assert!(admission.to_string().ends_with("so: violates PodSecurity"));
         let budget = refusal(429, &status("TooManyRequests", "no", "DisruptionBudget"));
         assert_eq!(budget.to_string(), "DisruptionBudget is the cause");
         assert!(!budget.passes(Verb::Create));
