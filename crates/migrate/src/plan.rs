@@ -5,6 +5,7 @@ mod edit;
 mod error;
 mod files;
 mod kubelet;
+mod remarks;
 mod runtime;
 mod settings;
 mod step;
@@ -35,12 +36,19 @@ const CNI_CONFIGURATIONS: &str = "/etc/cni/net.d";
 const CNI_PLUGINS: &str = "/opt/cni/bin";
 
 /// What is stopped with Docker, in this order: a socket would start its service again.
-const DOCKERS: [&str; 4] = [
+const DOCKERS: [&str; 7] = [
     "cri-docker.socket",
     "cri-docker.service",
+    // kubespray's names for them.
+    "cri-dockerd.socket",
+    "cri-dockerd.service",
     "docker.socket",
     "docker.service",
+    SNAP,
 ];
+
+/// Docker as a snap.
+const SNAP: &str = "snap.docker.dockerd.service";
 
 /// The kubelet's unit, wherever systemd starts it.
 pub(crate) const KUBELET: &str = "kubelet.service";
@@ -113,7 +121,7 @@ pub async fn make(root: &Root, options: &Options) -> Result<Plan, Error> {
         mut remarks,
         ..
     } = planner;
-    remarks.extend(remarks_of(&settings, options, &facts));
+    remarks.extend(remarks::of(&settings, options, &facts));
     for step in &steps {
         if let Step::File(change) = step
             && is_read_only(root, &change.path)
@@ -170,6 +178,15 @@ fn refuse(look: &Look<'_>, facts: &Facts, options: &Options) -> Result<(), Error
         let flags = format!("--container-runtime-endpoint={}", target.endpoint());
         return Err(Error::NotSystemd { flags });
     }
+    if let Some(unit) = &kubelet.unit
+        && let Some(program) = &kubelet.wrapper
+    {
+        return Err(Error::KubeletInside {
+            unit: unit.name.clone(),
+            program: program.clone(),
+            flags: format!("--container-runtime-endpoint={}", target.endpoint()),
+        });
+    }
     if !options.drain && target != Target::Slipway {
         return Err(Error::DrainNeeded { target });
     }
@@ -214,7 +231,7 @@ fn settings_of(look: &mut Look<'_>, facts: &Facts) -> Settings {
     let proxies = node::proxies(look, docker);
     let mut named: Vec<(String, String)> = Vec::new();
     for proxy in proxies {
-        let name = proxy.name.to_ascii_lowercase();
+        let name = proxy.name.to_ascii_lowercase().replace('-', "_");
         named.retain(|(known, _)| *known != name);
         named.push((name, proxy.value));
     }
@@ -232,28 +249,6 @@ fn is_read_only(root: &Root, path: &Path) -> bool {
                 .contains(rustix::fs::StatVfsMountFlags::RDONLY)
         })
     })
-}
-
-fn remarks_of(settings: &Settings, options: &Options, facts: &Facts) -> Vec<String> {
-    let mut remarks = Vec::new();
-    let target = options.target;
-    if target != Target::CriDockerd && !settings.insecure_ranges.is_empty() {
-        remarks.push(format!(
-            "insecure-registries has ranges of addresses ({}), which {target} does not know: name each registry in them that is used",
-            settings.insecure_ranges.join(", ")
-        ));
-    }
-    if facts.kubelet.config.is_none() {
-        remarks.push(
-            "the kubelet has no configuration file: sizes and numbers of log files stay what its flags or defaults say".to_string(),
-        );
-    }
-    if target != Target::CriDockerd {
-        remarks.push(
-            "slipway check node says which of Docker's other settings do not carry over, and who on this node still calls docker".to_string(),
-        );
-    }
-    remarks
 }
 
 struct Planner<'a> {
@@ -325,13 +320,15 @@ impl Planner<'_> {
     /// whoever started it.
     fn stop_docker(&mut self, look: &mut Look<'_>) {
         let is_there = |look: &mut Look<'_>, unit: &str| Unit::load(look, unit).is_some();
+        let mut is_service = false;
         for unit in DOCKERS {
             if is_there(look, unit) {
+                is_service |= matches!(unit, "docker.service" | SNAP);
                 let unit = unit.to_string();
                 self.steps.push(Step::Disable { unit });
             }
         }
-        if is_there(look, "docker.service") {
+        if is_service {
             self.steps.push(Step::CleanNetwork);
         } else {
             self.remarks.push(
@@ -395,9 +392,10 @@ impl Planner<'_> {
         let runtimes = &self.facts.runtimes;
         let docker = runtimes.docker.as_ref();
         if self.options.target == Target::CriDockerd
-            && let Some(driver) = docker.and_then(node::Docker::cgroup_driver)
+            && let Some(docker) = docker
         {
-            return driver.value;
+            let said = docker.cgroup_driver().map(|said| said.value);
+            return said.unwrap_or_else(|| runtimes.docker_default_driver().to_string());
         }
         let now = self.facts.kubelet.setting("cgroup-driver", "cgroupDriver");
         let drained = self.options.drain && self.options.target != Target::CriDockerd;
@@ -441,6 +439,7 @@ impl Planner<'_> {
             cgroup_driver: &driver,
             docker: &self.settings,
             docker_goes: self.docker_goes(),
+            on_dockershim: matches!(self.facts.runtime(), Some(node::Runtime::Dockershim(_))),
         };
         let arguments = command.unwrap_or_default();
         kubelet::change(&mut self.files, kubelet, &arguments, &wanted)?;

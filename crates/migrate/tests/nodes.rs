@@ -204,7 +204,8 @@ fn with_carriage_returns(directory: &Path) {
             with_carriage_returns(&entry.path());
         } else if kind.is_file() && entry.file_name() != "status" {
             let text = fs::read_to_string(entry.path()).unwrap();
-            fs::write(entry.path(), text.replace('\n', "\r\n")).unwrap();
+            let text = text.replace("\r\n", "\n").replace('\n', "\r\n");
+            fs::write(entry.path(), text).unwrap();
         }
     }
 }

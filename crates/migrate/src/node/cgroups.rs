@@ -50,11 +50,7 @@ fn of_runtime(runtimes: &Runtimes, socket: Socket) -> Option<Driver> {
     match socket {
         Socket::Docker => {
             let docker = runtimes.docker.as_ref()?;
-            let default = if runtimes.cgroup_v2 && runtimes.systemd {
-                "systemd"
-            } else {
-                "cgroupfs"
-            };
+            let default = runtimes.docker_default_driver();
             let said = docker.cgroup_driver();
             if said.is_none() && docker.config_broken {
                 return None;

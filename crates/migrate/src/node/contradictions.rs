@@ -220,11 +220,8 @@ fn settings(look: &mut Look<'_>, facts: &Facts) {
                 "Set containerLogMaxSize and containerLogMaxFiles to what Docker's log-opts allow now, if logs have to reach back as far",
             );
         }
-        let timeout = kubelet.setting("runtime-request-timeout", "runtimeRequestTimeout");
-        let short = timeout.as_ref().is_none_or(|said| {
-            matches!(said.value.as_str(), "2m" | "2m0s" | "1m" | "1m0s" | "120s")
-        });
-        if short {
+        if kubelet.request_timeout_is_short() {
+            let timeout = kubelet.request_timeout();
             let evidence = timeout.map_or(file, |said| said.origin.evidence());
             look.report.find(
                 &rules::KUBELET_REQUEST_TIMEOUT,

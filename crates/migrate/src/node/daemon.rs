@@ -8,7 +8,7 @@ use super::flags::Flag;
 use super::look::{Look, Origin};
 use super::runtimes::Docker;
 use crate::Evidence;
-use crate::document::EnvFile;
+use crate::document::{EnvFile, Node};
 use crate::rules::{self, Rule};
 
 /// What becomes of a setting.
@@ -33,7 +33,7 @@ const SETTINGS: &[Carried] = &[
     },
     Carried {
         rule: &rules::DOCKER_PROXY,
-        keys: &["proxies", "http-proxy", "https-proxy", "no-proxy"],
+        keys: &[PROXIES, "http-proxy", "https-proxy", "no-proxy"],
         todo: PROXY,
     },
     Carried {
@@ -161,6 +161,9 @@ const SETTINGS: &[Carried] = &[
 
 const PROXY: &str = "Write the same variables into a drop-in of the target's unit, /etc/systemd/system/containerd.service.d/proxy.conf (crio, slipway), with Environment=; in NO_PROXY, the ranges of pods and services belong as well";
 
+/// dockerd's own, since 23.0: they may have passwords, and are read one by one.
+const PROXIES: &str = "proxies";
+
 /// What needs no words: it has to do with dockerd itself.
 const OWN: &[&str] = &[
     "config-file",
@@ -239,6 +242,12 @@ fn settings(docker: &Docker) -> Vec<Set> {
     let mut all = Vec::new();
     if let Some(config) = &docker.config {
         for entry in config.node.entries() {
+            // Of a key that is there twice, dockerd takes the last one.
+            let last = config.node.entry(&entry.key);
+            let counts = last.is_some_and(|last| last.key_range == entry.key_range);
+            if !counts || entry.key == PROXIES {
+                continue;
+            }
             all.push(Set {
                 key: entry.key.clone(),
                 value: entry.value.brief(),
@@ -254,7 +263,8 @@ fn settings(docker: &Docker) -> Vec<Set> {
             evidence: flag.origin.evidence(),
         }
     };
-    all.extend(docker.flags.iter().map(of_flag));
+    let others = docker.flags.iter().filter(|flag| !is_proxy(&flag.name));
+    all.extend(others.map(of_flag));
     all
 }
 
@@ -300,8 +310,9 @@ fn judge(look: &mut Look<'_>, set: &Set) {
     );
 }
 
+/// A variable, or a setting of dockerd's own (since 23.0).
 fn is_proxy(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
+    let name = name.to_ascii_lowercase().replace('-', "_");
     matches!(
         name.as_str(),
         "http_proxy" | "https_proxy" | "no_proxy" | "all_proxy"
@@ -315,7 +326,8 @@ pub(crate) struct Proxy {
     pub(crate) evidence: Evidence,
 }
 
-/// Proxies in the unit, its drop-ins and the files of variables beside it.
+/// Proxies in the unit, its drop-ins and the files of variables beside it, and those of dockerd's own
+/// settings, which count before them and come last.
 pub(crate) fn proxies(look: &mut Look<'_>, docker: &Docker) -> Vec<Proxy> {
     let mut found = Vec::new();
     if let Some(unit) = &docker.unit {
@@ -326,7 +338,8 @@ pub(crate) fn proxies(look: &mut Look<'_>, docker: &Docker) -> Vec<Proxy> {
                 {
                     found.push(Proxy {
                         name: name.to_string(),
-                        value: value.to_string(),
+                        // systemd.unit(5): a percent sign, which begins specifiers, is doubled.
+                        value: value.replace("%%", "%"),
                         evidence: Evidence::at(source, word.range.start),
                     });
                 }
@@ -354,6 +367,20 @@ pub(crate) fn proxies(look: &mut Look<'_>, docker: &Docker) -> Vec<Proxy> {
             }
         }
     }
+    if let Some(config) = &docker.config {
+        let own = config.node.get(&[PROXIES]).into_iter();
+        found.extend(own.flat_map(Node::entries).map(|entry| Proxy {
+            name: entry.key.clone(),
+            value: entry.value.text().unwrap_or_default().to_string(),
+            evidence: config.evidence(&entry.value),
+        }));
+    }
+    let of_flags = docker.flags.iter().filter(|flag| is_proxy(&flag.name));
+    found.extend(of_flags.map(|flag| Proxy {
+        name: flag.name.clone(),
+        value: flag.value.clone(),
+        evidence: flag.origin.evidence(),
+    }));
     found
 }
 

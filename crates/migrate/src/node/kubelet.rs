@@ -12,6 +12,10 @@ use crate::document::Format;
 /// The names that the unit has.
 const UNITS: [&str; 2] = ["kubelet.service", "snap.microk8s.daemon-kubelet.service"];
 
+/// What a unit may start that starts the kubelet in its own way, and does not hand on what is added to
+/// its command line.
+const WRAPPERS: [&str; 6] = ["docker", "podman", "rkt", "ctr", "sh", "bash"];
+
 /// Where kubeadm keeps the configuration.
 const CONFIG: &str = "/var/lib/kubelet/config.yaml";
 
@@ -31,6 +35,8 @@ pub struct Kubelet {
     pub planned: Vec<Flag>,
     /// The program of the unit, or else of the process.
     pub program: Option<PathBuf>,
+    /// What the unit starts instead, which starts the kubelet: its flags are not in the unit.
+    pub wrapper: Option<String>,
     /// Its configuration file.
     pub config: Option<Tree>,
     /// Whether that file is there and could not be read: what it says is not known.
@@ -48,9 +54,13 @@ impl Kubelet {
         let own = |process: &&Process| is_kubelet(process) && process.of_host;
         let processes: Vec<_> = processes.iter().filter(own).cloned().collect();
         let unit = UNITS.iter().find_map(|name| Unit::load(look, name));
-        let command = unit
+        let mut command = unit
             .as_ref()
             .map_or_else(Vec::new, |unit| unit.command(look));
+        let wrapper = command.first().and_then(|argument| wrapper(&argument.text));
+        if wrapper.is_some() {
+            command.clear();
+        }
         let planned = flags::parse(&command);
         let running = processes
             .first()
@@ -87,6 +97,7 @@ impl Kubelet {
             unit,
             planned,
             program,
+            wrapper,
             config,
             config_broken,
             drop_ins,
@@ -126,6 +137,18 @@ impl Kubelet {
     pub fn setting(&self, flag: &str, key: &str) -> Option<Said> {
         self.flag(flag).or_else(|| self.configured(&[key]))
     }
+
+    /// How long it waits for its runtime; nothing for the default, which is two minutes.
+    pub fn request_timeout(&self) -> Option<Said> {
+        self.setting("runtime-request-timeout", "runtimeRequestTimeout")
+    }
+
+    /// Whether pulls of large images take longer than that.
+    pub fn request_timeout_is_short(&self) -> bool {
+        self.request_timeout().is_none_or(|said| {
+            matches!(said.value.as_str(), "2m" | "2m0s" | "1m" | "1m0s" | "120s")
+        })
+    }
 }
 
 /// What a flag says.
@@ -134,6 +157,11 @@ pub(super) fn said(flag: &Flag) -> Said {
         value: flag.value.clone(),
         origin: flag.origin.clone(),
     }
+}
+
+fn wrapper(program: &str) -> Option<String> {
+    let name = program.rsplit('/').next()?;
+    WRAPPERS.contains(&name).then(|| name.to_string())
 }
 
 fn is_kubelet(process: &Process) -> bool {

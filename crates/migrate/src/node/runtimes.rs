@@ -4,7 +4,7 @@ use super::flags::{self, Flag};
 use super::look::{Look, Said, Tree};
 use super::process::Process;
 use super::systemd::Unit;
-use crate::document::{Format, Node};
+use crate::document::{Format, Node, Value};
 
 /// What is known of a node's runtimes.
 #[derive(Debug, Default)]
@@ -59,6 +59,15 @@ pub struct Crio {
 }
 
 impl Runtimes {
+    /// The cgroup driver that dockerd takes where nothing says it.
+    pub fn docker_default_driver(&self) -> &'static str {
+        if self.cgroup_v2 && self.systemd {
+            "systemd"
+        } else {
+            "cgroupfs"
+        }
+    }
+
     pub(super) fn gather(look: &mut Look<'_>, processes: &[Process]) -> Self {
         Self {
             docker: docker(look, processes),
@@ -102,7 +111,7 @@ fn docker(look: &mut Look<'_>, processes: &[Process]) -> Option<Docker> {
     if !there {
         return None;
     }
-    let config = look.tree(&path, Format::Json);
+    let config = daemon_json(look, &path);
     Some(Docker {
         config_broken: config.is_none() && look.root.has(&path),
         config,
@@ -110,6 +119,19 @@ fn docker(look: &mut Look<'_>, processes: &[Process]) -> Option<Docker> {
         unit,
         flags,
     })
+}
+
+/// An empty one says nothing, which dockerd takes since 23.0.
+fn daemon_json(look: &mut Look<'_>, path: &str) -> Option<Tree> {
+    let source = look.read(path)?;
+    if !source.text().trim().is_empty() {
+        return look.tree(path, Format::Json);
+    }
+    let node = Node {
+        range: 0..0,
+        value: Value::Map(Vec::new()),
+    };
+    Some(Tree { source, node })
 }
 
 fn containerd(look: &mut Look<'_>, processes: &[Process]) -> Option<Containerd> {

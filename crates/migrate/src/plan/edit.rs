@@ -1,5 +1,6 @@
 //! Small changes of files that leave all else as it is, to the byte.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::document::{Edit, Node, Source};
@@ -66,13 +67,17 @@ fn with_space(text: &str, run: Range<usize>) -> Range<usize> {
     run.start..line_end - after.len()
 }
 
-/// The edit that sets a key of a map at the top of a YAML file. Nothing where it says so already,
-/// or where the file's map is none that lines can be put into.
+/// The edit that sets a key of a map at the top of a YAML file. Nothing where the map is none that
+/// something can be put into.
 pub(super) fn yaml_setting(source: &Source, map: &Node, key: &str, value: &str) -> Option<Edit> {
+    // A map in brackets may be JSON, and others than the kubelet read it as that.
+    let brackets = source.text()[map.range.start..].starts_with('{');
+    let value = if brackets && value.parse::<f64>().is_err() {
+        Cow::Owned(format!("{value:?}"))
+    } else {
+        Cow::Borrowed(value)
+    };
     if let Some(entry) = map.entry(key) {
-        if entry.value.text() == Some(value) {
-            return None;
-        }
         if entry.value.range.is_empty() {
             let end = entry.key_range.end;
             let colon = source.text()[end..].find(':')?;
@@ -84,7 +89,7 @@ pub(super) fn yaml_setting(source: &Source, map: &Node, key: &str, value: &str) 
         }
         return Some(Edit {
             range: entry.value.range.clone(),
-            text: value.to_string(),
+            text: value.into_owned(),
         });
     }
     let entries = map.entries();
@@ -93,15 +98,42 @@ pub(super) fn yaml_setting(source: &Source, map: &Node, key: &str, value: &str) 
     let text = source.text();
     let start = start_of_line(text, next.key_range.start);
     let indent = &text[start..next.key_range.start];
-    if !indent.trim().is_empty() {
+    let has_own_line = indent.trim().is_empty();
+    let end = line_end(source);
+    if brackets {
+        let at = next.key_range.start;
+        let gap = if has_own_line {
+            format!("{end}{indent}")
+        } else {
+            " ".to_string()
+        };
+        return Some(Edit {
+            range: at..at,
+            text: format!("{key:?}: {value},{gap}"),
+        });
+    }
+    if !has_own_line {
         return None;
     }
     let at = above_comments(text, start);
-    let end = line_end(source);
     Some(Edit {
         range: at..at,
         text: format!("{indent}{key}: {value}{end}"),
     })
+}
+
+/// The edit that puts a line behind all others.
+pub(super) fn last_line(source: &Source, line: &str) -> Edit {
+    let (text, end) = (source.text(), line_end(source));
+    let before = if text.is_empty() || text.ends_with('\n') {
+        ""
+    } else {
+        end
+    };
+    Edit {
+        range: text.len()..text.len(),
+        text: format!("{before}{line}{end}"),
+    }
 }
 
 fn start_of_line(text: &str, at: usize) -> usize {
@@ -167,8 +199,9 @@ mod tests {
     fn set(text: &str, key: &str, value: &str) -> String {
         let source = Source::new("/x", text);
         let documents = document::read(&source, Format::Yaml).unwrap();
-        let edit = yaml_setting(&source, &documents[0], key, value);
-        String::from_utf8(source.edited(edit.as_slice())).unwrap()
+        let is = documents[0].text_at(&[key]);
+        let edit = (is != Some(value)).then(|| yaml_setting(&source, &documents[0], key, value));
+        String::from_utf8(source.edited(edit.flatten().as_slice())).unwrap()
     }
 
     #[test]
@@ -187,6 +220,25 @@ mod tests {
         );
         assert_eq!(set("---\na:\nb: 2\n", "a", "1"), "---\na: 1\nb: 2\n");
         assert_eq!(set("a: \"x\"\n", "a", "x"), "a: \"x\"\n");
-        assert_eq!(set("{a: 1}\n", "b", "2"), "{a: 1}\n");
+    }
+
+    #[test]
+    fn json_stays_json() {
+        let text = "{\n  \"a\": \"x\",\n  \"c\": {\"d\": 1}\n}\n";
+        assert_eq!(set(text, "a", "y"), text.replace("\"x\"", "\"y\""));
+        assert_eq!(
+            set(text, "b", "10Mi"),
+            "{\n  \"a\": \"x\",\n  \"b\": \"10Mi\",\n  \"c\": {\"d\": 1}\n}\n"
+        );
+        assert_eq!(set("{\"a\":1}", "b", "2"), "{\"b\": 2, \"a\":1}");
+        assert_eq!(
+            set("{a: 1, c: 3}\n", "b", "x"),
+            "{a: 1, \"b\": \"x\", c: 3}\n"
+        );
+        for (text, key) in [(text, "b"), ("{\"a\":1}", "b")] {
+            let source = Source::new("/x", set(text, key, "x"));
+            let node = document::read(&source, Format::Json).unwrap();
+            assert_eq!(node[0].text_at(&[key]), Some("x"));
+        }
     }
 }

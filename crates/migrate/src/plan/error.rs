@@ -22,6 +22,18 @@ pub enum Error {
         /// What it has to be started with.
         flags: String,
     },
+    /// Flags that are added to the unit would be another program's.
+    #[error(
+        "{unit} starts {program}, which starts the kubelet: give the kubelet {flags} there by hand, or use the migration of whoever installed it"
+    )]
+    KubeletInside {
+        /// The kubelet's unit.
+        unit: String,
+        /// What it starts.
+        program: String,
+        /// What the kubelet has to be started with.
+        flags: String,
+    },
     /// Which flags the kubelet takes is not known.
     #[error("the kubelet's version could not be found out: give it with --kubelet-version")]
     VersionUnknown,

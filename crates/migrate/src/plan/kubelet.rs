@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::edit;
 use super::files::Files;
 use super::target::Target;
-use super::{Error, Settings};
+use super::{DOCKERS, Error, Settings};
 use crate::document::{self, Edit, EnvFile, Format, Source};
 use crate::node::{Argument, Kubelet, Origin, Tree, Version};
 
@@ -20,6 +20,17 @@ const ENDPOINT_CONFIGURED: Version = Version::new(1, 27);
 
 /// Its key there.
 const ENDPOINT: &str = "containerRuntimeEndpoint";
+
+/// The flags that a kubelet without a configuration file has for its keys.
+const FLAGS: [(&str, &str); 4] = [
+    ("cgroupDriver", "cgroup-driver"),
+    ("runtimeRequestTimeout", "runtime-request-timeout"),
+    ("containerLogMaxSize", "container-log-max-size"),
+    ("containerLogMaxFiles", "container-log-max-files"),
+];
+
+/// Large images are pulled within it.
+const REQUEST_TIMEOUT: &str = "5m0s";
 
 /// The first kubelet without `--pod-infra-container-image`.
 const WITHOUT_PAUSE_IMAGE: Version = Version::new(1, 35);
@@ -56,6 +67,8 @@ pub(super) struct Wanted<'a> {
     pub(super) docker: &'a Settings,
     /// Docker is stopped in the end.
     pub(super) docker_goes: bool,
+    /// The kubelet has dockershim, which does not ask how long a pull may take.
+    pub(super) on_dockershim: bool,
 }
 
 /// A flag as it stands in a file: its word, and that of its value where it is another one.
@@ -143,8 +156,18 @@ pub(super) fn change<'a>(
     }
     let mut added = Vec::new();
     let old = wanted.version < WITHOUT_DOCKERSHIM;
-    if old && !flags.iter().any(|flag| flag.name == "container-runtime") {
+    let is_given = |name: &str| flags.iter().any(|flag| flag.name == name);
+    if old && !is_given("container-runtime") {
         added.push("--container-runtime=remote".to_string());
+    }
+    if !has_config {
+        let settings = settings(kubelet, wanted, false);
+        for (key, value) in &settings {
+            let flag = FLAGS.iter().find(|(known, _)| known == key);
+            if let Some((_, flag)) = flag.filter(|(_, flag)| !is_given(flag)) {
+                added.push(format!("--{flag}={value}"));
+            }
+        }
     }
     let trees = kubelet.config.iter().chain(&kubelet.drop_ins);
     let configured = trees.chain(&kubelet.instance).any(has_endpoint);
@@ -275,7 +298,7 @@ fn ties<'a>(
         for (source, setting) in unit.all("Unit", key) {
             let path = source.path();
             for word in setting.value.words() {
-                if !matches!(word.text(), "docker.service" | "docker.socket") {
+                if !DOCKERS.contains(&word.text()) {
                     continue;
                 }
                 if !path.starts_with(OF_PEOPLE) {
@@ -317,6 +340,8 @@ fn fate(flag: &Written<'_>, wanted: &Wanted<'_>, has_config: bool) -> Fate {
         {
             Fate::Goes
         }
+        // A cgroup that will not be there.
+        "runtime-cgroups" if wanted.docker_goes && flag.value.contains("docker") => Fate::Goes,
         name if OF_DOCKERSHIM.contains(&name) => Fate::Goes,
         name if name.starts_with("docker-") && !keeps_docker => Fate::Goes,
         _ => Fate::Stays,
@@ -360,7 +385,7 @@ fn add_flags(
                 let space = if is_empty { "" } else { " " };
                 append(&source, one.value_range.clone(), &format!("{space}{added}"))
             }
-            None => append_line(&source, &format!("{variable}=\"{added}\"")),
+            None => edit::last_line(&source, &format!("{variable}=\"{added}\"")),
         };
         edits.entry(path.to_path_buf()).or_default().push(edit);
         return Ok(true);
@@ -385,7 +410,9 @@ fn append(source: &Source, value: Range<usize>, text: &str) -> Edit {
             text: format!("\"{}\"", text.trim_start()),
         };
     }
-    let at = if written.ends_with(['"', '\'']) {
+    // Behind anything else, a quote is text.
+    let quotes = ['"', '\''];
+    let at = if written.len() > 1 && written.starts_with(quotes) && written.ends_with(quotes) {
         value.end - 1
     } else {
         value.end
@@ -393,19 +420,6 @@ fn append(source: &Source, value: Range<usize>, text: &str) -> Edit {
     Edit {
         range: at..at,
         text: text.to_string(),
-    }
-}
-
-fn append_line(source: &Source, line: &str) -> Edit {
-    let (text, end) = (source.text(), edit::line_end(source));
-    let before = if text.is_empty() || text.ends_with('\n') {
-        ""
-    } else {
-        end
-    };
-    Edit {
-        range: text.len()..text.len(),
-        text: format!("{before}{line}{end}"),
     }
 }
 
@@ -436,13 +450,11 @@ pub(super) fn configured<K: AsRef<str>>(
                 path: path.clone(),
                 malformed,
             })?;
-        let Some(map) = documents.first() else {
-            continue;
+        let edit = match documents.first() {
+            Some(map) if map.text_at(&[key]) == Some(value) => continue,
+            Some(map) => edit::yaml_setting(&source, map, key, value),
+            None => Some(edit::last_line(&source, &format!("{key}: {value}"))),
         };
-        if map.text_at(&[key]) == Some(value) {
-            continue;
-        }
-        let edit = edit::yaml_setting(&source, map, key, value);
         let edit = edit.ok_or_else(|| Error::NoPlaceForKey {
             path: path.clone(),
             key: key.to_string(),
@@ -463,6 +475,10 @@ pub(super) fn settings(
     let mut settings = vec![("cgroupDriver", wanted.cgroup_driver.to_string())];
     if endpoint {
         settings.push((ENDPOINT, wanted.target.endpoint().to_string()));
+    }
+    let timeout_is_flag = kubelet.flag("runtime-request-timeout").is_some();
+    if wanted.on_dockershim && !timeout_is_flag && kubelet.request_timeout_is_short() {
+        settings.push(("runtimeRequestTimeout", REQUEST_TIMEOUT.to_string()));
     }
     if wanted.target != Target::CriDockerd {
         let set = |key: &str| kubelet.configured(&[key]).is_some();

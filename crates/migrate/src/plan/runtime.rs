@@ -133,7 +133,7 @@ fn registries(files: &mut Files<'_>, docker: &Settings) -> Result<(), Error> {
         let (scheme, location) = mirror.split_once("://").unwrap_or(("https", mirror));
         let location = location.trim_end_matches('/');
         let host = location.split('/').next().unwrap_or(location);
-        let insecure = scheme == "http" || docker.insecure_registries.iter().any(|one| one == host);
+        let insecure = scheme == "http" || docker.is_insecure(host);
         let _ = writeln!(text, "[[registry.mirror]]\nlocation = {location:?}");
         if insecure {
             text.push_str("insecure = true\n");
@@ -262,6 +262,12 @@ fn hosts(files: &mut Files<'_>, docker: &Settings) -> Result<(), Error> {
                 format!("https://{}", mirror.trim_end_matches('/'))
             };
             let _ = write!(text, "\n[host.{url:?}]\n{CAPABILITIES}");
+            let host = url
+                .strip_prefix("https://")
+                .and_then(|rest| rest.split('/').next());
+            if host.is_some_and(|host| docker.is_insecure(host)) {
+                text.push_str("skip_verify = true\n");
+            }
         }
         files.write(&path("docker.io"), text.into_bytes())?;
     }

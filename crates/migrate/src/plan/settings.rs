@@ -1,5 +1,8 @@
 //! What Docker was told on this node that its successor has to be told as well.
 
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
 use crate::node::Docker;
 
 /// Docker's settings that carry over.
@@ -33,9 +36,18 @@ impl Settings {
                 .collect()
         };
         let insecure = listed("insecure-registries", "insecure-registry");
-        let (ranges, hosts) = insecure
-            .into_iter()
-            .partition(|registry| registry.contains('/'));
+        // dockerd warns of a scheme, and goes on without it.
+        let insecure = insecure
+            .iter()
+            .map(|registry| match registry.split_once("://") {
+                Some((_, host)) => host.to_string(),
+                None => registry.clone(),
+            });
+        let (ranges, hosts) = once_each(insecure).partition(|registry| registry.contains('/'));
+        let mirrors = listed("registry-mirrors", "registry-mirror");
+        let mirrors = mirrors
+            .iter()
+            .map(|mirror| mirror.trim_end_matches('/').to_string());
         let option = |name: &str| {
             let of_file = docker.config.as_ref();
             let of_file = of_file.and_then(|config| config.node.text_at(&["log-opts", name]));
@@ -46,7 +58,7 @@ impl Settings {
             of_file.or_else(of_flag).map(str::to_string)
         };
         Self {
-            mirrors: listed("registry-mirrors", "registry-mirror"),
+            mirrors: once_each(mirrors).collect(),
             insecure_registries: hosts,
             insecure_ranges: ranges,
             proxies,
@@ -61,16 +73,54 @@ impl Settings {
     pub(crate) fn has_registries(&self) -> bool {
         !self.mirrors.is_empty() || !self.insecure_registries.is_empty()
     }
+
+    /// Whether dockerd did not look who this host (and its port) is: named, or in a range.
+    pub(crate) fn is_insecure(&self, host: &str) -> bool {
+        let address = host.parse::<SocketAddr>().map(|address| address.ip());
+        let address = address.or_else(|_| host.trim_matches(['[', ']']).parse());
+        let address = address.ok();
+        address.is_some_and(|address: IpAddr| address.is_loopback())
+            || self.insecure_registries.iter().any(|one| one == host)
+            || self.insecure_ranges.iter().any(|range| has(range, address))
+    }
 }
 
-/// A size of Docker's (`10m`, whose letters are powers of 1024) as Kubernetes writes it.
+/// The first of those that are the same: dockerd passes over the others, and files of its
+/// successors must not say a thing twice.
+fn once_each(all: impl Iterator<Item = String>) -> impl Iterator<Item = String> {
+    let mut seen = BTreeSet::new();
+    all.filter(move |one| seen.insert(one.clone()))
+}
+
+/// Whether a range of addresses (`10.0.0.0/8`) has one. A range of all has those of names as well.
+fn has(range: &str, address: Option<IpAddr>) -> bool {
+    let Some((network, bits)) = range.split_once('/') else {
+        return false;
+    };
+    let (Ok(network), Ok(bits)) = (network.parse::<IpAddr>(), bits.parse::<u32>()) else {
+        return false;
+    };
+    match (network, address) {
+        _ if bits == 0 => true,
+        (IpAddr::V4(network), Some(IpAddr::V4(address))) if bits <= 32 => {
+            (u32::from(network) ^ u32::from(address)) >> (32 - bits) == 0
+        }
+        (IpAddr::V6(network), Some(IpAddr::V6(address))) if bits <= 128 => {
+            (u128::from(network) ^ u128::from(address)) >> (128 - bits) == 0
+        }
+        _ => false,
+    }
+}
+
+/// A size of Docker's (`10m`, whose letters are powers of 1024) as Kubernetes writes it; never a mere
+/// number, which YAML would not take for text.
 fn quantity(size: &str) -> Option<String> {
     let lower = size.trim().to_ascii_lowercase();
     let lower = lower.strip_suffix('b').unwrap_or(&lower);
     let digits = lower.trim_end_matches(['k', 'm', 'g', 't']);
     let number: u64 = digits.parse().ok().filter(|number| *number > 0)?;
     let suffix = match &lower[digits.len()..] {
-        "" => "",
+        "" => return Some(format!("{}Ki", number.div_ceil(1024))),
         "k" => "Ki",
         "m" => "Mi",
         "g" => "Gi",
@@ -90,12 +140,47 @@ mod tests {
             ("10m", Some("10Mi")),
             ("100MB", Some("100Mi")),
             ("1g", Some("1Gi")),
-            ("4096", Some("4096")),
+            ("4096", Some("4Ki")),
+            ("1000000", Some("977Ki")),
             ("-1", None),
             ("10mm", None),
             ("", None),
         ] {
             assert_eq!(quantity(docker).as_deref(), kubernetes, "{docker}");
         }
+    }
+
+    #[test]
+    fn hosts_are_insecure_by_name_and_by_range() {
+        let texts = |all: &[&str]| all.iter().map(|one| (*one).to_string()).collect();
+        let settings = Settings {
+            insecure_registries: texts(&["registry.lan:5000"]),
+            insecure_ranges: texts(&["10.8.0.0/13", "fd00::/8", "nonsense/8", "1.2.3.4/99"]),
+            ..Settings::default()
+        };
+        for (host, insecure) in [
+            ("registry.lan:5000", true),
+            ("registry.lan", false),
+            ("10.15.255.1:5000", true),
+            ("10.16.0.1:5000", false),
+            ("[fd12::1]:5000", true),
+            ("[fe80::1]", false),
+            ("127.0.0.1:5000", true),
+            ("1.2.3.4", false),
+        ] {
+            assert_eq!(settings.is_insecure(host), insecure, "{host}");
+        }
+        let all = Settings {
+            insecure_ranges: texts(&["0.0.0.0/0"]),
+            ..Settings::default()
+        };
+        assert!(all.is_insecure("registry.lan"));
+    }
+
+    #[test]
+    fn the_same_is_said_once() {
+        let all = ["b", "a", "b"].map(str::to_string);
+        let once: Vec<_> = once_each(all.into_iter()).collect();
+        assert_eq!(once, ["b", "a"]);
     }
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 use slipway_migrate::node::Options;
 
 /// Writes the files that `text` has, each below a line `== PATH`, into a directory. A line `->`
-/// is a symbolic link; in command lines of processes, spaces are NULs; the first line may name the
-/// kubelet's version.
+/// is a symbolic link; a file whose PATH is followed by a backslash does not end its last line; in
+/// command lines of processes, spaces are NULs; the first line may name the kubelet's version.
 pub(crate) fn unpack(text: &str, directory: &Path) -> Options {
     let mut options = Options::default();
     let mut parts = text.split("\n== ");
@@ -19,6 +19,10 @@ pub(crate) fn unpack(text: &str, directory: &Path) -> Options {
     }
     for part in parts {
         let (path, content) = part.split_once('\n').unwrap_or((part, ""));
+        let (path, end) = match path.strip_suffix(" \\") {
+            Some(path) => (path, ""),
+            None => (path, "\n"),
+        };
         let target = directory.join(path.trim_start_matches('/'));
         if let Some(directory) = path.strip_suffix('/') {
             let directory = target
@@ -34,7 +38,7 @@ pub(crate) fn unpack(text: &str, directory: &Path) -> Options {
         } else if path.ends_with("/cmdline") {
             fs::write(target, content.trim().replace(' ', "\0")).unwrap();
         } else {
-            fs::write(target, format!("{content}\n")).unwrap();
+            fs::write(target, format!("{content}{end}")).unwrap();
         }
     }
     options
