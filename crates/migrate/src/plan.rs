@@ -162,7 +162,7 @@ pub(crate) fn kubelet_configuration(
 fn refuse(look: &Look<'_>, facts: &Facts, options: &Options) -> Result<(), Error> {
     let kubelet = &facts.kubelet;
     let target = options.target;
-    if !kubelet.is_there() {
+    if !kubelet.is_there() && facts.distribution().is_none() {
         return Err(Error::NoKubelet);
     }
     let broken = &rules::FILE_MALFORMED;

@@ -283,6 +283,8 @@ fn is_default(set: &Set) -> bool {
         "live-restore" | "selinux-enabled" | "userland-proxy" | "init" | "tls" => {
             set.value == "false"
         }
+        "iptables" | "ip6tables" | "ip-forward" | "ip-masq" | "icc" => set.value == "true",
+        "ipv6" => set.value == "false",
         "default-runtime" => set.value == "runc",
         _ => set.value.is_empty(),
     }

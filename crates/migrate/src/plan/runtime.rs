@@ -186,11 +186,12 @@ fn containerd(files: &mut Files<'_>, wanted: &Wanted<'_>) -> Result<(), Error> {
         set(table(root, keys), key, image.into());
     }
     if wanted.docker.has_registries() {
-        set(
-            table(root, plugins.registry),
-            "config_path",
-            CERTIFICATES.into(),
-        );
+        let registry = table(root, plugins.registry);
+        if let Some(key) = instead_of_hosts(registry) {
+            let path = path.to_path_buf();
+            return Err(Error::InsteadOfHosts { path, key });
+        }
+        set(registry, "config_path", CERTIFICATES.into());
     }
     if !wanted.cni.is_default() {
         let cni = table(root, &["plugins", plugins.runtime, "cni"]);
@@ -203,6 +204,20 @@ fn containerd(files: &mut Files<'_>, wanted: &Wanted<'_>) -> Result<(), Error> {
     }
     files.write(path, document.to_string().into_bytes())?;
     hosts(files, wanted.docker)
+}
+
+/// The older way to say what `hosts.toml` says; the CRI plugin does not start with both.
+fn instead_of_hosts(registry: &dyn TableLike) -> Option<&'static str> {
+    let inside = |key: &str| registry.get(key).and_then(Item::as_table_like);
+    if inside("mirrors").is_some_and(|mirrors| !mirrors.is_empty()) {
+        return Some("mirrors");
+    }
+    let mut configs = inside("configs")?.iter();
+    let has_tls = |item: &Item| {
+        let table = item.as_table_like();
+        table.is_some_and(|table| table.contains_key("tls"))
+    };
+    configs.any(|(_, item)| has_tls(item)).then_some("configs")
 }
 
 /// Where the version of a file has the CRI plugin's settings.
