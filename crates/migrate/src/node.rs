@@ -59,7 +59,17 @@ pub struct Facts {
     pub runtimes: Runtimes,
 }
 
+/// Programs that have the kubelet inside of them.
+const DISTRIBUTIONS: [&str; 2] = ["k3s", "kubelite"];
+
 impl Facts {
+    /// The program that runs here and has the kubelet inside of it, by its name.
+    pub(crate) fn distribution(&self) -> Option<&str> {
+        let own = self.processes.iter().filter(|process| process.of_host);
+        let mut programs = own.map(Process::program);
+        programs.find(|program| DISTRIBUTIONS.contains(program))
+    }
+
     /// Looks at all of it once.
     pub(crate) async fn gather(look: &mut Look<'_>, options: &Options) -> Self {
         let processes = process::all(look);

@@ -1,6 +1,7 @@
 //! What would change on a node that leaves dockershim: every file with its difference, every unit,
 //! every object, in the order in which it has to be done. Nothing is changed here.
 
+mod certificates;
 mod edit;
 mod error;
 mod files;
@@ -21,6 +22,7 @@ use crate::node::{self, Facts, Look, Unit, Version};
 use crate::rules;
 use files::Files;
 
+pub use certificates::Certificates;
 pub use error::Error;
 pub use files::FileChange;
 pub use settings::Settings;
@@ -162,7 +164,7 @@ pub(crate) fn kubelet_configuration(
 fn refuse(look: &Look<'_>, facts: &Facts, options: &Options) -> Result<(), Error> {
     let kubelet = &facts.kubelet;
     let target = options.target;
-    if !kubelet.is_there() {
+    if !kubelet.is_there() && facts.distribution().is_none() {
         return Err(Error::NoKubelet);
     }
     let broken = &rules::FILE_MALFORMED;
@@ -235,7 +237,10 @@ fn settings_of(look: &mut Look<'_>, facts: &Facts) -> Settings {
         named.retain(|(known, _)| *known != name);
         named.push((name, proxy.value));
     }
-    Settings::of(docker, named)
+    Settings {
+        certificates: Certificates::of_hosts(look),
+        ..Settings::of(docker, named)
+    }
 }
 
 /// Whether a file, or the nearest directory above it that is there, cannot be written to.

@@ -150,6 +150,13 @@ fn flannel(look: &mut Look<'_>, docker: &Docker) {
     let todo = "Run flannel with its CNI plugin: a conflist in /etc/cni/net.d with type flannel, and take its options out of Docker's unit";
     for (source, file) in &unit.files {
         for setting in &file.settings {
+            // Flatcar's own unit names the file whether flannel is there or not.
+            let named = setting.value.text().trim().strip_prefix('-');
+            let is_people = source.path().starts_with("/etc");
+            let is_file = setting.key == "EnvironmentFile";
+            if is_file && !is_people && named.is_some_and(|path| !look.root.has(path)) {
+                continue;
+            }
             if setting.value.text().contains("flannel") {
                 look.report.find(
                     &rules::CNI_FLANNEL_DOCKER,
@@ -162,6 +169,7 @@ fn flannel(look: &mut Look<'_>, docker: &Docker) {
     }
     for path in [
         "/run/flannel/docker",
+        "/run/flannel/flannel_docker_opts.env",
         "/run/flannel_docker_opts.env",
         "/run/docker_opts.env",
     ] {

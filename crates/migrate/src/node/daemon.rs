@@ -283,6 +283,8 @@ fn is_default(set: &Set) -> bool {
         "live-restore" | "selinux-enabled" | "userland-proxy" | "init" | "tls" => {
             set.value == "false"
         }
+        "iptables" | "ip-forward" | "ip-masq" | "icc" => set.value == "true",
+        "ipv6" => set.value == "false",
         "default-runtime" => set.value == "runc",
         _ => set.value.is_empty(),
     }
@@ -406,7 +408,7 @@ fn certificates(look: &mut Look<'_>) {
             &rules::DOCKER_REGISTRY_CERTIFICATES,
             [Evidence::file(&path)],
             format!("certificates for {host}"),
-            "containerd: copy the directory to /etc/containerd/certs.d and name ca and client in its hosts.toml. CRI-O and Slipway: /etc/containers/certs.d takes it as it is",
+            "containerd: copy the directory to /etc/containerd/certs.d and name ca and client in its hosts.toml. CRI-O: /etc/containers/certs.d takes it as it is. Slipway: add ca.crt to the node's own certificates (update-ca-certificates, or update-ca-trust); certificates of clients have no counterpart",
         );
     }
 }

@@ -130,6 +130,14 @@ impl Facts {
 pub(super) fn check(look: &mut Look<'_>, facts: &Facts) {
     let kubelet = &facts.kubelet;
     if !kubelet.is_there() {
+        if let Some(program) = facts.distribution() {
+            look.report.miss(
+                "the kubelet",
+                format!("{program} has it inside, and is told in its own way what it runs pods on"),
+                "look whether it was started with --docker, and move it with its own settings",
+            );
+            return;
+        }
         look.report.miss(
             "the kubelet",
             "no kubelet runs here, and neither a unit nor a configuration of one is there",

@@ -111,6 +111,16 @@ pub enum Error {
         /// What is missing.
         flags: String,
     },
+    /// Registries are told to containerd in one way alone.
+    #[error(
+        "{}: registry.{key} says what the files of registry.config_path say, where Docker's registries go, and containerd takes no pods with both: move it to /etc/containerd/certs.d, then ask again", path.display()
+    )]
+    InsteadOfHosts {
+        /// containerd's file.
+        path: PathBuf,
+        /// `mirrors` or `configs`.
+        key: &'static str,
+    },
     /// systemd takes no dependency back in a drop-in.
     #[error("{}: {key}= ties {unit} to Docker, which is going to be stopped: copy the file to /etc/systemd/system, take docker out of {key}= there, run systemctl daemon-reload, then ask again", path.display())]
     UnitNeedsDocker {

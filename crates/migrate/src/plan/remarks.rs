@@ -16,6 +16,13 @@ pub(super) fn of(settings: &Settings, options: &Options, facts: &Facts) -> Vec<S
             settings.insecure_ranges.join(", ")
         ));
     }
+    if target == Target::Slipway && !settings.certificates.is_empty() {
+        let hosts: Vec<_> = settings.certificates.keys().map(String::as_str).collect();
+        remarks.push(format!(
+            "Docker has certificates for registries ({}), and {target} goes by the node's own alone: add theirs (update-ca-certificates, or update-ca-trust)",
+            hosts.join(", ")
+        ));
+    }
     let docker = facts.runtimes.docker.as_ref();
     if let Some(docker) = docker.filter(|_| target != Target::CriDockerd) {
         let root = docker.says("data-root").or_else(|| docker.says("graph"));

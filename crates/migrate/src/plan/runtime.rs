@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use toml_edit::{Array, DocumentMut, Item, Table, TableLike, value};
 
+use super::certificates::{self, Certificates};
 use super::files::Files;
 use super::target::Target;
 use super::{Error, Settings};
@@ -185,12 +186,15 @@ fn containerd(files: &mut Files<'_>, wanted: &Wanted<'_>) -> Result<(), Error> {
         let (keys, key) = plugins.pause_image;
         set(table(root, keys), key, image.into());
     }
-    if wanted.docker.has_registries() {
-        set(
-            table(root, plugins.registry),
-            "config_path",
-            CERTIFICATES.into(),
-        );
+    if wanted.docker.has_registries() || !wanted.docker.certificates.is_empty() {
+        let registry = table(root, plugins.registry);
+        if let Some(key) = instead_of_hosts(registry) {
+            let path = path.to_path_buf();
+            return Err(Error::InsteadOfHosts { path, key });
+        }
+        let is = registry.get("config_path").and_then(Item::as_str);
+        let directories = directories(is.unwrap_or_default(), wanted.docker);
+        set(registry, "config_path", directories.into());
     }
     if !wanted.cni.is_default() {
         let cni = table(root, &["plugins", plugins.runtime, "cni"]);
@@ -203,6 +207,32 @@ fn containerd(files: &mut Files<'_>, wanted: &Wanted<'_>) -> Result<(), Error> {
     }
     files.write(path, document.to_string().into_bytes())?;
     hosts(files, wanted.docker)
+}
+
+/// Where containerd looks for hosts: where it does already, and where ours are.
+fn directories(is: &str, docker: &Settings) -> String {
+    let mut directories: Vec<_> = is.split(':').filter(|one| !one.is_empty()).collect();
+    if docker.has_registries() && !directories.contains(&CERTIFICATES) {
+        directories.insert(0, CERTIFICATES);
+    }
+    if !docker.certificates.is_empty() && !directories.contains(&certificates::DIRECTORY) {
+        directories.push(certificates::DIRECTORY);
+    }
+    directories.join(":")
+}
+
+/// The older way to say what `hosts.toml` says; the CRI plugin does not start with both.
+fn instead_of_hosts(registry: &dyn TableLike) -> Option<&'static str> {
+    let inside = |key: &str| registry.get(key).and_then(Item::as_table_like);
+    if inside("mirrors").is_some_and(|mirrors| !mirrors.is_empty()) {
+        return Some("mirrors");
+    }
+    let mut configs = inside("configs")?.iter();
+    let has_tls = |item: &Item| {
+        let table = item.as_table_like();
+        table.is_some_and(|table| table.contains_key("tls"))
+    };
+    configs.any(|(_, item)| has_tls(item)).then_some("configs")
 }
 
 /// Where the version of a file has the CRI plugin's settings.
@@ -253,6 +283,10 @@ impl Plugins {
 fn hosts(files: &mut Files<'_>, docker: &Settings) -> Result<(), Error> {
     const CAPABILITIES: &str = "capabilities = [\"pull\", \"resolve\"]\n";
     let path = |registry: &str| PathBuf::from(format!("{CERTIFICATES}/{registry}/hosts.toml"));
+    let certificates = |host: &str| {
+        let known = docker.certificates.get(host);
+        known.map_or_else(String::new, Certificates::in_hosts_toml)
+    };
     if !docker.mirrors.is_empty() {
         let mut text = String::from("server = \"https://registry-1.docker.io\"\n");
         for mirror in &docker.mirrors {
@@ -265,15 +299,19 @@ fn hosts(files: &mut Files<'_>, docker: &Settings) -> Result<(), Error> {
             let host = url
                 .strip_prefix("https://")
                 .and_then(|rest| rest.split('/').next());
-            if host.is_some_and(|host| docker.is_insecure(host)) {
-                text.push_str("skip_verify = true\n");
+            if let Some(host) = host {
+                if docker.is_insecure(host) {
+                    text.push_str("skip_verify = true\n");
+                }
+                text.push_str(&certificates(host));
             }
         }
         files.write(&path("docker.io"), text.into_bytes())?;
     }
     for registry in &docker.insecure_registries {
+        let certificates = certificates(registry);
         let text = format!(
-            "server = \"https://{registry}\"\n\n[host.\"https://{registry}\"]\n{CAPABILITIES}skip_verify = true\n\n\
+            "server = \"https://{registry}\"\n\n[host.\"https://{registry}\"]\n{CAPABILITIES}skip_verify = true\n{certificates}\n\
              [host.\"http://{registry}\"]\n{CAPABILITIES}"
         );
         files.write(&path(registry), text.into_bytes())?;

@@ -1,8 +1,9 @@
 //! What Docker was told on this node that its successor has to be told as well.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use super::certificates::Certificates;
 use crate::node::Docker;
 
 /// Docker's settings that carry over.
@@ -14,6 +15,8 @@ pub struct Settings {
     pub insecure_registries: Vec<String>,
     /// `insecure-registries` that are ranges of addresses, which nobody else has.
     pub insecure_ranges: Vec<String>,
+    /// Certificates for registries, by their hosts.
+    pub certificates: BTreeMap<String, Certificates>,
     /// Variables and their values, by their names in lower case.
     pub proxies: Vec<(String, String)>,
     /// `log-opts.max-size`, as a quantity of Kubernetes.
@@ -61,6 +64,7 @@ impl Settings {
             mirrors: once_each(mirrors).collect(),
             insecure_registries: hosts,
             insecure_ranges: ranges,
+            certificates: BTreeMap::new(),
             proxies,
             max_log_size: option("max-size").and_then(|size| quantity(&size)),
             max_log_files: option("max-file")
