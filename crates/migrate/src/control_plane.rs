@@ -1,14 +1,14 @@
 //! What the steps of a move do to the node's objects in the Kubernetes API.
 
-mod client;
+pub(crate) mod client;
 mod configuration;
 mod drain;
 mod live;
 mod node;
-mod preflight;
+pub(crate) mod preflight;
 mod probe;
-mod refusal;
-mod request;
+pub(crate) mod refusal;
+pub(crate) mod request;
 
 use std::fmt;
 use std::time::Duration;
@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::Progress;
 pub use live::Live;
+pub(crate) use node::{is_ready, spoken};
+pub(crate) use probe::pod_words;
 pub(crate) use request::encoded;
 
 /// The cluster as one node's steps see it. Each method can be called again after it was cut off

@@ -23,6 +23,7 @@ pub mod manifests;
 pub mod node;
 mod object;
 pub mod plan;
+pub mod rollout;
 mod root;
 pub mod rules;
 

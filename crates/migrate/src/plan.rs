@@ -56,7 +56,7 @@ const SNAP: &str = "snap.docker.dockerd.service";
 pub(crate) const KUBELET: &str = "kubelet.service";
 
 /// kubeadm's annotation of a Node.
-const CRI_SOCKET: &str = "kubeadm.alpha.kubernetes.io/cri-socket";
+pub(crate) const CRI_SOCKET: &str = "kubeadm.alpha.kubernetes.io/cri-socket";
 
 /// What is wanted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -481,7 +481,7 @@ fn from(facts: &Facts) -> &'static str {
 }
 
 /// How `status.nodeInfo.containerRuntimeVersion` begins.
-fn runtime_name(target: Target) -> &'static str {
+pub(crate) fn runtime_name(target: Target) -> &'static str {
     match target {
         Target::Slipway => "slipway://",
         Target::Containerd => "containerd://",

@@ -18,7 +18,7 @@ const ALL: Needs = Needs {
 };
 
 /// Long enough for everything that happens; what does not happen is waited for with less.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 const SHORT: Duration = Duration::from_millis(700);
 
 /// A cluster with one Node `a`, which runs on Docker.
@@ -283,7 +283,7 @@ async fn a_patch_gets_through_whatever_goes_wrong() {
 async fn a_server_that_does_not_answer_is_given_up() {
     let cluster = Cluster::start().await;
     let live = connect(&cluster.server, "a").await.with_patience(SHORT);
-    let hour = Duration::from_secs(3600);
+    let hour = Duration::from_hours(1);
     cluster
         .server
         .fault(of("patch", "nodes"), 1, Fault::Late(hour));
@@ -541,7 +541,7 @@ fn after_watches(cluster: &mut Cluster, statuses: Vec<Value>) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             server.change("nodes", "", "a", |node| {
-                node["status"] = status["status"].clone()
+                node["status"] = status["status"].clone();
             });
         }
     }));

@@ -18,6 +18,7 @@
 //! # }
 //! ```
 
+mod authorization;
 mod eviction;
 mod failure;
 mod faults;
@@ -120,15 +121,25 @@ impl Shared {
 
 impl State {
     /// Whether somebody may do something.
-    fn allows(&self, _user: &User, asked: &Asked, _group: &str) -> bool {
+    fn allows(&self, user: &User, asked: &Asked, group: &str) -> bool {
         let denial = (asked.verb.to_owned(), asked.resource.clone());
-        !self.denied.contains(&denial)
+        if self.denied.contains(&denial) {
+            return false;
+        }
+        match user {
+            User::Admin => true,
+            User::ServiceAccount { namespace, name } => {
+                authorization::allows(&self.store, (namespace, name), asked, group)
+            }
+        }
     }
 }
 
 impl KubernetesServer {
-    /// Listens on a port of loopback that the kernel chooses. There are the namespaces `default`
-    /// and `kube-system`.
+    /// Listens on a port of loopback that the kernel chooses. There are the namespaces `default`,
+    /// `kube-system` and `kube-node-lease`.
+    ///
+    /// What a service account may do, by a token that it was given, its roles say.
     ///
     /// # Errors
     /// When there is no port, directory or thread to be had.
@@ -183,7 +194,7 @@ impl KubernetesServer {
             thread: Some(thread),
         };
         std::fs::write(server.kubeconfig(), server.kubeconfig_of(ADMIN))?;
-        for name in ["default", "kube-system"] {
+        for name in ["default", "kube-node-lease", "kube-system"] {
             server.put(json!({ "kind": "Namespace", "metadata": { "name": name } }));
         }
         Ok(server)

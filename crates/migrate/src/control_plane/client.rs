@@ -42,28 +42,33 @@ pub(crate) struct Collection {
     pub(crate) kind: Kind,
     /// Empty for all.
     pub(crate) namespace: String,
+    /// A selector of fields.
     pub(crate) fields: String,
-    pub(crate) labels: String,
     /// Whether to go on while the server forbids it: one that has just started knows no roles yet.
     pub(crate) patient: bool,
 }
 
 impl Collection {
+    /// All of them.
+    pub(crate) fn of(kind: Kind) -> Self {
+        Self {
+            kind,
+            namespace: String::new(),
+            fields: String::new(),
+            patient: false,
+        }
+    }
+
     fn permission(&self, verb: Verb) -> Permission {
         Permission::new(verb, self.kind).within(&self.namespace)
     }
 
     fn ask(&self, verb: Verb) -> Ask {
-        let mut ask = self.permission(verb).ask();
-        for (key, value) in [
-            ("fieldSelector", &self.fields),
-            ("labelSelector", &self.labels),
-        ] {
-            if !value.is_empty() {
-                ask = ask.query(key, value);
-            }
+        let ask = self.permission(verb).ask();
+        match self.fields.as_str() {
+            "" => ask,
+            fields => ask.query("fieldSelector", fields),
         }
-        ask
     }
 
     fn waits_out(&self, refusal: &Refusal) -> bool {

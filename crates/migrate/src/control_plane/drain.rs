@@ -219,11 +219,8 @@ impl Live {
 
     fn pods(&self) -> Collection {
         Collection {
-            kind: PODS,
-            namespace: String::new(),
             fields: format!("spec.nodeName={}", self.node),
-            labels: String::new(),
-            patient: false,
+            ..Collection::of(PODS)
         }
     }
 

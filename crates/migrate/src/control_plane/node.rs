@@ -15,7 +15,7 @@ use super::request::{LEASES, NODES, Permission, Verb};
 use crate::host::Progress;
 
 /// Where kubelets renew the leases of their Nodes, every ten seconds unless told otherwise.
-const NODE_LEASES: &str = "kube-node-lease";
+pub(super) const NODE_LEASES: &str = "kube-node-lease";
 const LEASE_LOOK: Duration = Duration::from_secs(3);
 
 /// A kubelet looks at its status as often as it renews its lease, but writes it only where it has
@@ -82,12 +82,10 @@ impl Live {
         progress: Progress<'_>,
     ) -> Result<bool, Refusal> {
         let nodes = Collection {
-            kind: NODES,
-            namespace: String::new(),
             fields: format!("metadata.name={}", self.node),
-            labels: String::new(),
             // This Node may be the one whose pods are the API server.
             patient: true,
+            ..Collection::of(NODES)
         };
         let mut first: Option<Value> = None;
         let ready = self.api.follow(&nodes, until, |nodes| {
@@ -152,7 +150,7 @@ impl Seen {
     }
 }
 
-pub(super) fn is_ready(node: &Value) -> bool {
+pub(crate) fn is_ready(node: &Value) -> bool {
     ready_condition(node)["status"] == "True"
 }
 
@@ -205,7 +203,7 @@ fn condition(condition: &Value) -> Option<String> {
 }
 
 /// A length of time as people say it.
-pub(super) fn spoken(time: Duration) -> String {
+pub(crate) fn spoken(time: Duration) -> String {
     match time.as_secs() {
         0 => format!("{} ms", time.as_millis()),
         seconds if seconds >= 120 && seconds % 60 == 0 => format!("{} minutes", seconds / 60),

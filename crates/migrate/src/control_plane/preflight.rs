@@ -7,15 +7,16 @@ use tokio::time::Instant;
 
 use super::client::{Api, Collection};
 use super::live::Live;
+use super::node::NODE_LEASES;
 use super::refusal::Refusal;
-use super::request::{ACCESS_REVIEWS, CONFIG_MAPS, NODES, PODS, Permission, Verb};
+use super::request::{ACCESS_REVIEWS, CONFIG_MAPS, EVENTS, LEASES, NODES, PODS, Permission, Verb};
 use super::{Error, Needs};
 
 /// Somebody waits for the answer: nothing has begun yet.
 const LONGEST: Duration = Duration::from_secs(15);
 
 /// Where kubeadm's ConfigMaps are, and the probe runs.
-pub(super) const SYSTEM: &str = "kube-system";
+pub(crate) const SYSTEM: &str = "kube-system";
 
 impl Live {
     pub(super) async fn check_access(&self, needs: Needs) -> Result<(), Error> {
@@ -26,7 +27,7 @@ impl Live {
             Err(Refusal::NotFound(_)) => return Err(self.no_such_node(until).await),
             Err(refusal) => return Err(self.failed("reading")(refusal)),
         }
-        let missing = missing(&self.api, &self.needed(needs), until).await;
+        let missing = missing(&self.api, &needed(needs, &self.node), until).await;
         let missing = missing.map_err(self.failed("asking what is allowed for"))?;
         if missing.is_empty() {
             return Ok(());
@@ -41,38 +42,8 @@ impl Live {
         ))
     }
 
-    fn needed(&self, needs: Needs) -> Vec<Permission> {
-        let mut needed = vec![
-            self.on_node(Verb::Get),
-            self.on_node(Verb::List),
-            self.on_node(Verb::Watch),
-            self.on_node(Verb::Patch),
-        ];
-        if needs.drain {
-            needed.push(Permission::new(Verb::List, PODS));
-            needed.push(Permission::new(Verb::Watch, PODS));
-            needed.push(Permission::new(Verb::Create, PODS).on("eviction"));
-        }
-        if needs.config_map {
-            let verbs = [Verb::Get, Verb::Update];
-            needed.extend(verbs.map(|verb| Permission::new(verb, CONFIG_MAPS).within(SYSTEM)));
-        }
-        if needs.probe {
-            let verbs = [Verb::List, Verb::Watch, Verb::Create, Verb::Delete];
-            needed.extend(verbs.map(|verb| Permission::new(verb, PODS).within(SYSTEM)));
-        }
-        needed
-    }
-
     async fn no_such_node(&self, until: Instant) -> Error {
-        let nodes = Collection {
-            kind: NODES,
-            namespace: String::new(),
-            fields: String::new(),
-            labels: String::new(),
-            patient: false,
-        };
-        let why = match self.api.list(&nodes, until).await {
+        let why = match self.api.list(&Collection::of(NODES), until).await {
             Ok((nodes, _)) => {
                 let names = nodes.into_keys().map(|(_, name)| name);
                 let similar = similar(&self.node, names.collect());
@@ -84,6 +55,35 @@ impl Live {
         };
         Error::new(format!("reading the Node {}", self.node), why)
     }
+}
+
+/// What steps ask for; of one Node, or, where it has no name, of any.
+pub(crate) fn needed(needs: Needs, node: &str) -> Vec<Permission> {
+    let verbs = [Verb::Get, Verb::List, Verb::Watch, Verb::Patch];
+    let on_node = verbs.map(|verb| Permission::new(verb, NODES).named(node));
+    let mut needed = Vec::from(on_node);
+    if needs.drain {
+        needed.push(Permission::new(Verb::List, PODS));
+        needed.push(Permission::new(Verb::Watch, PODS));
+        needed.push(Permission::new(Verb::Create, PODS).on("eviction"));
+    }
+    if needs.config_map {
+        let verbs = [Verb::Get, Verb::Update];
+        needed.extend(verbs.map(|verb| Permission::new(verb, CONFIG_MAPS).within(SYSTEM)));
+    }
+    if needs.probe {
+        let verbs = [Verb::List, Verb::Watch, Verb::Create, Verb::Delete];
+        needed.extend(verbs.map(|verb| Permission::new(verb, PODS).within(SYSTEM)));
+    }
+    needed
+}
+
+/// What steps look at where they may, to know or say more.
+pub(crate) fn helpful() -> [Permission; 2] {
+    [
+        Permission::new(Verb::Get, LEASES).within(NODE_LEASES),
+        Permission::new(Verb::List, EVENTS).within(SYSTEM),
+    ]
 }
 
 /// Those of the permissions that are not there. Nothing where the server does not say.
@@ -112,7 +112,7 @@ pub(crate) async fn missing(
 }
 
 /// A few of the names, the nearest first.
-fn similar(wanted: &str, mut names: Vec<String>) -> String {
+pub(crate) fn similar(wanted: &str, mut names: Vec<String>) -> String {
     const SHOWN: usize = 5;
     // A Node may have its host's whole name or the first part of it.
     let first = |name: &str| name.split('.').next().unwrap_or_default().to_lowercase();

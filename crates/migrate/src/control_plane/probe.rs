@@ -177,11 +177,9 @@ impl Live {
 
     fn probes(&self) -> Collection {
         Collection {
-            kind: PODS,
             namespace: SYSTEM.to_string(),
             fields: format!("metadata.name={}", self.probe_name()),
-            labels: String::new(),
-            patient: false,
+            ..Collection::of(PODS)
         }
     }
 
@@ -220,31 +218,35 @@ fn state(pods: &Objects) -> State {
     if !pod["metadata"]["deletionTimestamp"].is_null() {
         return State::Fails("somebody deletes it".to_string());
     }
-    let status = &pod["status"];
+    match pod["status"]["phase"].as_str() {
+        Some("Running" | "Succeeded") => return State::Runs,
+        Some("Failed") => return State::Fails(pod_words(pod)),
+        _ => {}
+    }
+    let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
+    let reason = waiting["reason"].as_str().unwrap_or_default();
+    if HOPELESS.contains(&reason) {
+        return State::Fails(format!("its container does not start: {}", pod_words(pod)));
+    }
+    State::Waits(pod_words(pod))
+}
+
+/// What is known of a pod of one container, for people.
+pub(crate) fn pod_words(pod: &Value) -> String {
     let words = |object: &Value| {
         let text = |field: &str| object[field].as_str().unwrap_or_default();
         let words = [text("reason"), text("message")].join(": ");
         words.trim_matches([':', ' ']).to_string()
     };
+    let status = &pod["status"];
     let container = &status["containerStatuses"][0]["state"];
-    match status["phase"].as_str() {
-        Some("Running" | "Succeeded") => return State::Runs,
-        Some("Failed") => {
-            let said = [words(status), words(&container["terminated"])].join("; ");
-            let said = said.trim_matches([';', ' ']);
-            return State::Fails(format!("it failed: {said}"));
-        }
-        _ => {}
+    let parts = [status, &container["waiting"], &container["terminated"]].map(words);
+    let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    match (status["phase"].as_str(), parts.join("; ")) {
+        (Some("Failed"), words) => format!("it failed: {words}"),
+        (_, words) if words.is_empty() => "the kubelet has not begun it".to_string(),
+        (_, words) => words,
     }
-    let waiting = &container["waiting"];
-    let reason = waiting["reason"].as_str().unwrap_or_default();
-    if HOPELESS.contains(&reason) {
-        return State::Fails(format!("its container does not start: {}", words(waiting)));
-    }
-    State::Waits(match words(waiting) {
-        none if none.is_empty() => "the kubelet has not begun it".to_string(),
-        waiting => waiting,
-    })
 }
 
 /// A pause image that the Node has, by a tag where there is one.

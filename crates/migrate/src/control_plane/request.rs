@@ -15,11 +15,31 @@ pub(crate) struct Kind {
     name: &'static str,
 }
 
-const fn core(name: &'static str) -> Kind {
+const fn of(group: &'static str, name: &'static str) -> Kind {
     Kind {
-        group: "",
+        group,
         version: "v1",
         name,
+    }
+}
+
+const fn core(name: &'static str) -> Kind {
+    of("", name)
+}
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+impl Kind {
+    pub(crate) fn group(self) -> &'static str {
+        self.group
+    }
+
+    /// As objects have it.
+    pub(crate) fn api_version(self) -> String {
+        match self.group {
+            "" => self.version.to_string(),
+            group => format!("{group}/{}", self.version),
+        }
     }
 }
 
@@ -27,15 +47,17 @@ pub(crate) const NODES: Kind = core("nodes");
 pub(crate) const PODS: Kind = core("pods");
 pub(crate) const CONFIG_MAPS: Kind = core("configmaps");
 pub(crate) const EVENTS: Kind = core("events");
-pub(crate) const LEASES: Kind = Kind {
-    group: "coordination.k8s.io",
-    ..core("leases")
-};
+pub(crate) const NAMESPACES: Kind = core("namespaces");
+pub(crate) const SECRETS: Kind = core("secrets");
+pub(crate) const SERVICE_ACCOUNTS: Kind = core("serviceaccounts");
+pub(crate) const JOBS: Kind = of("batch", "jobs");
+pub(crate) const LEASES: Kind = of("coordination.k8s.io", "leases");
+pub(crate) const CLUSTER_ROLES: Kind = of(RBAC, "clusterroles");
+pub(crate) const CLUSTER_ROLE_BINDINGS: Kind = of(RBAC, "clusterrolebindings");
+pub(crate) const ROLES: Kind = of(RBAC, "roles");
+pub(crate) const ROLE_BINDINGS: Kind = of(RBAC, "rolebindings");
 
-pub(crate) const ACCESS_REVIEWS: Kind = Kind {
-    group: "authorization.k8s.io",
-    ..core("selfsubjectaccessreviews")
-};
+pub(crate) const ACCESS_REVIEWS: Kind = of("authorization.k8s.io", "selfsubjectaccessreviews");
 
 /// As RBAC has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,16 +148,26 @@ impl Permission {
         })
     }
 
-    fn path(&self) -> String {
-        let Kind {
-            group,
-            version,
-            name,
-        } = self.kind;
-        let mut path = match group {
-            "" => format!("/api/{version}"),
-            group => format!("/apis/{group}/{version}"),
+    /// The rule of a role that gives it.
+    pub(crate) fn rule(&self) -> Value {
+        let resource = match self.subresource {
+            "" => self.kind.name.to_string(),
+            subresource => format!("{}/{subresource}", self.kind.name),
         };
+        json!({
+            "apiGroups": [self.kind.group], "resources": [resource],
+            "verbs": [self.verb.to_string()],
+        })
+    }
+
+    fn path(&self) -> String {
+        let name = self.kind.name;
+        let root = if self.kind.group.is_empty() {
+            "/api"
+        } else {
+            "/apis"
+        };
+        let mut path = format!("{root}/{}", self.kind.api_version());
         if !self.namespace.is_empty() {
             path = format!("{path}/namespaces/{}", self.namespace);
         }

@@ -1,0 +1,430 @@
+//! `slipway migrate cluster`: one node after the other, through the Kubernetes API.
+//!
+//! For each node there is a Job, whose pod starts the move on the host and ends: it cannot live on a
+//! node whose runtime is exchanged. The host's move says in an annotation of the Node
+//! ([`ANNOTATION`]) how far it has come, and that is followed here. Nothing else is remembered
+//! anywhere: who begins again looks at the Nodes, passes over those that have moved, follows those
+//! that are about it, and begins with the others.
+
+mod announce;
+mod node;
+mod objects;
+mod state;
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use kube::Config;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::cluster::{self, Access, Unreachable};
+use crate::control_plane::client::{Api, Collection};
+use crate::control_plane::preflight::{self, missing};
+use crate::control_plane::refusal::Refusal;
+use crate::control_plane::request::{
+    JOBS, NAMESPACES, NODES, PODS, Permission, SERVICE_ACCOUNTS, Verb,
+};
+use crate::control_plane::{self, Needs};
+use crate::plan::{Target, runtime_name};
+pub use announce::Announcer;
+use objects::{NAME, Object};
+pub use state::{ANNOTATION, Phase, State};
+
+/// For requests that are not about waiting.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// The account's credentials hold for as long; a node's move is over by then.
+const CREDENTIALS_SECONDS: u64 = 24 * 60 * 60;
+
+/// What kubeadm, and its older versions, call control planes.
+const CONTROL_PLANES: [&str; 2] = [
+    "node-role.kubernetes.io/control-plane",
+    "node-role.kubernetes.io/master",
+];
+
+/// What is wanted.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What the nodes move to.
+    pub target: Target,
+    /// As many nodes may be away at a time, those that are already among them; at least 1.
+    /// Control planes go one by one, and last.
+    pub max_unavailable: usize,
+    /// The nodes; without any, all.
+    pub nodes: Vec<String>,
+    /// An image that has `slipway` in it, for the Jobs.
+    pub image: String,
+    /// What `slipway migrate apply` is told beside that.
+    pub arguments: Vec<String>,
+    /// Where nodes find the API server; without it, where it was found from here.
+    pub server: Option<String>,
+    /// How long a node may take to say anything at all.
+    pub start: Duration,
+    /// How long a node may take to move.
+    pub patience: Duration,
+}
+
+/// What is heard while nodes move.
+#[derive(Debug, Clone, Copy)]
+pub enum Event<'a> {
+    /// A node is there already.
+    Passed(&'a str),
+    /// A node is asked to move.
+    Begins(&'a str),
+    /// A node was about it already.
+    Follows(&'a str),
+    /// What a node says of itself.
+    Says(&'a str, &'a Phase),
+    /// A node has moved.
+    Moved(&'a str),
+}
+
+/// Why not all nodes have moved.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no way to the cluster.
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
+    /// Something that has to be done before the first node moves.
+    #[error(transparent)]
+    ControlPlane(#[from] control_plane::Error),
+    /// As many nodes are away as may be, or more.
+    #[error(
+        "{} not Ready already, and no more than {allowed} may be: mend them first, or allow more with --max-unavailable", plural(.nodes)
+    )]
+    Unavailable {
+        /// Which.
+        nodes: Vec<String>,
+        /// By [`Options::max_unavailable`].
+        allowed: usize,
+    },
+    /// One of the nodes, or more than one where more were let go at a time.
+    #[error("{}{}; mend that, and go on with the same command", .failed.join("; "), not_begun(.left))]
+    Stopped {
+        /// What is wrong, with the Node's name.
+        failed: Vec<String>,
+        /// Which were not begun.
+        left: Vec<String>,
+    },
+}
+
+fn plural(nodes: &[String]) -> String {
+    let are = if nodes.len() == 1 { "is" } else { "are" };
+    format!("{} {are}", nodes.join(", "))
+}
+
+fn not_begun(nodes: &[String]) -> String {
+    match nodes {
+        [] => String::new(),
+        nodes => format!("; not begun: {}", nodes.join(", ")),
+    }
+}
+
+/// How nodes are, in the order in which they come.
+#[derive(Debug, Default)]
+struct Lots {
+    /// They are there already.
+    passed: Vec<Value>,
+    /// They are about it, whoever asked them to, or were left in the middle of it.
+    going: Vec<Value>,
+    workers: Vec<Value>,
+    control_planes: Vec<Value>,
+    /// They cannot move, because they are away.
+    away: Vec<String>,
+}
+
+/// A rollout that is going on.
+struct Rollout<'a> {
+    api: Api,
+    config: Config,
+    options: &'a Options,
+    heard: &'a dyn Fn(Event<'_>),
+}
+
+/// Moves a cluster's nodes, and waits until they have; or until one of them does not come back.
+///
+/// What is made in the cluster is taken away at the end, but not while a node needs it.
+///
+/// # Errors
+///
+/// What keeps the nodes that are left from moving.
+pub async fn run(
+    access: &Access,
+    options: &Options,
+    heard: &dyn Fn(Event<'_>),
+) -> Result<(), Error> {
+    let config = cluster::config(access).await?;
+    let api = Api::new(config.clone());
+    let api = api.map_err(|error| Unreachable::Client(Box::new(error)))?;
+    let rollout = Rollout {
+        api,
+        config,
+        options,
+        heard,
+    };
+    rollout.check_access().await?;
+    let lots = rollout.sort().await?;
+    for node in &lots.passed {
+        heard(Event::Passed(name(node)));
+        rollout.silence(node).await?;
+    }
+    let todo = lots.going.len() + lots.workers.len() + lots.control_planes.len();
+    if todo == 0 {
+        rollout.clean_up().await?;
+        return ended(Vec::new(), Vec::new(), lots.away);
+    }
+    if lots.away.len() >= options.max_unavailable && lots.going.is_empty() {
+        return Err(Error::Unavailable {
+            nodes: lots.away,
+            allowed: options.max_unavailable,
+        });
+    }
+    rollout.set_up().await?;
+    let room = options
+        .max_unavailable
+        .saturating_sub(lots.away.len())
+        .max(1);
+    let mut failed = Vec::new();
+    let mut left = Vec::new();
+    for (nodes, at_a_time) in [
+        // They go on whether or not they are followed.
+        (lots.going, usize::MAX),
+        (lots.workers, room),
+        (lots.control_planes, 1),
+    ] {
+        rollout
+            .move_all(nodes, at_a_time, &mut failed, &mut left)
+            .await;
+    }
+    // A node that is still about it has its credentials from there.
+    if !failed.iter().any(|failure: &node::Failure| failure.goes_on) {
+        rollout.clean_up().await?;
+    }
+    let failed = failed.into_iter().map(|failure| failure.why).collect();
+    ended(failed, left, lots.away)
+}
+
+impl Rollout<'_> {
+    async fn check_access(&self) -> Result<(), Error> {
+        let mut needed = vec![
+            Permission::new(Verb::List, NODES),
+            Permission::new(Verb::Watch, NODES),
+            Permission::new(Verb::Patch, NODES),
+            Permission::new(Verb::List, NAMESPACES),
+            Permission::new(Verb::Watch, NAMESPACES),
+            Permission::new(Verb::Create, SERVICE_ACCOUNTS)
+                .within(NAME)
+                .on("token"),
+        ];
+        for object in objects::standing(&account_needs()) {
+            for verb in [Verb::Create, Verb::Patch, Verb::Delete] {
+                needed.push(Permission::new(verb, object.kind).within(&object.namespace));
+            }
+        }
+        for verb in [Verb::Create, Verb::List, Verb::Watch, Verb::Delete] {
+            needed.push(Permission::new(verb, JOBS).within(NAME));
+        }
+        needed.push(Permission::new(Verb::List, PODS).within(NAME));
+        let missing = missing(&self.api, &needed, soon()).await;
+        let missing = missing.map_err(failed("asking what is allowed"))?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
+        let why = format!(
+            "RBAC does not allow what it needs: {}; take a kubeconfig of an administrator",
+            missing.join(", ")
+        );
+        Err(control_plane::Error::new("moving the cluster's nodes", why).into())
+    }
+
+    async fn sort(&self) -> Result<Lots, Error> {
+        let listed = self.api.list(&Collection::of(NODES), soon()).await;
+        let (nodes, _) = listed.map_err(failed("listing the Nodes"))?;
+        for wanted in &self.options.nodes {
+            if !nodes.contains_key(&(String::new(), wanted.clone())) {
+                let names = nodes.keys().map(|(_, name)| name.clone()).collect();
+                let similar = preflight::similar(wanted, names);
+                let what = format!("moving the Node {wanted}");
+                let why = format!("the cluster has no Node of that name, but {similar}");
+                return Err(control_plane::Error::new(what, why).into());
+            }
+        }
+        let mut lots = Lots::default();
+        for (_, node) in nodes {
+            let wanted = &self.options.nodes;
+            if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted == name(&node)) {
+                if !control_plane::is_ready(&node) {
+                    lots.away.push(name(&node).to_string());
+                }
+                continue;
+            }
+            let labels = &node["metadata"]["labels"];
+            let state = State::of(&node);
+            let ready = control_plane::is_ready(&node);
+            let there = ready && is_there(&node, self.options.target);
+            if state.as_ref().is_some_and(State::is_going_on) {
+                lots.going.push(node);
+            } else if there {
+                lots.passed.push(node);
+            } else if state.is_some_and(|state| state.is_stopped()) {
+                // To say what is wrong with it, before another one begins.
+                lots.going.push(node);
+            } else if !ready {
+                lots.away.push(name(&node).to_string());
+            } else if CONTROL_PLANES.iter().any(|label| !labels[label].is_null()) {
+                lots.control_planes.push(node);
+            } else {
+                lots.workers.push(node);
+            }
+        }
+        Ok(lots)
+    }
+
+    /// Moves nodes, so many at a time; none more once one has failed.
+    async fn move_all(
+        &self,
+        nodes: Vec<Value>,
+        at_a_time: usize,
+        failed: &mut Vec<node::Failure>,
+        left: &mut Vec<String>,
+    ) {
+        let mut waiting = nodes.iter();
+        let mut running = FuturesUnordered::new();
+        loop {
+            while failed.is_empty() && running.len() < at_a_time {
+                let Some(node) = waiting.next() else { break };
+                running.push(self.move_node(node));
+            }
+            match running.next().await {
+                Some(Ok(())) => {}
+                Some(Err(failure)) => failed.push(failure),
+                None => break,
+            }
+        }
+        left.extend(waiting.map(|node| name(node).to_string()));
+    }
+
+    async fn set_up(&self) -> Result<(), Error> {
+        // An earlier one may be going still, and nothing can be made in it.
+        let namespaces = Collection {
+            fields: format!("metadata.name={NAME}"),
+            ..Collection::of(NAMESPACES)
+        };
+        let until = soon();
+        let usable = self.api.follow(&namespaces, until, |namespaces| {
+            let mut going = namespaces
+                .values()
+                .map(|one| &one["metadata"]["deletionTimestamp"]);
+            going.all(Value::is_null).then_some(())
+        });
+        usable.await.map_err(failed("preparing the cluster"))?;
+        for object in objects::standing(&account_needs()) {
+            self.ensure(&object).await?;
+        }
+        let request = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": { "expirationSeconds": CREDENTIALS_SECONDS },
+        });
+        let token = Permission::new(Verb::Create, SERVICE_ACCOUNTS).within(NAME);
+        let token = token.named(NAME).on("token").ask().body(request);
+        let token = self.api.ask(&token, soon()).await;
+        let token = token.map_err(failed("getting credentials for the nodes"))?;
+        let token = token["status"]["token"].as_str().unwrap_or_default();
+        let server = self.options.server.as_deref();
+        self.ensure(&objects::credentials(&self.config, server, token))
+            .await
+    }
+
+    /// Makes an object, or has the one that is there be like it.
+    async fn ensure(&self, object: &Object) -> Result<(), Error> {
+        let until = soon();
+        let of = |verb| Permission::new(verb, object.kind).within(&object.namespace);
+        let create = of(Verb::Create).ask().body(object.body.clone());
+        let done = match self.api.ask(&create, until).await {
+            Err(Refusal::AlreadyExists(_)) => {
+                let patch = of(Verb::Patch).named(object.name()).ask();
+                self.api.ask(&patch.body(object.body.clone()), until).await
+            }
+            other => other,
+        };
+        done.map(|_| ()).map_err(failed("preparing the cluster"))
+    }
+
+    /// Takes away what was made. The namespace goes last, with all that is in it.
+    async fn clean_up(&self) -> Result<(), Error> {
+        for object in objects::standing(&account_needs()).iter().rev() {
+            let delete = Permission::new(Verb::Delete, object.kind).within(&object.namespace);
+            let delete = delete.named(object.name()).ask();
+            match self.api.ask(&delete, soon()).await {
+                Ok(_) | Err(Refusal::NotFound(_)) => {}
+                // The namespace is going already.
+                Err(Refusal::Conflict(_)) if object.kind == NAMESPACES => {}
+                Err(refusal) => return Err(failed("cleaning the cluster up")(refusal)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away what a Node says of its move.
+    async fn silence(&self, node: &Value) -> Result<(), Error> {
+        if node["metadata"]["annotations"][ANNOTATION].is_null() {
+            return Ok(());
+        }
+        let said = self.annotate(node, None).await;
+        said.map_err(failed("annotating a Node"))
+    }
+
+    async fn annotate(&self, node: &Value, state: Option<&State>) -> Result<(), Refusal> {
+        let text = state.map(State::to_text);
+        let patch = json!({ "metadata": { "annotations": { ANNOTATION: text } } });
+        let ask = Permission::new(Verb::Patch, NODES).named(name(node)).ask();
+        self.api.ask(&ask.body(patch), soon()).await.map(|_| ())
+    }
+}
+
+/// What the nodes' account has to be allowed: all that any node's steps ask for.
+fn account_needs() -> Vec<Permission> {
+    let all = Needs {
+        drain: true,
+        config_map: true,
+        probe: true,
+    };
+    let needed = preflight::needed(all, "");
+    needed.into_iter().chain(preflight::helpful()).collect()
+}
+
+/// Whether a node runs its pods on the target.
+fn is_there(node: &Value, target: Target) -> bool {
+    let runtime = node["status"]["nodeInfo"]["containerRuntimeVersion"].as_str();
+    let runs = runtime.is_some_and(|runtime| runtime.starts_with(runtime_name(target)));
+    // From the outside, cri-dockerd and dockershim are the same but for this.
+    let socket = node["metadata"]["annotations"][crate::plan::CRI_SOCKET].as_str();
+    runs && (target != Target::CriDockerd || socket == Some(target.endpoint()))
+}
+
+/// When a request that is not about waiting is given up.
+fn soon() -> Instant {
+    Instant::now() + PATIENCE
+}
+
+fn ended(failed: Vec<String>, left: Vec<String>, away: Vec<String>) -> Result<(), Error> {
+    let away = away.into_iter();
+    let away = away.map(|node| format!("the Node {node} is not Ready, and was left alone"));
+    let failed: Vec<_> = failed.into_iter().chain(away).collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Stopped { failed, left })
+}
+
+fn name(node: &Value) -> &str {
+    node["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+fn failed(what: &str) -> impl FnOnce(Refusal) -> Error {
+    let what = what.to_string();
+    move |refusal| Error::ControlPlane(control_plane::Error::new(what, refusal))
+}

@@ -1,0 +1,623 @@
+//! [`rollout::run`] against a server that speaks the Kubernetes API, and nodes that do what a Job of
+//! theirs has them do, with no other credentials than the rollout gives them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine as _;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use serde_json::{Value, json};
+use slipway_migrate::apply;
+use slipway_migrate::cluster::Access;
+use slipway_migrate::control_plane::{ControlPlane as _, Live, Needs};
+use slipway_migrate::plan::{Step, Target};
+use slipway_migrate::rollout::{self, ANNOTATION, Announcer, Event, Options, Phase};
+use slipway_testbed::{Fault, KubernetesRequest, KubernetesServer};
+use tokio::sync::Barrier;
+
+/// What becomes of a node that is asked to move.
+#[derive(Clone)]
+enum Fate {
+    Moves,
+    /// It moves once as many others are about it as the barrier wants.
+    MovesWith(Arc<Barrier>),
+    IsTakenBack,
+    IsLeftInTheMiddle,
+    /// It says that it has moved, and is not Ready.
+    IsLost,
+    /// Its Job fails.
+    CannotPull,
+    SaysNothing,
+}
+
+struct Cluster {
+    server: KubernetesServer,
+    fates: Mutex<BTreeMap<String, Fate>>,
+    /// What nodes do, in order.
+    log: Mutex<Vec<String>>,
+    /// The Jobs that were seen, by their uids.
+    seen: Mutex<BTreeSet<String>>,
+}
+
+impl Cluster {
+    fn start() -> Self {
+        Self {
+            server: KubernetesServer::start().unwrap(),
+            fates: Mutex::default(),
+            log: Mutex::default(),
+            seen: Mutex::default(),
+        }
+    }
+
+    /// Has each node live through what its fate is once there is a Job for it.
+    async fn nodes(&self) -> Infallible {
+        let mut changes = self.server.changes();
+        let mut living = FuturesUnordered::new();
+        loop {
+            changes.borrow_and_update();
+            for job in self.server.list("jobs") {
+                let uid = job["metadata"]["uid"].as_str().unwrap();
+                if self.seen.lock().unwrap().insert(uid.to_string()) {
+                    let spec = &job["spec"]["template"]["spec"];
+                    let node = spec["nodeName"].as_str().unwrap().to_string();
+                    let fate = self.fates.lock().unwrap().get(&node).cloned();
+                    living.push(live_through(self, node, fate.unwrap_or(Fate::Moves)));
+                }
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                Some(()) = living.next() => {}
+            }
+        }
+    }
+
+    fn node(&self, name: &str, runtime: &str) {
+        self.server.put(json!({
+            "kind": "Node", "metadata": { "name": name, "labels": {} },
+            "status": {
+                "conditions": [{ "type": "Ready", "status": "True" }],
+                "nodeInfo": { "containerRuntimeVersion": runtime },
+            },
+        }));
+    }
+
+    fn change(&self, name: &str, change: impl FnOnce(&mut Value)) {
+        assert!(self.server.change("nodes", "", name, change));
+    }
+
+    fn fate(&self, node: &str, fate: Fate) {
+        self.fates.lock().unwrap().insert(node.to_string(), fate);
+    }
+
+    async fn run(&self, options: &Options) -> (Result<(), String>, Vec<String>) {
+        let heard = Mutex::new(Vec::new());
+        let hear = |event: Event<'_>| {
+            let line = match event {
+                Event::Passed(node) => format!("{node} is there"),
+                Event::Begins(node) => format!("{node} begins"),
+                Event::Follows(node) => format!("{node} is followed"),
+                Event::Says(node, Phase::Applying { step, of, doing }) => {
+                    format!("{node} {step}/{of} {doing}")
+                }
+                Event::Says(..) => return,
+                Event::Moved(node) => format!("{node} has moved"),
+            };
+            heard.lock().unwrap().push(line);
+        };
+        let access = Access {
+            kubeconfig: Some(self.server.kubeconfig()),
+            context: None,
+        };
+        let done = tokio::select! {
+            done = rollout::run(&access, options, &hear) => done,
+            never = self.nodes() => match never {},
+        };
+        let done = done.map_err(|error| error.to_string());
+        (done, heard.into_inner().unwrap())
+    }
+
+    fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    fn runtime(&self, node: &str) -> String {
+        let node = self.server.get("nodes", "", node).unwrap();
+        let runtime = node["status"]["nodeInfo"]["containerRuntimeVersion"].as_str();
+        runtime.unwrap().to_string()
+    }
+
+    /// Nothing of a rollout is there any more.
+    #[track_caller]
+    fn is_clean(&self) {
+        for resource in [
+            "clusterroles",
+            "clusterrolebindings",
+            "roles",
+            "rolebindings",
+            "secrets",
+            "serviceaccounts",
+            "jobs",
+        ] {
+            assert_eq!(self.server.list(resource), Vec::<Value>::new());
+        }
+        assert!(
+            self.server
+                .get("namespaces", "", "slipway-migrate")
+                .is_none()
+        );
+        for node in self.server.list("nodes") {
+            assert!(
+                node["metadata"]["annotations"][ANNOTATION].is_null(),
+                "{node}"
+            );
+        }
+    }
+}
+
+fn options() -> Options {
+    Options {
+        target: Target::Containerd,
+        max_unavailable: 1,
+        nodes: Vec::new(),
+        image: "example.com/slipway:1".to_string(),
+        arguments: vec!["--force".to_string()],
+        server: None,
+        start: Duration::from_mins(1),
+        patience: Duration::from_mins(2),
+    }
+}
+
+/// What the move on a node's host does, as far as the cluster sees it.
+async fn live_through(cluster: &Cluster, node: String, fate: Fate) {
+    let (server, log) = (&cluster.server, &cluster.log);
+    let node = node.as_str();
+    let conditions = |kind: &str| json!([{ "type": kind, "status": "True" }]);
+    match &fate {
+        Fate::CannotPull => {
+            server.put(json!({
+                "kind": "Pod", "metadata": { "namespace": "slipway-migrate", "name": "p" },
+                "spec": { "nodeName": node },
+                "status": { "phase": "Pending", "containerStatuses": [{ "state": { "waiting": {
+                    "reason": "ImagePullBackOff", "message": "no such image",
+                } } }] },
+            }));
+            for job in server.list("jobs") {
+                let name = job["metadata"]["name"].as_str().unwrap();
+                server.change("jobs", "slipway-migrate", name, |job| {
+                    job["status"]["conditions"] = conditions("Failed");
+                });
+            }
+            return;
+        }
+        Fate::SaysNothing => return,
+        _ => {}
+    }
+    let secret = server
+        .get("secrets", "slipway-migrate", "slipway-migrate")
+        .unwrap();
+    let kubeconfig = secret["data"]["kubeconfig"].as_str().unwrap();
+    let kubeconfig = base64::engine::general_purpose::STANDARD.decode(kubeconfig);
+    let path = server.directory().join(node);
+    std::fs::write(&path, kubeconfig.unwrap()).unwrap();
+    let access = Access {
+        kubeconfig: Some(path),
+        context: None,
+    };
+    let live = Live::connect(&access, node).await.unwrap();
+    let all = Needs {
+        drain: true,
+        config_map: true,
+        probe: true,
+    };
+    live.preflight(all).await.unwrap();
+    log.lock().unwrap().push(format!("{node} begins"));
+    let announcer = Announcer::new(&live, Target::Containerd);
+    let say = async |phase: Value| {
+        let mut state = json!({ "target": "containerd" });
+        state
+            .as_object_mut()
+            .unwrap()
+            .extend(phase.as_object().unwrap().clone());
+        live.set_annotation(ANNOTATION, Some(&state.to_string()))
+            .await
+            .unwrap();
+    };
+    let reason = |phase: &str| json!({ "phase": phase, "reason": "the disk is full" });
+    let steps = async {
+        announcer.note(apply::Event::Begins(0, &Step::Cordon), 2);
+        live.set_cordoned(true).await.unwrap();
+        live.drain(Duration::from_mins(1), &|_| {}).await.unwrap();
+        match &fate {
+            Fate::MovesWith(others) => {
+                others.wait().await;
+            }
+            Fate::IsTakenBack | Fate::IsLeftInTheMiddle => return,
+            _ => {}
+        }
+        server.change("nodes", "", node, |object| {
+            object["status"]["nodeInfo"]["containerRuntimeVersion"] = "containerd://1.7".into();
+            if matches!(fate, Fate::IsLost) {
+                object["status"]["conditions"][0]["status"] = "False".into();
+            }
+        });
+        live.set_cordoned(false).await.unwrap();
+    };
+    tokio::select! {
+        () = steps => {}
+        never = announcer.run() => match never {},
+    }
+    log.lock().unwrap().push(format!("{node} ends"));
+    match fate {
+        Fate::IsTakenBack => announcer.end(None, Some("the disk is full")).await.unwrap(),
+        Fate::IsLeftInTheMiddle => say(reason("stopped")).await,
+        _ => say(json!({ "phase": "applied" })).await,
+    }
+}
+
+fn of(verb: &'static str, resource: &'static str) -> impl Fn(&KubernetesRequest) -> bool + Send {
+    move |asked| asked.verb == verb && asked.resource == resource
+}
+
+#[track_caller]
+fn contains(text: &str, all: &[&str]) {
+    for wanted in all {
+        assert!(text.contains(wanted), "{wanted:?} in {text:?}");
+    }
+}
+
+#[tokio::test]
+async fn nodes_move_one_after_the_other_and_control_planes_last() {
+    let cluster = Cluster::start();
+    for name in ["a-control", "b", "c"] {
+        cluster.node(name, "docker://20.10.8");
+    }
+    cluster.change("a-control", |node| {
+        node["metadata"]["labels"]["node-role.kubernetes.io/control-plane"] = "".into();
+    });
+    cluster.node("d", "containerd://1.6.8");
+    // The server has its bad moments.
+    cluster
+        .server
+        .fault(of("watch", "nodes"), 3, Fault::EndsAfter(1));
+    cluster
+        .server
+        .fault(of("watch", "nodes"), 1, Fault::CutBefore);
+    for resource in [
+        "namespaces",
+        "jobs",
+        "serviceaccounts/token",
+        "clusterroles",
+    ] {
+        cluster
+            .server
+            .fault(of("create", resource), 1, Fault::CutAfter);
+        cluster
+            .server
+            .fault(of("create", resource), 1, Fault::Busy(0));
+    }
+    cluster
+        .server
+        .fault(of("patch", "nodes"), 2, Fault::Status(409));
+    let (done, heard) = cluster.run(&options()).await;
+    done.unwrap();
+    assert_eq!(
+        cluster.log(),
+        [
+            "b begins",
+            "b ends",
+            "c begins",
+            "c ends",
+            "a-control begins",
+            "a-control ends"
+        ]
+    );
+    let heard = heard.join("\n");
+    contains(
+        &heard,
+        &[
+            "d is there\nb begins\n",
+            "b has moved\nc begins\n",
+            "c has moved\na-control begins\n",
+            "a-control has moved",
+        ],
+    );
+    cluster.is_clean();
+    // There is nothing left to do.
+    let (done, heard) = cluster.run(&options()).await;
+    done.unwrap();
+    assert_eq!(
+        heard,
+        [
+            "a-control is there",
+            "b is there",
+            "c is there",
+            "d is there"
+        ]
+    );
+    cluster.is_clean();
+}
+
+#[tokio::test]
+async fn as_many_nodes_are_away_as_may_be() {
+    let cluster = Cluster::start();
+    let barrier = Arc::new(Barrier::new(2));
+    for name in ["a", "b", "c", "d"] {
+        cluster.node(name, "docker://20.10.8");
+        cluster.fate(name, Fate::MovesWith(Arc::clone(&barrier)));
+    }
+    let two = Options {
+        max_unavailable: 2,
+        ..options()
+    };
+    let (done, _) = cluster.run(&two).await;
+    done.unwrap();
+    let mut away = 0;
+    for line in cluster.log() {
+        away += if line.ends_with("begins") { 1 } else { -1 };
+        assert!(away <= 2, "{:?}", cluster.log());
+    }
+    cluster.is_clean();
+}
+
+#[tokio::test]
+async fn the_first_node_that_does_not_come_back_is_the_last() {
+    let cluster = Cluster::start();
+    for name in ["a", "b", "c"] {
+        cluster.node(name, "docker://20.10.8");
+    }
+    cluster.fate("b", Fate::IsTakenBack);
+    let (done, heard) = cluster.run(&options()).await;
+    let error = done.unwrap_err();
+    contains(
+        &error,
+        &[
+            "the Node b: the disk is full; the node is what it was",
+            "not begun: c",
+            "the same command",
+        ],
+    );
+    contains(&heard.join("\n"), &["a has moved", "b begins"]);
+    assert_eq!(cluster.runtime("c"), "docker://20.10.8");
+    cluster.is_clean();
+    // It is mended, and what is left moves.
+    cluster.fate("b", Fate::Moves);
+    let (done, heard) = cluster.run(&options()).await;
+    done.unwrap();
+    contains(
+        &heard.join("\n"),
+        &["a is there", "b has moved", "c has moved"],
+    );
+
+    cluster.node("e", "docker://20.10.8");
+    cluster.fate("e", Fate::IsLeftInTheMiddle);
+    for _ in 0..2 {
+        let (done, _) = cluster.run(&options()).await;
+        contains(
+            &done.unwrap_err(),
+            &[
+                "the Node e",
+                "the disk is full",
+                "on the node, slipway migrate resume",
+            ],
+        );
+    }
+    assert_eq!(
+        cluster
+            .log()
+            .iter()
+            .filter(|line| *line == "e begins")
+            .count(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_rollout_that_was_cut_off_is_continued() {
+    let cluster = Cluster::start();
+    for name in ["a", "b", "c"] {
+        cluster.node(name, "docker://20.10.8");
+    }
+    let state = |phase: &str| {
+        let state = json!({
+            "target": "containerd", "phase": phase, "step": 1, "of": 2, "doing": "x",
+        });
+        Value::from(state.to_string())
+    };
+    // It is about it: nobody asks it again. The other one was asked, and nobody told it.
+    cluster.change("a", |node| {
+        node["metadata"]["annotations"][ANNOTATION] = state("applying");
+    });
+    cluster.change("b", |node| {
+        node["metadata"]["annotations"][ANNOTATION] = state("asked");
+    });
+    let finish = async {
+        while !cluster.log().contains(&"b ends".to_string()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(!cluster.log().contains(&"c begins".to_string()));
+        cluster.change("a", |node| {
+            node["status"]["nodeInfo"]["containerRuntimeVersion"] = "containerd://1.7".into();
+            node["metadata"]["annotations"][ANNOTATION] = state("applied");
+        });
+    };
+    let options = options();
+    let ((done, heard), ()) = tokio::join!(cluster.run(&options), finish);
+    done.unwrap();
+    let heard = heard.join("\n");
+    contains(&heard, &["a is followed", "b is followed", "c begins"]);
+    assert!(!cluster.log().contains(&"a begins".to_string()));
+    cluster.is_clean();
+    // Somebody moves it elsewhere.
+    cluster.node("d", "docker://20.10.8");
+    let other = json!({ "target": "crio", "phase": "asked" }).to_string();
+    cluster.change("d", |node| {
+        node["metadata"]["annotations"][ANNOTATION] = other.into();
+    });
+    let (done, _) = cluster.run(&options).await;
+    contains(&done.unwrap_err(), &["the Node d: it is moving to crio"]);
+}
+
+#[tokio::test]
+async fn a_node_that_is_lost_keeps_its_credentials_until_it_is_found() {
+    let cluster = Cluster::start();
+    cluster.node("a", "docker://20.10.8");
+    cluster.node("b", "docker://20.10.8");
+    cluster.fate("a", Fate::IsLost);
+    let short = Options {
+        patience: Duration::from_secs(2),
+        ..options()
+    };
+    let (done, _) = cluster.run(&short).await;
+    contains(
+        &done.unwrap_err(),
+        &[
+            "the Node a: it is not Ready on containerd after 2 seconds",
+            "not begun: b",
+        ],
+    );
+    assert_eq!(cluster.server.list("secrets").len(), 1);
+    // It is away, and no more may be.
+    cluster.change("a", |node| {
+        node["metadata"]["annotations"][ANNOTATION] = Value::Null;
+    });
+    let (done, _) = cluster.run(&short).await;
+    contains(
+        &done.unwrap_err(),
+        &["a is not Ready already", "--max-unavailable"],
+    );
+    assert_eq!(cluster.runtime("b"), "docker://20.10.8");
+    // With room for two the other one moves, and it is said that one was left.
+    let two = Options {
+        max_unavailable: 2,
+        ..options()
+    };
+    let (done, _) = cluster.run(&two).await;
+    contains(
+        &done.unwrap_err(),
+        &["the Node a is not Ready, and was left alone"],
+    );
+    assert_eq!(cluster.runtime("b"), "containerd://1.7");
+    cluster.is_clean();
+}
+
+#[tokio::test]
+async fn a_job_that_starts_nothing_is_taken_back() {
+    let cluster = Cluster::start();
+    cluster.node("a", "docker://20.10.8");
+    cluster.fate("a", Fate::CannotPull);
+    let (done, _) = cluster.run(&options()).await;
+    contains(
+        &done.unwrap_err(),
+        &[
+            "the Node a: its Job failed (slipway-migrate/move-a-",
+            "ImagePullBackOff: no such image",
+        ],
+    );
+    cluster.is_clean();
+    cluster.fate("a", Fate::SaysNothing);
+    let short = Options {
+        start: Duration::from_secs(1),
+        ..options()
+    };
+    let (done, _) = cluster.run(&short).await;
+    contains(
+        &done.unwrap_err(),
+        &["it said nothing for 1 second", "no pod was made"],
+    );
+    cluster.is_clean();
+    assert!(cluster.log().is_empty());
+}
+
+#[tokio::test]
+async fn what_a_node_is_given_is_no_more_than_it_needs() {
+    let cluster = Cluster::start();
+    cluster.node("a", "docker://20.10.8");
+    cluster.fate("a", Fate::SaysNothing);
+    let look = async {
+        let secrets = || cluster.server.list("secrets");
+        while secrets().is_empty() || cluster.server.list("jobs").is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let job = &cluster.server.list("jobs")[0];
+        let spec = &job["spec"]["template"]["spec"];
+        assert_eq!(spec["nodeName"], "a");
+        assert_eq!(
+            spec["containers"][0]["command"],
+            json!([
+                "slipway",
+                "migrate",
+                "node-job",
+                "--to",
+                "containerd",
+                "--node",
+                "a",
+                "--kubeconfig",
+                "/etc/slipway-migrate/kubeconfig",
+                "--force",
+            ])
+        );
+        let mut verbs = BTreeMap::new();
+        for role in [
+            cluster.server.list("clusterroles"),
+            cluster.server.list("roles"),
+        ]
+        .concat()
+        {
+            let namespace = role["metadata"]["namespace"]
+                .as_str()
+                .unwrap_or("*")
+                .to_string();
+            for rule in role["rules"].as_array().unwrap() {
+                let rule = format!("{} {}", rule["verbs"][0], rule["resources"][0]);
+                let rules: &mut Vec<String> = verbs.entry(namespace.clone()).or_default();
+                rules.push(rule.replace('"', ""));
+            }
+        }
+        verbs
+    };
+    let short = Options {
+        start: Duration::from_secs(2),
+        ..options()
+    };
+    let (_, verbs) = tokio::join!(cluster.run(&short), look);
+    let expected = json!({
+        "*": [
+            "get nodes", "list nodes", "watch nodes", "patch nodes",
+            "list pods", "watch pods", "create pods/eviction",
+        ],
+        "kube-node-lease": ["get leases"],
+        "kube-system": [
+            "get configmaps", "update configmaps",
+            "list pods", "watch pods", "create pods", "delete pods",
+            "list events",
+        ],
+    });
+    assert_eq!(json!(verbs), expected);
+}
+
+#[tokio::test]
+async fn what_keeps_a_rollout_from_beginning_is_said() {
+    let cluster = Cluster::start();
+    cluster.node("worker-1", "docker://20.10.8");
+    let wrong = Options {
+        nodes: vec!["worker-2".to_string()],
+        ..options()
+    };
+    let (done, _) = cluster.run(&wrong).await;
+    contains(&done.unwrap_err(), &["the Node worker-2", "but worker-1"]);
+    cluster.server.deny("create", "jobs");
+    cluster.server.deny("patch", "nodes");
+    let (done, _) = cluster.run(&options()).await;
+    contains(
+        &done.unwrap_err(),
+        &[
+            "verb create on jobs of the API group batch in the namespace slipway-migrate",
+            "verb patch on nodes",
+        ],
+    );
+    assert_eq!(cluster.runtime("worker-1"), "docker://20.10.8");
+    cluster.is_clean();
+}
