@@ -7,6 +7,7 @@
 //! that are about it, and begins with the others.
 
 mod announce;
+mod begin;
 mod node;
 mod objects;
 mod state;
@@ -29,6 +30,7 @@ use crate::control_plane::request::{
 use crate::control_plane::{self, Needs};
 use crate::plan::{Target, runtime_name};
 pub use announce::Announcer;
+pub use begin::{BeginError, Begun, Pod, UNIT};
 use objects::{NAME, Object};
 pub use state::{ANNOTATION, Phase, State};
 

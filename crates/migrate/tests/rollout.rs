@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,12 +11,15 @@ use base64::Engine as _;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
+use slipway_migrate::Root;
 use slipway_migrate::apply;
 use slipway_migrate::cluster::Access;
 use slipway_migrate::control_plane::{ControlPlane as _, Live, Needs};
 use slipway_migrate::plan::{Step, Target};
-use slipway_migrate::rollout::{self, ANNOTATION, Announcer, Event, Options, Phase};
-use slipway_testbed::{Fault, KubernetesRequest, KubernetesServer};
+use slipway_migrate::rollout::{
+    self, ANNOTATION, Announcer, Begun, Event, Options, Phase, Pod, UNIT,
+};
+use slipway_testbed::{FakeSystemd, Fault, KubernetesRequest, KubernetesServer, Scratch};
 use tokio::sync::Barrier;
 
 /// What becomes of a node that is asked to move.
@@ -620,4 +624,57 @@ async fn what_keeps_a_rollout_from_beginning_is_said() {
     );
     assert_eq!(cluster.runtime("worker-1"), "docker://20.10.8");
     cluster.is_clean();
+}
+
+#[tokio::test]
+async fn a_pod_of_a_job_has_the_host_begin() {
+    let scratch = Scratch::new().unwrap();
+    let systemd = FakeSystemd::start(&scratch).unwrap();
+    let host = scratch.join("host");
+    // Links of the host lead about the host.
+    std::fs::create_dir_all(host.join("data/state")).unwrap();
+    std::fs::create_dir_all(host.join("var")).unwrap();
+    std::os::unix::fs::symlink("/data/state", host.join("var/lib")).unwrap();
+    for (name, text) in [("program", "an ELF file"), ("credentials", "a token")] {
+        std::fs::write(scratch.join(name), text).unwrap();
+    }
+    let pod = Pod {
+        root: Root::new(&host),
+        bus: systemd.address(),
+        program: scratch.join("program"),
+        kubeconfig: scratch.join("credentials"),
+    };
+    let arguments = ["migrate", "apply", "--to", "containerd"].map(str::to_string);
+    assert_eq!(pod.begin(&arguments).await.unwrap(), Begun::Now);
+    let copied = |name: &str| {
+        let path = host.join("data/state/slipway-migrate").join(name);
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        (std::fs::read_to_string(path).unwrap(), mode & 0o777)
+    };
+    assert_eq!(copied("slipway"), ("an ELF file".to_string(), 0o755));
+    assert_eq!(copied("kubeconfig"), ("a token".to_string(), 0o600));
+    let properties = systemd.properties(UNIT).unwrap();
+    contains(
+        &properties["ExecStart"],
+        &[
+            "/var/lib/slipway-migrate/slipway",
+            r#""migrate", "apply", "--to", "containerd", "--kubeconfig", "/var/lib/slipway-migrate/kubeconfig""#,
+        ],
+    );
+    assert_eq!(pod.begin(&arguments).await.unwrap(), Begun::Before);
+    let nowhere = Pod {
+        root: Root::new("/proc/self/fdinfo"),
+        ..pod.clone()
+    };
+    let error = nowhere.begin(&arguments).await.unwrap_err().to_string();
+    contains(
+        &error,
+        &[
+            "/var/lib/slipway-migrate/slipway",
+            "privileged, with hostPID",
+        ],
+    );
+    drop(systemd);
+    let error = pod.begin(&arguments).await.unwrap_err().to_string();
+    contains(&error, &["systemd of the node (unix:path="]);
 }
