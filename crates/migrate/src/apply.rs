@@ -161,9 +161,9 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
         }
     }
 
-    /// Where the move is.
-    pub fn phase(&self) -> &Phase {
-        &self.journal.record().phase
+    /// What the journal says by now.
+    pub fn record(&self) -> &Record {
+        self.journal.record()
     }
 
     /// Goes on to the end from wherever the journal is: forwards, or backwards where that has been

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use slipway_migrate::apply::{Begun, Error, Event, JournalError, Journals, Mover, Phase, Settings};
 use slipway_migrate::cluster::Access;
+use slipway_migrate::control_plane::DrainOptions;
 use slipway_migrate::plan::{self, Step, Target};
 use slipway_migrate::{Root, apply};
 use tokio::runtime::{Builder, Runtime};
@@ -37,6 +38,9 @@ fn settings() -> Settings {
         drain: Duration::from_secs(1),
         ready: Duration::from_secs(1),
         roll_back: false,
+        evict: DrainOptions::default(),
+        probe_image: None,
+        announce: false,
     }
 }
 

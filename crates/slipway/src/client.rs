@@ -5,7 +5,7 @@ mod attach;
 mod connection;
 mod containers;
 mod credentials;
-mod duration;
+pub(crate) mod duration;
 mod engines;
 mod exec;
 mod failure;

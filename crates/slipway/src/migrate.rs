@@ -2,9 +2,12 @@
 
 mod apply;
 mod clean;
+mod cluster;
+mod how;
 mod plan;
 mod status;
 
+use anyhow::ensure;
 use clap::{Args, Subcommand};
 use slipway_migrate::node;
 use slipway_migrate::plan::{Options, Target};
@@ -63,6 +66,22 @@ Examples:
   slipway migrate rollback")]
     Rollback(apply::RollbackArgs),
 
+    /// Move a cluster's nodes one after the other, with a Job on each; stops at the first that does not
+    /// come back
+    #[command(after_help = "\
+Runs anywhere with a kubeconfig. Each node says in an annotation how far it is; nodes that are there already are
+passed over, and those that are about it are followed, so the same command goes on after anything.
+Control planes come last, one at a time.
+
+Examples:
+  slipway migrate cluster --to containerd --image registry.example/slipway:1 --max-unavailable 2
+  slipway migrate cluster --to slipway --no-drain --image registry.example/slipway:1 --nodes w1,w2")]
+    Cluster(cluster::ClusterMoveArgs),
+
+    /// Begin the move of the node on which this pod is
+    #[command(hide = true)]
+    NodeJob(cluster::NodeJobArgs),
+
     /// Say how far the last move of this node has come
     #[command(after_help = "\
 Examples:
@@ -108,6 +127,18 @@ impl Move {
     }
 }
 
+impl Move {
+    /// All but the target, for another process.
+    fn arguments(self) -> Vec<String> {
+        let flags = [
+            (self.no_drain, "--no-drain"),
+            (self.stop_other_containers, "--stop-other-containers"),
+        ];
+        let given = flags.iter().filter(|(given, _)| *given);
+        given.map(|(_, flag)| (*flag).to_owned()).collect()
+    }
+}
+
 impl MigrateArgs {
     /// Does what was asked for.
     pub(crate) fn run(self) -> anyhow::Result<()> {
@@ -120,9 +151,20 @@ impl MigrateArgs {
                 MigrateCommand::Apply(args) => args.run().await,
                 MigrateCommand::Resume(args) => args.run().await,
                 MigrateCommand::Rollback(args) => args.run().await,
+                MigrateCommand::Cluster(args) => args.run().await,
+                MigrateCommand::NodeJob(args) => args.run().await,
                 MigrateCommand::Status(args) => args.run(),
                 MigrateCommand::Clean(args) => args.run().await,
             }
         })
     }
+}
+
+/// Moves change what is root's.
+fn needs_root() -> anyhow::Result<()> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "this changes the node's files and services: run it as root"
+    );
+    Ok(())
 }

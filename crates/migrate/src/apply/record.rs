@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::step::Before;
 use crate::cluster::Access;
+use crate::control_plane::DrainOptions;
 use crate::plan::{self, Plan, Step};
 
 /// What was asked for, and what was planned then.
@@ -35,6 +36,15 @@ pub struct Settings {
     pub ready: Duration,
     /// Whether a step that fails has all of them taken back.
     pub roll_back: bool,
+    /// What a drain may take away.
+    #[serde(default)]
+    pub evict: DrainOptions,
+    /// What the probe runs; nothing for an image that the Node has.
+    #[serde(default)]
+    pub probe_image: Option<String>,
+    /// Whether the Node says how far the move is: others follow it.
+    #[serde(default)]
+    pub announce: bool,
 }
 
 /// An entry of the journal.

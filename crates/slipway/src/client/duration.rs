@@ -6,7 +6,7 @@ use anyhow::bail;
 use jiff::{SignedDuration, Timestamp};
 
 /// Reads `90`, `90s`, `1m30s` or `500ms`; a bare number is in seconds.
-pub(super) fn parse(text: &str) -> anyhow::Result<Duration> {
+pub(crate) fn parse(text: &str) -> anyhow::Result<Duration> {
     if let Ok(seconds) = text.parse::<u64>() {
         return Ok(Duration::from_secs(seconds));
     }

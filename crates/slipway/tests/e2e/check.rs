@@ -83,7 +83,65 @@ async fn what_only_docker_has_is_found() {
     // Neither what came from a registry nor the engine's own pause image.
     assert_eq!(found("image-only-here"), ["built-here:1"]);
 
+    // A move would stop it with Docker, and does not unless it is told to.
+    write(
+        "lib/systemd/system/kubelet.service",
+        "[Service]\nExecStart=/usr/bin/kubelet --network-plugin=cni $KUBELET_EXTRA_ARGS\nEnvironmentFile=-/etc/default/kubelet\n",
+    );
+    write("lib/systemd/system/docker.service", "[Service]\nExecStart=/usr/bin/dockerd\n");
+    let plan = async |more: &[&str]| {
+        let mut command = Command::new(slipway_binary().unwrap());
+        command.args(["migrate", "plan", "--to", "containerd", "--root"]);
+        command.arg(&tree).args(["--kubelet-version", "1.23"]).args(more);
+        command.output().await.unwrap()
+    };
+    let refused = plan(&[]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("no kubelet owns") && said.contains(": db;"), "{said}");
+    let allowed = plan(&["--stop-other-containers"]).await;
+    assert!(allowed.status.success(), "{allowed:?}");
+
     own(&["rm", "-f", "db", "old"]);
     own(&["volume", "rm", "pgdata"]);
     node.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_move_that_cannot_begin_says_why_and_leaves_nothing() {
+    let slipway = slipway_binary().unwrap();
+    let run = async |user: u32, arguments: &[&str]| {
+        let mut command = Command::new(&slipway);
+        command.arg("migrate").args(arguments).uid(user);
+        let output = command.output().await.unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let nobody = 65534;
+    for arguments in [
+        &["apply", "--to", "slipway"][..],
+        &["resume"],
+        &["rollback"],
+        &["clean"],
+    ] {
+        let (code, said) = run(nobody, arguments).await;
+        assert_eq!(code, Some(1), "{arguments:?}: {said}");
+        assert!(said.contains("run it as root"), "{arguments:?}: {said}");
+    }
+    for (arguments, why) in [
+        (&["apply", "--to", "slipway"][..], "no kubelet runs here"),
+        (&["resume"], "has not begun to move"),
+        (&["rollback"], "has not begun to move"),
+        (&["clean", "--yes"], "has not moved"),
+    ] {
+        let (code, said) = run(0, arguments).await;
+        assert_eq!(code, Some(1), "{arguments:?}: {said}");
+        assert!(said.contains(why), "{arguments:?}: {said}");
+    }
+    let (code, said) = run(0, &["apply", "--to", "podman"]).await;
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("slipway, containerd, crio, cri-dockerd"), "{said}");
+    assert!(!std::path::Path::new("/var/lib/slipway-migrate").exists());
 }

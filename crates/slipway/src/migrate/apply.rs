@@ -1,0 +1,282 @@
+//! `slipway migrate apply`, `resume` and `rollback`.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::Args;
+use slipway_migrate::apply::{
+    self, Begun, Event, Journal, Journals, Mover, Phase, Record, Settings,
+};
+use slipway_migrate::cluster::Access;
+use slipway_migrate::control_plane::{self, ControlPlane as _};
+use slipway_migrate::rollout::Announcer;
+use slipway_migrate::{Root, host, plan};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::how::{ClusterArgs, How};
+use super::{Move, needs_root};
+use crate::client::output;
+use crate::docker_pods::DockerPods;
+
+#[derive(Debug, Args)]
+pub(super) struct ApplyArgs {
+    #[command(flatten)]
+    to: Move,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
+
+    /// The Node's name; by default what the kubelet is told, or the host name
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+
+    #[command(flatten)]
+    how: How,
+
+    /// Say in an annotation of the Node how far it is
+    #[arg(long, hide = true)]
+    announce: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ResumeArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RollbackArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+impl ApplyArgs {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        needs_root()?;
+        let root = Root::new("/");
+        not_moving(apply::last(&root)?.as_ref())?;
+        let options = self.to.options(self.how.node());
+        let made = plan::make(&root, &options).await;
+        let name = match (&self.node, made.as_ref().ok().and_then(|plan| plan.node.clone())) {
+            (Some(name), _) | (None, Some(name)) => name.clone(),
+            (None, None) => host_name()?,
+        };
+        let access = self.cluster.clone().access()?;
+        let settings = self.how.settings(self.announce);
+        let begin = async {
+            let control_plane = connect(&access, &name, &settings).await?;
+            let plan = made?;
+            control_plane.preflight(apply::needs(&plan)).await?;
+            if !self.yes && !agreed(&name, &plan)? {
+                bail!("nothing was changed");
+            }
+            let journals = Journals::hold(&root)?;
+            not_moving(journals.last()?.as_ref().map(Journal::record))?;
+            let begun = Begun {
+                was_ready: control_plane.is_ready().await?,
+                node: name.clone(),
+                options,
+                access: access.clone(),
+                settings: settings.clone(),
+                plan,
+            };
+            let journal = journals.begin(begun)?;
+            anyhow::Ok((journals, journal))
+        };
+        match begin.await {
+            Ok((journals, journal)) => Work { root, journals }.carry_out(journal, &access, Direction::On).await,
+            Err(error) => {
+                if self.announce
+                    && let Ok(control_plane) = connect(&access, &name, &settings).await
+                {
+                    let announcer = Announcer::new(&control_plane, self.to.to);
+                    // What is wrong is said below in any case.
+                    let _ = announcer.end(None, Some(&format!("{error:#}"))).await;
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+impl ResumeArgs {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        go_on(self.cluster, Direction::On).await
+    }
+}
+
+impl RollbackArgs {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        go_on(self.cluster, Direction::Back).await
+    }
+}
+
+/// Whether a move goes on as it did, or back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    On,
+    Back,
+}
+
+async fn go_on(cluster: ClusterArgs, direction: Direction) -> anyhow::Result<()> {
+    needs_root()?;
+    let root = Root::new("/");
+    let nothing = "this node has not begun to move: slipway migrate apply does that";
+    ensure!(apply::last(&root)?.is_some(), nothing);
+    let journals = Journals::hold(&root)?;
+    let journal = journals.last()?.context(nothing)?;
+    let record = journal.record();
+    let target = record.begun.plan.target;
+    let over = match (&record.phase, direction) {
+        (Phase::Applied, Direction::On) => {
+            Some(format!("The move to {target} is over: there is nothing to go on with.\n"))
+        }
+        (Phase::RolledBack { .. }, _) => {
+            Some(format!("The move to {target} was taken back: there is nothing to do.\n"))
+        }
+        _ => None,
+    };
+    if let Some(text) = over {
+        return output::write_stdout(text.as_bytes());
+    }
+    let access = cluster.or(&record.begun.access)?;
+    Work { root, journals }.carry_out(journal, &access, direction).await
+}
+
+/// The Node in its cluster, as the settings have it.
+async fn connect(
+    access: &Access,
+    node: &str,
+    settings: &Settings,
+) -> anyhow::Result<control_plane::Live> {
+    let live = control_plane::Live::connect(access, node).await?;
+    let live = live.with_drain(settings.evict);
+    Ok(match &settings.probe_image {
+        Some(image) => live.with_probe_image(image),
+        None => live,
+    })
+}
+
+/// What a move works in.
+struct Work {
+    root: Root,
+    journals: Journals,
+}
+
+impl Work {
+    /// Does the steps, or takes them back, until Ctrl-C.
+    async fn carry_out(
+        self,
+        journal: Journal,
+        access: &Access,
+        direction: Direction,
+    ) -> anyhow::Result<()> {
+        let begun = journal.record().begun.clone();
+        let steps = journal.record().steps.len();
+        let target = begun.plan.target;
+        let host = host::Live::new(DockerPods).await;
+        let control_plane = connect(access, &begun.node, &begun.settings).await?;
+        let announcer = Announcer::new(&control_plane, target);
+        let heard = |event: Event<'_>| {
+            show(event, steps);
+            announcer.note(event, steps);
+        };
+        let mut mover = Mover::new(
+            &self.root,
+            (&self.journals, journal),
+            &host,
+            &control_plane,
+            &heard,
+        );
+        let ended = {
+            let work = async {
+                match direction {
+                    Direction::On => mover.resume().await.map_err(anyhow::Error::from),
+                    Direction::Back => mover.roll_back("it was asked for").await.map_err(anyhow::Error::from),
+                }
+            };
+            let announce = async {
+                if begun.settings.announce {
+                    announcer.run().await;
+                }
+                std::future::pending::<()>().await;
+            };
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            let mut terminate = signal(SignalKind::terminate())?;
+            tokio::select! {
+                ended = work => ended,
+                () = announce => unreachable!("it goes on for ever"),
+                _ = interrupt.recv() => Err(anyhow::anyhow!(CUT_OFF)),
+                _ = terminate.recv() => Err(anyhow::anyhow!(CUT_OFF)),
+            }
+        };
+        if begun.settings.announce {
+            let wrong = ended.as_ref().err().map(|error| format!("{error:#}"));
+            let said = announcer.end(Some(mover.record()), wrong.as_deref()).await;
+            if let Err(error) = said {
+                show(Event::Line(&error.to_string()), steps);
+            }
+        }
+        ended?;
+        let end = match mover.record().phase {
+            Phase::Applied => format!(
+                "This node has moved to {target}. Docker's data stays until slipway migrate clean.\n"
+            ),
+            _ => "All is as it was.\n".to_owned(),
+        };
+        output::write_stdout(end.as_bytes())
+    }
+}
+
+const CUT_OFF: &str = "interrupted: go on with slipway migrate resume, or take all of it back with slipway migrate rollback";
+
+/// A line on standard error for each thing that happens.
+fn show(event: Event<'_>, steps: usize) {
+    let line = match event {
+        Event::Begins(number, step) => format!("[{:>2}/{steps}] {step}", number + 1),
+        Event::Undoing(number, step) => format!("[{:>2}/{steps}] take back: {step}", number + 1),
+        Event::Line(line) => format!("        {line}"),
+        Event::Done(..) | Event::Undone(..) => return,
+    };
+    // With standard error closed, the work goes on all the same.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Asks whoever sits at the terminal.
+fn agreed(node: &str, plan: &plan::Plan) -> anyhow::Result<bool> {
+    let stdin = io::stdin();
+    ensure!(
+        stdin.is_terminal(),
+        "nobody is there to be asked: look at slipway migrate plan, then say --yes"
+    );
+    let text = super::plan::render(plan, output::colours());
+    output::write_stdout(text.as_bytes())?;
+    let mut out = io::stdout();
+    write!(out, "\nMove {node} to {}? [y/N] ", plan.target)?;
+    out.flush()?;
+    let mut answer = String::new();
+    stdin.lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Refuses to begin while another move is not over.
+fn not_moving(last: Option<&Record>) -> anyhow::Result<()> {
+    if let Some(record) = last.filter(|record| !record.is_over()) {
+        bail!(
+            "a move of this node to {} is not over: go on with slipway migrate resume, or take it back with slipway migrate rollback",
+            record.begun.plan.target
+        );
+    }
+    Ok(())
+}
+
+/// A kubelet's name for its node where it is told none: the host name, in lower case.
+fn host_name() -> anyhow::Result<String> {
+    let system = rustix::system::uname();
+    let name = system.nodename().to_str().context("the host name is no text")?;
+    Ok(name.trim().to_lowercase())
+}

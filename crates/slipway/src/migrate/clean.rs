@@ -1,0 +1,70 @@
+//! `slipway migrate clean`: Docker's data on a node that has moved.
+
+use std::fmt::Write as _;
+
+use anyhow::{bail, ensure};
+use clap::Args;
+use slipway_migrate::apply::{self, Journals, Phase};
+use slipway_migrate::host::{Host as _, Live};
+use slipway_migrate::plan::Target;
+use slipway_migrate::{Root, clean};
+
+use super::needs_root;
+use crate::client::output::write_stdout;
+use crate::docker_pods::DockerPods;
+
+#[derive(Debug, Args)]
+pub(super) struct CleanArgs {
+    /// Remove it, rather than say what would be removed
+    #[arg(long, short)]
+    yes: bool,
+}
+
+impl CleanArgs {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        needs_root()?;
+        let root = Root::new("/");
+        let nothing = "this node has not moved: there is nothing of a move to clean up";
+        ensure!(apply::last(&root)?.is_some(), nothing);
+        let journals = Journals::hold(&root)?;
+        let target = match journals.last()? {
+            None => bail!(nothing),
+            Some(journal) if journal.record().phase == Phase::Applied => {
+                journal.record().begun.plan.target
+            }
+            Some(journal) if journal.record().is_over() => {
+                bail!("the last move of this node was taken back: Docker's data is in use")
+            }
+            Some(_) => bail!(
+                "the move is not over: finish it with slipway migrate resume or rollback first"
+            ),
+        };
+        ensure!(
+            target != Target::CriDockerd,
+            "this node has moved to cri-dockerd, which has its pods in Docker: its data is in use"
+        );
+        let docker = Live::new(DockerPods).await.unit("docker.service").await?;
+        ensure!(
+            !docker.active,
+            "docker.service runs: when slipway engines says that no pods are left in it, stop it (systemctl disable --now docker.socket docker.service), then clean again"
+        );
+        let leftovers = clean::leftovers(&root).await?;
+        let mut text = String::new();
+        for leftover in &leftovers {
+            let (path, mib) = (leftover.path.display(), leftover.bytes >> 20);
+            if self.yes {
+                clean::remove(&root, leftover)?;
+                let _ = writeln!(text, "removed {path} ({mib} MiB)");
+            } else {
+                let _ = writeln!(text, "would remove {path} ({mib} MiB)");
+            }
+        }
+        if self.yes {
+            journals.remove()?;
+            text.push_str("removed the journal of the move: there is no way back to Docker now\n");
+        } else {
+            text.push_str("would remove the journal of the move, and with it the way back to Docker\n\nNothing was removed: say --yes.\n");
+        }
+        write_stdout(text.as_bytes())
+    }
+}
