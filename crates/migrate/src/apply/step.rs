@@ -102,7 +102,7 @@ impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
             }
             Step::Probe => self.control_plane.probe(settings.ready, say).await?,
             Step::Disable { unit } => self.host.disable(unit).await?,
-            Step::CleanNetwork => self.host.clean_network().await?,
+            Step::CleanNetwork => self.host.clean_network(say).await?,
             Step::Uncordon => {
                 let cordoned = self.was_cordoned();
                 self.control_plane.set_cordoned(cordoned).await?;

@@ -456,7 +456,7 @@ impl Host for World {
         Ok(self.state.borrow().network.clone())
     }
 
-    async fn clean_network(&self) -> Result<(), host::Error> {
+    async fn clean_network(&self, _: host::Progress<'_>) -> Result<(), host::Error> {
         self.host("clean-network")?;
         assert!(!self.state.borrow().units["docker.service"].active);
         self.state.borrow_mut().network = NetworkState {

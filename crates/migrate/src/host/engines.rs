@@ -1,0 +1,43 @@
+//! What only those can do to pods and images who speak to runtimes: the program that this library
+//! is a part of.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use super::{Error, Progress};
+
+/// The runtimes of the node. Each method can be called again after it was cut off anywhere.
+#[expect(async_fn_in_trait, reason = "one thread does one step at a time")]
+pub trait Engines {
+    /// Stops the pods that dockershim or cri-dockerd made in the Docker that listens at `socket`,
+    /// each container with the time that its pod gives it, and gives their networks back. The
+    /// containers stay, as stopped ones.
+    async fn stop_docker_pods(&self, socket: &Path, progress: Progress<'_>) -> Result<(), Error>;
+
+    /// See [`super::Host::remove_pods`].
+    async fn remove_pods(
+        &self,
+        endpoint: &str,
+        but_dockers: bool,
+        progress: Progress<'_>,
+    ) -> Result<(), Error>;
+
+    /// The names of all images behind a CRI socket, with the registry written out: tags and
+    /// digests.
+    async fn images(&self, endpoint: &str) -> Result<Vec<String>, Error>;
+
+    /// Gives an image to the Slipway that listens at a socket.
+    async fn import(&self, endpoint: &str, image: DockerImage) -> Result<(), Error>;
+}
+
+/// An image of Docker's.
+pub struct DockerImage {
+    /// The digest of its configuration.
+    pub id: String,
+    /// All its names, as Docker has them.
+    pub names: Vec<String>,
+    /// It, as `docker save` writes it; asked for when it is first read from.
+    pub archive: BoxStream<'static, Result<Bytes, bollard::errors::Error>>,
+}

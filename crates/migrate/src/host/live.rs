@@ -1,0 +1,135 @@
+//! The node that this process runs on.
+
+use std::path::PathBuf;
+
+use super::engines::Engines;
+use super::kernel::Kernel;
+use super::network::Network;
+use super::packages::Packages;
+use super::units::Units;
+use super::{Error, Host, KernelState, NetworkState, Progress, UnitState, images};
+use crate::Root;
+use crate::node::{Facts, Look, Options, docker_socket};
+use crate::plan::Target;
+
+/// Where Docker is, where nobody says otherwise.
+const DOCKER: &str = "/var/run/docker.sock";
+
+/// The node that this process runs on: systemd by D-Bus, the package manager, `iptables-save` and
+/// `iptables-restore`, and Docker by its socket.
+#[derive(Debug)]
+pub struct Live<E> {
+    units: Units,
+    packages: Packages,
+    kernel: Kernel,
+    network: Network,
+    docker: PathBuf,
+    engines: E,
+}
+
+impl<E: Engines> Live<E> {
+    /// Finds out where Docker listens and which bridge it was told to use. Nothing is connected to
+    /// yet.
+    pub async fn new(engines: E) -> Self {
+        let root = Root::new("/");
+        let mut look = Look::new(&root);
+        let facts = Facts::gather(&mut look, &Options::default()).await;
+        let docker = facts.runtimes.docker.as_ref();
+        let socket = docker.and_then(|docker| docker_socket(&look, docker));
+        let bridge = docker.and_then(|docker| docker.says("bridge"));
+        Self {
+            units: Units::new(),
+            packages: Packages::new(root.clone()),
+            kernel: Kernel::new(root.clone()),
+            network: Network::new(root.clone(), bridge),
+            docker: socket.unwrap_or_else(|| PathBuf::from(DOCKER)),
+            engines,
+        }
+    }
+}
+
+impl<E: Engines> Host for Live<E> {
+    async fn unit(&self, name: &str) -> Result<UnitState, Error> {
+        self.units.state(name).await
+    }
+
+    async fn start(&self, name: &str) -> Result<(), Error> {
+        self.units.start(name).await
+    }
+
+    async fn stop(&self, name: &str) -> Result<(), Error> {
+        self.units.stop(name).await
+    }
+
+    async fn disable(&self, name: &str) -> Result<(), Error> {
+        self.units.disable(name).await
+    }
+
+    async fn restore_unit(&self, name: &str, before: &UnitState) -> Result<(), Error> {
+        self.units.restore(name, *before).await
+    }
+
+    async fn reload(&self) -> Result<(), Error> {
+        self.units.reload().await
+    }
+
+    async fn has_package(&self, name: &str) -> Result<bool, Error> {
+        self.packages.has(name).await
+    }
+
+    async fn install(&self, name: &str, progress: Progress<'_>) -> Result<(), Error> {
+        self.packages.install(name, progress).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), Error> {
+        self.packages.remove(name).await
+    }
+
+    async fn kernel(
+        &self,
+        modules: &[String],
+        parameters: &[String],
+    ) -> Result<KernelState, Error> {
+        self.kernel.state(modules, parameters)
+    }
+
+    async fn set_kernel(&self, modules: &[String], parameters: &[String]) -> Result<(), Error> {
+        self.kernel.set(modules, parameters).await
+    }
+
+    async fn restore_kernel(&self, before: &KernelState) -> Result<(), Error> {
+        self.kernel.restore(before)
+    }
+
+    async fn carry_images(&self, target: Target, progress: Progress<'_>) -> Result<(), Error> {
+        let endpoint = target.endpoint();
+        images::carry(&self.docker, target, endpoint, &self.engines, progress).await
+    }
+
+    async fn stop_pods(&self, progress: Progress<'_>) -> Result<(), Error> {
+        self.engines.stop_docker_pods(&self.docker, progress).await
+    }
+
+    async fn remove_pods(
+        &self,
+        endpoint: &str,
+        but_dockers: bool,
+        progress: Progress<'_>,
+    ) -> Result<(), Error> {
+        self.engines
+            .remove_pods(endpoint, but_dockers, progress)
+            .await
+    }
+
+    async fn network(&self) -> Result<NetworkState, Error> {
+        self.network.state().await
+    }
+
+    async fn clean_network(&self, progress: Progress<'_>) -> Result<(), Error> {
+        self.network.clean(progress).await
+    }
+
+    async fn restore_network(&self, before: &NetworkState) -> Result<(), Error> {
+        self.network.restore(before).await
+    }
+}
