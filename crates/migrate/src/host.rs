@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::Target;
 
-pub use engines::{DockerImage, Engines};
+pub use engines::{DockerImage, DockerPods, Engines};
 pub use live::Live;
 
 /// Whom the person who waits hears from, a line at a time.

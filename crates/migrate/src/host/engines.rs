@@ -1,7 +1,7 @@
 //! What only those can do to pods and images who speak to runtimes: the program that this library
 //! is a part of.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -11,10 +11,13 @@ use super::{Error, Progress};
 /// The runtimes of the node. Each method can be called again after it was cut off anywhere.
 #[expect(async_fn_in_trait, reason = "one thread does one step at a time")]
 pub trait Engines {
-    /// Stops the pods that dockershim or cri-dockerd made in the Docker that listens at `socket`,
-    /// each container with the time that its pod gives it, and gives their networks back. The
-    /// containers stay, as stopped ones.
-    async fn stop_docker_pods(&self, socket: &Path, progress: Progress<'_>) -> Result<(), Error>;
+    /// Stops the pods that dockershim or cri-dockerd made, each container with the time that its
+    /// pod gives it, and gives their networks back. The containers stay, as stopped ones.
+    async fn stop_docker_pods(
+        &self,
+        docker: &DockerPods,
+        progress: Progress<'_>,
+    ) -> Result<(), Error>;
 
     /// See [`super::Host::remove_pods`].
     async fn remove_pods(
@@ -32,9 +35,20 @@ pub trait Engines {
     async fn import(&self, endpoint: &str, image: DockerImage) -> Result<(), Error>;
 }
 
+/// Where pods on Docker are, and what their networks were made with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerPods {
+    /// Where dockerd listens.
+    pub socket: PathBuf,
+    /// Where libcni has recorded the networks of pods.
+    pub cni_cache: PathBuf,
+    /// Directories of CNI plugins that the kubelet was told of.
+    pub plugins: Vec<PathBuf>,
+}
+
 /// An image of Docker's.
 pub struct DockerImage {
-    /// The digest of its configuration.
+    /// What Docker knows it by: the digest of its configuration, or of a manifest.
     pub id: String,
     /// All its names, as Docker has them.
     pub names: Vec<String>,

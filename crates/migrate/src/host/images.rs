@@ -1,12 +1,16 @@
 //! Docker's images, given to another runtime, one after the other.
 
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
 use bollard::models::ImageSummary;
 use bollard::query_parameters::ListImagesOptionsBuilder;
 use bollard::{API_DEFAULT_VERSION, Docker};
-use futures_util::StreamExt as _;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::timeout;
 
 use super::engines::{DockerImage, Engines};
 use super::{Error, Progress, process};
@@ -17,6 +21,9 @@ const ANSWER: Duration = Duration::from_mins(30);
 
 /// How long nothing may move, and how long the last layer may take to be unpacked.
 const SILENCE: Duration = Duration::from_mins(15);
+
+/// An image that skopeo is to read, beside the journal.
+const ARCHIVE: &str = "/var/lib/slipway-migrate/image.tar";
 
 const WHAT: &str = "carry Docker's images over";
 
@@ -32,7 +39,8 @@ struct Wanted {
     /// All its names.
     names: Vec<String>,
     bytes: u64,
-    /// Whether no registry is known to have it.
+    /// Whether no registry is known to have it. A Docker that keeps its images in containerd gives
+    /// those that were built a digest, too.
     only_here: bool,
 }
 
@@ -49,6 +57,9 @@ pub(super) async fn carry(
     engines: &impl Engines,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
+    if target == Target::CriDockerd {
+        return Ok(());
+    }
     let unreachable = |error| {
         let socket = socket.display();
         let todo = "start Docker (systemctl start docker), then go on";
@@ -78,7 +89,7 @@ pub(super) async fn carry(
         let given = match target {
             Target::Slipway => give_to_slipway(&docker, endpoint, image, engines).await,
             Target::Containerd => give_to_containerd(&docker, endpoint, image).await,
-            Target::Crio => give_to_crio(&docker, socket, image).await,
+            Target::Crio => give_to_crio(&docker, image).await,
             Target::CriDockerd => return Ok(()),
         };
         match given {
@@ -96,7 +107,7 @@ pub(super) async fn carry(
     Err(Error::new(
         WHAT,
         format!(
-            "these are in no registry, and could not be given to {target}: {lost}; repair that, or push them to a registry, or docker rmi those that nobody needs, then go on"
+            "these are in no registry that is known of, and could not be given to {target}: {lost}; repair that, or push them to a registry, or docker rmi those that nobody needs, then go on"
         ),
     ))
 }
@@ -117,7 +128,7 @@ impl Wanted {
         (!missing.is_empty()).then(|| Self {
             id: image.id.clone(),
             tags: missing,
-            only_here: digests.is_empty(),
+            only_here: digests.is_empty() || image.descriptor.is_some(),
             names: [tags, digests].concat(),
             bytes: u64::try_from(image.size).unwrap_or(0),
         })
@@ -159,30 +170,73 @@ async fn give_to_containerd(docker: &Docker, endpoint: &str, image: &Wanted) -> 
     fed.map(drop).map_err(|failure| failure.to_string())
 }
 
-async fn give_to_crio(docker: &Docker, socket: &Path, image: &Wanted) -> Result<(), String> {
+/// By way of a file: skopeo reads an archive twice, and can ask no current Docker itself.
+async fn give_to_crio(docker: &Docker, image: &Wanted) -> Result<(), String> {
+    let archive = Archive::new(Path::new(ARCHIVE));
+    let names: Vec<_> = image.tags.iter().map(String::as_str).collect();
+    let written = archive.write(docker.export_images(&names)).await;
+    written.map_err(|error| format!("{ARCHIVE}: {error}"))?;
     for tag in &image.tags {
         let mut command = process::command("skopeo");
         command
-            .args(["copy", "--quiet", "--src-daemon-host"])
-            .arg(format!("unix://{}", socket.display()))
-            .arg(format!("docker-daemon:{tag}"))
+            .args(["copy", "--quiet"])
+            .arg(format!("docker-archive:{ARCHIVE}:{}", full(tag)))
             .arg(format!("containers-storage:{}", full(tag)));
         match process::run(&mut command, b"", ANSWER).await {
-            Ok(_) => continue,
-            Err(failure) if !failure.is_absence() => return Err(failure.to_string()),
-            Err(_) => {}
+            Ok(_) => {}
+            Err(failure) if failure.is_absence() => return load(ARCHIVE).await,
+            Err(failure) => return Err(failure.to_string()),
         }
-        let mut command = process::command("podman");
-        let archive = docker.export_images(&[tag]);
-        let fed = process::feed(command.args(["load", "--quiet"]), archive, SILENCE).await;
-        fed.map_err(|failure| {
-            if failure.is_absence() {
-                return "neither skopeo nor podman is here: install one of them".to_string();
-            }
-            failure.to_string()
-        })?;
     }
     Ok(())
+}
+
+/// All that is in an archive, where there is no skopeo.
+async fn load(archive: &str) -> Result<(), String> {
+    let mut command = process::command("podman");
+    command.args(["load", "--quiet", "--input", archive]);
+    match process::run(&mut command, b"", ANSWER).await {
+        Ok(_) => Ok(()),
+        Err(failure) if failure.is_absence() => {
+            Err("neither skopeo nor podman is here: install one of them".to_string())
+        }
+        Err(failure) => Err(failure.to_string()),
+    }
+}
+
+/// An image on its way. One that was left by a process that was killed is written over.
+struct Archive<'a>(&'a Path);
+
+impl<'a> Archive<'a> {
+    fn new(path: &'a Path) -> Self {
+        Self(path)
+    }
+
+    async fn write<E: std::error::Error + Send + Sync + 'static>(
+        &self,
+        pieces: impl Stream<Item = Result<Bytes, E>>,
+    ) -> std::io::Result<()> {
+        let mut pieces = pin!(pieces);
+        if let Some(above) = self.0.parent() {
+            tokio::fs::create_dir_all(above).await?;
+        }
+        let mut file = tokio::fs::File::create(self.0).await?;
+        loop {
+            let piece = timeout(SILENCE, pieces.next()).await;
+            let piece = piece.map_err(|_| std::io::ErrorKind::TimedOut)?;
+            let Some(piece) = piece else {
+                return file.flush().await;
+            };
+            let piece = piece.map_err(std::io::Error::other)?;
+            file.write_all(&piece).await?;
+        }
+    }
+}
+
+impl Drop for Archive<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.0);
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::engines::Engines;
+use super::engines::{DockerPods, Engines};
 use super::kernel::Kernel;
 use super::network::Network;
 use super::packages::Packages;
@@ -15,6 +15,9 @@ use crate::plan::Target;
 /// Where Docker is, where nobody says otherwise.
 const DOCKER: &str = "/var/run/docker.sock";
 
+/// Where the kubelet has libcni's records, where nobody says otherwise (`--cni-cache-dir`).
+const CNI_CACHE: &str = "/var/lib/cni/cache";
+
 /// The node that this process runs on: systemd by D-Bus, the package manager, `iptables-save` and
 /// `iptables-restore`, and Docker by its socket.
 #[derive(Debug)]
@@ -23,13 +26,13 @@ pub struct Live<E> {
     packages: Packages,
     kernel: Kernel,
     network: Network,
-    docker: PathBuf,
+    docker: DockerPods,
     engines: E,
 }
 
 impl<E: Engines> Live<E> {
-    /// Finds out where Docker listens and which bridge it was told to use. Nothing is connected to
-    /// yet.
+    /// Finds out where Docker listens, which bridge it was told to use, and where the kubelet has
+    /// CNI's files. Nothing is connected to yet.
     pub async fn new(engines: E) -> Self {
         let root = Root::new("/");
         let mut look = Look::new(&root);
@@ -37,12 +40,20 @@ impl<E: Engines> Live<E> {
         let docker = facts.runtimes.docker.as_ref();
         let socket = docker.and_then(|docker| docker_socket(&look, docker));
         let bridge = docker.and_then(|docker| docker.says("bridge"));
+        let flag = |name: &str| facts.kubelet.flag(name).map(|said| said.value);
+        let cni_cache = flag("cni-cache-dir").unwrap_or_else(|| CNI_CACHE.to_string());
+        let plugins = flag("cni-bin-dir").unwrap_or_default();
+        let plugins = plugins.split(',').filter(|path| !path.is_empty());
         Self {
             units: Units::new(),
             packages: Packages::new(root.clone()),
             kernel: Kernel::new(root.clone()),
             network: Network::new(root.clone(), bridge),
-            docker: socket.unwrap_or_else(|| PathBuf::from(DOCKER)),
+            docker: DockerPods {
+                socket: socket.unwrap_or_else(|| PathBuf::from(DOCKER)),
+                cni_cache: cni_cache.into(),
+                plugins: plugins.map(PathBuf::from).collect(),
+            },
             engines,
         }
     }
@@ -103,7 +114,8 @@ impl<E: Engines> Host for Live<E> {
 
     async fn carry_images(&self, target: Target, progress: Progress<'_>) -> Result<(), Error> {
         let endpoint = target.endpoint();
-        images::carry(&self.docker, target, endpoint, &self.engines, progress).await
+        let socket = &self.docker.socket;
+        images::carry(socket, target, endpoint, &self.engines, progress).await
     }
 
     async fn stop_pods(&self, progress: Progress<'_>) -> Result<(), Error> {
