@@ -1,12 +1,13 @@
 //! What the steps of a move do to the node beside its files: units, packages, the kernel, and what
 //! Docker has.
 
-mod engines;
+mod docker_pods;
 mod images;
 mod kernel;
 mod live;
 mod network;
 mod packages;
+mod pods;
 mod process;
 mod systemd;
 mod units;
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::Target;
 
-pub use engines::{DockerImage, DockerPods, Engines};
+pub use docker_pods::{DockerNode, DockerPods};
 pub use live::Live;
 
 /// Whom the person who waits hears from, a line at a time.

@@ -1,23 +1,35 @@
 //! Docker's images, given to another runtime, one after the other.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
 use bollard::models::ImageSummary;
-use bollard::query_parameters::ListImagesOptionsBuilder;
+use bollard::query_parameters::{ListContainersOptionsBuilder, ListImagesOptionsBuilder};
 use bollard::{API_DEFAULT_VERSION, Docker};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
+use slipway_cri_api::slipway::ImportRequest;
+use slipway_cri_api::slipway::images_client::ImagesClient;
+use slipway_cri_api::v1::ListImagesRequest;
+use slipway_cri_api::v1::image_service_client::ImageServiceClient;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
 
-use super::engines::{DockerImage, Engines};
 use super::{Error, Progress, process};
 use crate::plan::Target;
 
 /// How long Docker may take to answer: an older one writes an archive to its disk first.
 const ANSWER: Duration = Duration::from_mins(30);
+
+/// How long the target may take to answer what it knows.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// A node can have thousands of images.
+const LARGEST_MESSAGE: usize = 16 << 20;
 
 /// How long nothing may move, and how long the last layer may take to be unpacked.
 const SILENCE: Duration = Duration::from_mins(15);
@@ -54,7 +66,6 @@ pub(super) async fn carry(
     socket: &Path,
     target: Target,
     endpoint: &str,
-    engines: &impl Engines,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
     if target == Target::CriDockerd {
@@ -73,7 +84,10 @@ pub(super) async fn carry(
     let docker = docker.map_err(unreachable)?;
     let all = ListImagesOptionsBuilder::default().build();
     let all = docker.list_images(Some(all)).await.map_err(unreachable)?;
-    let there = engines.images(endpoint).await?;
+    let there = names(endpoint).await.map_err(|why| {
+        let todo = format!("see to it that {target} runs, then go on");
+        Error::new(WHAT, format!("{target} at {endpoint}: {why}; {todo}"))
+    })?;
     let wanted: Vec<_> = all
         .iter()
         .filter_map(|image| Wanted::of(image, &there))
@@ -87,7 +101,7 @@ pub(super) async fn carry(
             image.bytes.div_ceil(1_000_000)
         ));
         let given = match target {
-            Target::Slipway => give_to_slipway(&docker, endpoint, image, engines).await,
+            Target::Slipway => give_to_slipway(&docker, endpoint, image).await,
             Target::Containerd => give_to_containerd(&docker, endpoint, image).await,
             Target::Crio => give_to_crio(&docker, image).await,
             Target::CriDockerd => return Ok(()),
@@ -135,6 +149,24 @@ impl Wanted {
     }
 }
 
+/// The ids of all containers of a Docker.
+pub(super) async fn containers(socket: &Path) -> Result<HashSet<String>, Error> {
+    let what = "look which pods are Docker's";
+    let path = socket.to_string_lossy();
+    let docker = Docker::connect_with_unix(&path, ANSWER.as_secs(), API_DEFAULT_VERSION);
+    let docker = docker.map_err(|error| Error::new(what, error))?;
+    let all = ListContainersOptionsBuilder::default().all(true).build();
+    let listed = docker.list_containers(Some(all)).await;
+    let listed = listed.map_err(|error| {
+        let socket = socket.display();
+        Error::new(
+            what,
+            format!("Docker at {socket} does not answer: {error}; start it, then go on"),
+        )
+    })?;
+    Ok(listed.into_iter().filter_map(|one| one.id).collect())
+}
+
 /// A name with what Docker leaves out of it (distribution/reference, "familiar names").
 fn full(name: &str) -> String {
     match name.split_once('/') {
@@ -144,19 +176,66 @@ fn full(name: &str) -> String {
     }
 }
 
-async fn give_to_slipway(
-    docker: &Docker,
-    endpoint: &str,
-    image: &Wanted,
-    engines: &impl Engines,
-) -> Result<(), String> {
-    let image = DockerImage {
+/// The names of all images behind a CRI socket, with their registries.
+async fn names(endpoint: &str) -> Result<Vec<String>, String> {
+    let channel = channel(endpoint).await?;
+    let mut client = ImageServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
+    let listed = timeout(PATIENCE, client.list_images(ListImagesRequest::default()));
+    let listed = listed.await.map_err(|_| "it does not answer".to_string())?;
+    let listed = listed.map_err(|status| status.message().to_string())?;
+    let images = listed.into_inner().images.into_iter();
+    Ok(images.flat_map(|image| image.repo_tags).collect())
+}
+
+async fn channel(endpoint: &str) -> Result<Channel, String> {
+    let channel = Endpoint::from_shared(endpoint.to_string());
+    let channel = channel.map_err(|error| error.to_string())?;
+    let connected = channel.connect_timeout(PATIENCE).connect().await;
+    connected.map_err(|error| {
+        // Those around the innermost cause only say that there is one.
+        let mut error: &dyn std::error::Error = &error;
+        while let Some(source) = error.source() {
+            error = source;
+        }
+        error.to_string()
+    })
+}
+
+async fn give_to_slipway(docker: &Docker, endpoint: &str, image: &Wanted) -> Result<(), String> {
+    let mut client = ImagesClient::new(channel(endpoint).await?);
+    let first = ImportRequest {
         id: image.id.clone(),
         names: image.names.clone(),
-        archive: docker.export_image(&image.id).boxed(),
+        ..ImportRequest::default()
     };
-    let imported = engines.import(endpoint, image).await;
-    imported.map_err(|error| error.to_string())
+    let (sender, pieces) = tokio::sync::mpsc::channel(1);
+    let archive = docker.export_image(&image.id);
+    let send = async {
+        let mut archive = pin!(archive);
+        // Whoever does not want it any more says why.
+        let _ = sender.send(first).await;
+        while let Some(piece) = archive.next().await {
+            let piece = piece.map_err(|error| format!("Docker's archive broke off: {error}"))?;
+            let archive = piece.into();
+            let piece = ImportRequest {
+                archive,
+                ..ImportRequest::default()
+            };
+            if sender.send(piece).await.is_err() {
+                break;
+            }
+        }
+        drop(sender);
+        Ok(())
+    };
+    let import = async {
+        match client.import(ReceiverStream::new(pieces)).await {
+            Ok(_) => Ok(()),
+            Err(status) => Err(status.message().to_string()),
+        }
+    };
+    let (imported, sent) = tokio::join!(import, send);
+    sent.and(imported)
 }
 
 async fn give_to_containerd(docker: &Docker, endpoint: &str, image: &Wanted) -> Result<(), String> {

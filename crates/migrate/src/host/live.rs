@@ -1,13 +1,14 @@
 //! The node that this process runs on.
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
-use super::engines::{DockerPods, Engines};
+use super::docker_pods::{DockerNode, DockerPods};
 use super::kernel::Kernel;
 use super::network::Network;
 use super::packages::Packages;
 use super::units::Units;
-use super::{Error, Host, KernelState, NetworkState, Progress, UnitState, images};
+use super::{Error, Host, KernelState, NetworkState, Progress, UnitState, images, pods};
 use crate::Root;
 use crate::node::{Facts, Look, Options, docker_socket};
 use crate::plan::Target;
@@ -21,19 +22,19 @@ const CNI_CACHE: &str = "/var/lib/cni/cache";
 /// The node that this process runs on: systemd by D-Bus, the package manager, `iptables-save` and
 /// `iptables-restore`, and Docker by its socket.
 #[derive(Debug)]
-pub struct Live<E> {
+pub struct Live<P> {
     units: Units,
     packages: Packages,
     kernel: Kernel,
     network: Network,
-    docker: DockerPods,
-    engines: E,
+    docker: DockerNode,
+    pods: P,
 }
 
-impl<E: Engines> Live<E> {
+impl<P: DockerPods> Live<P> {
     /// Finds out where Docker listens, which bridge it was told to use, and where the kubelet has
     /// CNI's files. Nothing is connected to yet.
-    pub async fn new(engines: E) -> Self {
+    pub async fn new(pods: P) -> Self {
         let root = Root::new("/");
         let mut look = Look::new(&root);
         let facts = Facts::gather(&mut look, &Options::default()).await;
@@ -49,17 +50,17 @@ impl<E: Engines> Live<E> {
             packages: Packages::new(root.clone()),
             kernel: Kernel::new(root.clone()),
             network: Network::new(root.clone(), bridge),
-            docker: DockerPods {
+            docker: DockerNode {
                 socket: socket.unwrap_or_else(|| PathBuf::from(DOCKER)),
                 cni_cache: cni_cache.into(),
                 plugins: plugins.map(PathBuf::from).collect(),
             },
-            engines,
+            pods,
         }
     }
 }
 
-impl<E: Engines> Host for Live<E> {
+impl<P: DockerPods> Host for Live<P> {
     async fn unit(&self, name: &str) -> Result<UnitState, Error> {
         self.units.state(name).await
     }
@@ -115,11 +116,11 @@ impl<E: Engines> Host for Live<E> {
     async fn carry_images(&self, target: Target, progress: Progress<'_>) -> Result<(), Error> {
         let endpoint = target.endpoint();
         let socket = &self.docker.socket;
-        images::carry(socket, target, endpoint, &self.engines, progress).await
+        images::carry(socket, target, endpoint, progress).await
     }
 
     async fn stop_pods(&self, progress: Progress<'_>) -> Result<(), Error> {
-        self.engines.stop_docker_pods(&self.docker, progress).await
+        self.pods.stop(&self.docker, progress).await
     }
 
     async fn remove_pods(
@@ -128,9 +129,13 @@ impl<E: Engines> Host for Live<E> {
         but_dockers: bool,
         progress: Progress<'_>,
     ) -> Result<(), Error> {
-        self.engines
-            .remove_pods(endpoint, but_dockers, progress)
-            .await
+        let others = if but_dockers {
+            images::containers(&self.docker.socket).await?
+        } else {
+            HashSet::new()
+        };
+        let socket = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
+        pods::remove(endpoint, Path::new(socket), &others, progress).await
     }
 
     async fn network(&self) -> Result<NetworkState, Error> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use slipway_migrate::host::{
-    DockerImage, DockerPods, Enablement, Engines, Error, Host as _, Live, Progress, UnitState,
+    DockerNode, DockerPods, Enablement, Error, Host as _, Live, Progress, UnitState,
 };
 
 use super::own;
@@ -15,20 +15,8 @@ use super::systemd::{property, systemctl};
 /// These tests touch no pods.
 struct None;
 
-impl Engines for None {
-    async fn stop_docker_pods(&self, _: &DockerPods, _: Progress<'_>) -> Result<(), Error> {
-        unreachable!()
-    }
-
-    async fn remove_pods(&self, _: &str, _: bool, _: Progress<'_>) -> Result<(), Error> {
-        unreachable!()
-    }
-
-    async fn images(&self, _: &str) -> Result<Vec<String>, Error> {
-        unreachable!()
-    }
-
-    async fn import(&self, _: &str, _: DockerImage) -> Result<(), Error> {
+impl DockerPods for None {
+    async fn stop(&self, _: &DockerNode, _: Progress<'_>) -> Result<(), Error> {
         unreachable!()
     }
 }

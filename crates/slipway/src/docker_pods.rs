@@ -1,24 +1,47 @@
 //! Pods that dockershim or cri-dockerd has made, stopped by the engine that has learnt to be in
 //! their place: their networks are given back by what libcni has recorded of them.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use futures_util::future::join_all;
 use slipway_cri_api::v1::{Container, ContainerState, PodSandbox, PodSandboxState};
 use slipway_docker_engine::{DockerEngine, Settings};
 use slipway_engine::{Census, Engine as _};
-use slipway_migrate::host::{DockerPods, Error, Progress};
+use slipway_migrate::apply::DIRECTORY;
+use slipway_migrate::host::{self, DockerNode, Error, Progress};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use super::grace;
+/// The kubelet has written here how long a pod's containers have to stop (kubelet,
+/// `newContainerAnnotations`).
+const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
+
+/// How long they have where it is not said, in seconds.
+const USUAL_GRACE: i64 = 30;
 
 const WHAT: &str = "stop the pods that Docker has";
 
-/// Where the engine keeps for the moment what it needs. What a call leaves that was killed is given
-/// back by the next one; a reboot takes the pods' networks as well.
-const DIRECTORY: &str = "/run/slipway-migrate";
+/// Where namespaces of pods are mounted for the moment.
+const STATE: &str = "/run/slipway-migrate";
 
-pub(super) async fn stop(docker: &DockerPods, progress: Progress<'_>) -> Result<(), Error> {
+/// Stops pods by the engine on Docker.
+#[derive(Debug)]
+pub(crate) struct DockerPods;
+
+impl host::DockerPods for DockerPods {
+    async fn stop(&self, docker: &DockerNode, progress: Progress<'_>) -> Result<(), Error> {
+        // What a call leaves that was cut off is given back by the next one.
+        let root = Path::new(DIRECTORY).join("pods");
+        stop_in(docker, root, STATE.into(), progress).await
+    }
+}
+
+async fn stop_in(
+    docker: &DockerNode,
+    root: PathBuf,
+    state: PathBuf,
+    progress: Progress<'_>,
+) -> Result<(), Error> {
     let (lines, mut said) = unbounded_channel();
     let docker = docker.clone();
     // On a runtime of its own, which takes with it what the engine does in the background.
@@ -28,7 +51,7 @@ pub(super) async fn stop(docker: &DockerPods, progress: Progress<'_>) -> Result<
             .enable_all()
             .build()
             .map_err(|error| error.to_string())?;
-        runtime.block_on(stop_all(&docker, Path::new(DIRECTORY), &lines))
+        runtime.block_on(stop_all(&docker, root, state, &lines))
     });
     while let Some(line) = said.recv().await {
         progress(&line);
@@ -43,14 +66,14 @@ pub(super) async fn stop(docker: &DockerPods, progress: Progress<'_>) -> Result<
 }
 
 async fn stop_all(
-    docker: &DockerPods,
-    directory: &Path,
+    docker: &DockerNode,
+    root: PathBuf,
+    state: PathBuf,
     progress: &UnboundedSender<String>,
 ) -> Result<(), String> {
-    let (root, state) = (directory.join("root"), directory.join("state"));
     let settings = Settings {
-        root,
-        state,
+        root: root.clone(),
+        state: state.clone(),
         docker: slipway_docker_engine::Config {
             endpoint: format!("unix://{}", docker.socket.display()),
             cni_cache: docker.cni_cache.clone(),
@@ -64,28 +87,33 @@ async fn stop_all(
     let engine = DockerEngine::open(settings).await.map_err(text)?;
     let pods = engine.list_pods(None).await.map_err(text)?;
     let containers = engine.list_containers(None).await.map_err(text)?;
-    let ready = pods
-        .iter()
-        .filter(|pod| pod.state() == PodSandboxState::SandboxReady);
-    let stops = ready.map(async |pod| {
+    let stops = pods.iter().map(async |pod| {
         let name = name(pod);
         let own = containers.iter().filter(|one| one.pod_sandbox_id == pod.id);
         let stopped = stop_pod(&engine, pod, own).await;
-        if stopped.is_ok() {
+        if stopped.is_ok() && pod.state() == PodSandboxState::SandboxReady {
             // Nobody listens any more who has given up.
             let _ = progress.send(format!("{name} is stopped"));
         }
         stopped.map_err(|error| format!("{name}: {error}"))
     });
-    let left: Vec<_> = join_all(stops).await.into_iter().filter_map(Result::err).collect();
+    let left: Vec<_> = join_all(stops)
+        .await
+        .into_iter()
+        .filter_map(Result::err)
+        .collect();
     if !left.is_empty() {
         return Err(left.join("; "));
     }
-    // Nothing in it is needed for pods that are stopped.
-    std::fs::remove_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))
+    // Nothing in them is needed for pods that are stopped.
+    for directory in [root, state] {
+        std::fs::remove_dir_all(&directory)
+            .map_err(|error| format!("{}: {error}", directory.display()))?;
+    }
+    Ok(())
 }
 
-fn network(docker: &DockerPods) -> slipway_network::Config {
+fn network(docker: &DockerNode) -> slipway_network::Config {
     let mut network = slipway_network::Config::default();
     let own = docker.plugins.iter().filter(|path| path.is_absolute());
     network.bin_dirs.splice(0..0, own.cloned());
@@ -112,4 +140,10 @@ async fn stop_pod(
         stopped?;
     }
     engine.stop_pod(&pod.id).await
+}
+
+/// How long a container has to stop, in seconds.
+fn grace(annotations: &HashMap<String, String>) -> i64 {
+    let said = annotations.get(GRACE).and_then(|said| said.parse().ok());
+    said.filter(|said| *said >= 0).unwrap_or(USUAL_GRACE)
 }
