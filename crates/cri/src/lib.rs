@@ -11,6 +11,7 @@ mod deadline;
 mod detached;
 mod engines;
 mod image;
+mod import;
 mod metrics;
 mod pulls;
 mod request;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slipway_cri_api::slipway::engines_server::EnginesServer;
+use slipway_cri_api::slipway::images_server::ImagesServer;
 use slipway_cri_api::slipway::pulls_server::PullsServer;
 use slipway_cri_api::v1::image_service_server::ImageServiceServer;
 use slipway_cri_api::v1::runtime_service_server::RuntimeServiceServer;
@@ -90,6 +92,7 @@ pub async fn serve(
                 .max_encoding_message_size(MAX_MESSAGE),
         )
         .add_service(PullsServer::new(pulls::Pulls::new(Arc::clone(&engine))))
+        .add_service(ImagesServer::new(import::Images::new(Arc::clone(&engine))))
         .add_service(EnginesServer::new(engines::Engines::new(engine)))
         .serve_with_incoming_shutdown(connections, shutdown);
     tokio::select! {

@@ -67,8 +67,8 @@ use slipway_cri_api::v1::{
     UpdateContainerResourcesRequest, UpdatePodSandboxResourcesRequest,
 };
 use slipway_engine::{
-    Census, ContainerEventStream, Engine, Error, PodName, PortConnection, PullProgressStream,
-    Result, Session, Streams, Verbosity, overview,
+    Census, ContainerEventStream, Engine, Error, Output, PodName, PortConnection,
+    PullProgressStream, Result, Session, Streams, Verbosity, overview,
 };
 use slipway_network::Network;
 use tokio::io::AsyncRead;
@@ -371,6 +371,12 @@ impl Engine for DockerEngine {
 
     async fn remove_image(&self, image: ImageSpec) -> Result<()> {
         images::remove(&self.node, &image).await
+    }
+
+    async fn import_image(&self, _: &str, _: Vec<String>, _: Output) -> Result<()> {
+        Err(Error::unimplemented(
+            "images are Docker's here: give it to dockerd with docker load",
+        ))
     }
 
     async fn image_fs_info(&self) -> Result<ImageFsInfoResponse> {

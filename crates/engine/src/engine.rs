@@ -13,7 +13,7 @@ use slipway_cri_api::v1::{
     StatusResponse, UpdateContainerResourcesRequest, UpdatePodSandboxResourcesRequest,
 };
 
-use crate::{PodName, PortConnection, Result, Session, Streams};
+use crate::{Output, PodName, PortConnection, Result, Session, Streams};
 
 /// Whether a status carries the engine's own details in its `info` map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,6 +204,10 @@ pub trait Engine: Send + Sync + 'static {
 
     /// The space that images and writable layers take (CRI `ImageFsInfo`).
     async fn image_fs_info(&self) -> Result<ImageFsInfoResponse>;
+
+    /// Takes an image from an archive as `docker save` writes it (`slipway.v1.Images/Import`); `id` is
+    /// what Docker knows it by. Those of its names that another image has stay with that.
+    async fn import_image(&self, id: &str, names: Vec<String>, archive: Output) -> Result<()>;
 
     /// Follows the pull of an image (`slipway.v1.Pulls/Watch`).
     fn watch_pull(&self, image: &str) -> PullProgressStream;

@@ -13,7 +13,7 @@ use std::path::Path;
 use crate::Root;
 use crate::control_plane::{self, ControlPlane, Needs};
 use crate::host::{self, Host};
-use crate::plan::{self, KUBELET, Step, Target};
+use crate::plan::{self, Step, Target};
 
 pub use file::Error as FileError;
 pub use journal::{DIRECTORY, Error as JournalError, Journal, Journals, last};
@@ -223,17 +223,16 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
                 step: step.to_string(),
                 why,
             };
-            let before = match self.journal.record().before(number) {
-                Some(before) => before.clone(),
-                None => {
-                    let before = self.before(&step).await.map_err(stopped)?;
-                    let entry = record::Entry::Before {
-                        step: number,
-                        before: before.clone(),
-                    };
-                    self.journal.add(entry)?;
-                    before
-                }
+            let before = if let Some(before) = self.journal.record().before(number) {
+                before.clone()
+            } else {
+                let before = self.before(&step).await.map_err(stopped)?;
+                let entry = record::Entry::Before {
+                    step: number,
+                    before: before.clone(),
+                };
+                self.journal.add(entry)?;
+                before
             };
             self.perform(&step, &before).await.map_err(stopped)?;
             if let Step::Install { .. } = step {
@@ -300,10 +299,6 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
 
     fn target(&self) -> Target {
         self.journal.record().begun.plan.target
-    }
-
-    fn is_kubelet(&self, unit: &str) -> bool {
-        unit == KUBELET
     }
 
     fn say(&self, line: &str) {

@@ -1,11 +1,25 @@
 //! What the steps of a move do to the node beside its files: units, packages, the kernel, and what
 //! Docker has.
 
+mod docker_pods;
+mod images;
+mod kernel;
+mod live;
+mod network;
+mod packages;
+mod pods;
+mod process;
+mod systemd;
+mod units;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Target;
+
+pub use docker_pods::{DockerNode, DockerPods};
+pub use live::Live;
 
 /// Whom the person who waits hears from, a line at a time.
 pub type Progress<'a> = &'a dyn Fn(&str);
@@ -71,8 +85,9 @@ pub trait Host {
     /// Docker's bridge and what Docker has in the packet filter.
     async fn network(&self) -> Result<NetworkState, Error>;
 
-    /// Removes Docker's chains, the jumps into them, its FORWARD policy and its bridge.
-    async fn clean_network(&self) -> Result<(), Error>;
+    /// Removes Docker's chains, the jumps into them, its FORWARD policy and its bridge. What has to
+    /// stay because others use it is said.
+    async fn clean_network(&self, progress: Progress<'_>) -> Result<(), Error>;
 
     /// Makes the packet filter what it was; a Docker that is started makes the rest.
     async fn restore_network(&self, before: &NetworkState) -> Result<(), Error>;
@@ -86,6 +101,20 @@ pub struct UnitState {
     pub enablement: Enablement,
     /// Whether it runs now.
     pub active: bool,
+}
+
+impl fmt::Display for UnitState {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let enablement = match self.enablement {
+            Enablement::Absent => "not there",
+            Enablement::Enabled => "enabled",
+            Enablement::Disabled => "disabled",
+            Enablement::Masked => "masked",
+            Enablement::Fixed => "started by others",
+        };
+        let active = if self.active { "running" } else { "stopped" };
+        write!(out, "{enablement}, {active}")
+    }
 }
 
 /// Whether a unit starts with the node, systemctl(1) `is-enabled`.
@@ -120,7 +149,8 @@ pub struct KernelState {
 pub struct NetworkState {
     /// The policies of the FORWARD chains of IPv4 and IPv6; nothing where there is no such table.
     pub forward: [Option<String>; 2],
-    /// Docker's chains and the jumps into them, as `iptables-save` writes them, IPv4 and IPv6.
+    /// Docker's chains and the rules that Docker has in others, as `iptables-restore` has to be told
+    /// to make them again, IPv4 and IPv6.
     pub rules: [Vec<String>; 2],
     /// Docker's bridge, where it is there.
     pub bridge: Option<String>,

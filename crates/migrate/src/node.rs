@@ -37,7 +37,7 @@ pub use systemd::{Argument, Unit};
 pub use version::Version;
 
 pub(crate) use daemon::proxies;
-pub(crate) use engine::strangers;
+pub(crate) use engine::{socket as docker_socket, strangers};
 pub(crate) use kernel::{modules_not_at_boot, parameters_not_at_boot};
 pub(crate) use look::Look;
 

@@ -63,10 +63,10 @@ use slipway_cri_api::v1::{
     UpdateContainerResourcesRequest, UpdatePodSandboxResourcesRequest,
 };
 use slipway_engine::{
-    Census, ContainerEventStream, Engine, Error, Events, Index, PodName, PortConnection,
+    Census, ContainerEventStream, Engine, Error, Events, Index, Output, PodName, PortConnection,
     PullProgressStream, Result, Session, Streams, Verbosity,
 };
-use slipway_image::{ArchiveReader, Images};
+use slipway_image::Images;
 use slipway_network::Network;
 use slipway_shim::Launcher;
 use tokio::sync::watch;
@@ -166,21 +166,6 @@ impl Native {
         self.node.images.reload(image);
         self.node.network.reload(network);
         Ok(())
-    }
-
-    /// Takes an image from another engine's archive, as [`Images::import`] does.
-    ///
-    /// # Errors
-    ///
-    /// What makes the archive unusable, and a full disk.
-    pub async fn import_image(
-        &self,
-        id: &str,
-        names: Vec<String>,
-        archive: ArchiveReader,
-    ) -> Result<()> {
-        let imported = self.node.images.import(id, names, archive).await;
-        imported.map_err(|error| failure::of_image(&error))
     }
 }
 
@@ -448,6 +433,11 @@ impl Engine for Native {
 
     async fn remove_image(&self, image: ImageSpec) -> Result<()> {
         images::remove(&self.node.images, &image).await
+    }
+
+    async fn import_image(&self, id: &str, names: Vec<String>, archive: Output) -> Result<()> {
+        let imported = self.node.images.import(id, names, archive).await;
+        imported.map_err(|error| failure::of_image(&error))
     }
 
     async fn image_fs_info(&self) -> Result<ImageFsInfoResponse> {

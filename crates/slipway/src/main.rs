@@ -9,6 +9,7 @@ mod check;
 mod client;
 mod completions;
 mod config;
+mod docker_pods;
 mod engines;
 mod log;
 mod man;

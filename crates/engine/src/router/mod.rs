@@ -16,8 +16,8 @@ use slipway_cri_api::v1::{
 };
 
 use crate::{
-    ContainerEventStream, Engine, Error, Kind, PodName, PortConnection, PullProgressStream, Result,
-    Session, Streams, Verbosity,
+    ContainerEventStream, Engine, Error, Kind, Output, PodName, PortConnection, PullProgressStream,
+    Result, Session, Streams, Verbosity,
 };
 
 /// Brings images of the engine that is left to the one that stays.
@@ -373,6 +373,10 @@ impl Engine for Router {
     async fn remove_image(&self, image: ImageSpec) -> Result<()> {
         self.stays.remove_image(image.clone()).await?;
         self.leaves.engine.remove_image(image).await
+    }
+
+    async fn import_image(&self, id: &str, names: Vec<String>, archive: Output) -> Result<()> {
+        self.stays.import_image(id, names, archive).await
     }
 
     async fn image_fs_info(&self) -> Result<ImageFsInfoResponse> {

@@ -50,11 +50,11 @@ pub enum Error {
 
 /// A line of the journal.
 #[derive(Serialize, Deserialize)]
-struct Line {
+struct Line<E> {
     /// Seconds since 1970, UTC.
     at: u64,
     #[serde(flatten)]
-    entry: Entry,
+    entry: E,
 }
 
 /// The directory of journals, held by one process at a time.
@@ -212,13 +212,7 @@ fn file_error(path: &Path) -> impl Fn(io::Error) -> Error + use<> {
 fn append(file: &mut File, path: &Path, entry: &Entry) -> Result<u64, Error> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let at = now.map_or(0, |now| now.as_secs());
-    #[derive(Serialize)]
-    struct Written<'a> {
-        at: u64,
-        #[serde(flatten)]
-        entry: &'a Entry,
-    }
-    let written = serde_json::to_vec(&Written { at, entry }).map_err(io::Error::from);
+    let written = serde_json::to_vec(&Line { at, entry }).map_err(io::Error::from);
     let written = written.and_then(|mut line| {
         line.push(b'\n');
         file.write_all(&line)?;
@@ -251,7 +245,7 @@ fn read(path: &Path) -> Result<Option<(Record, u64)>, Error> {
     };
     let mut record: Option<Record> = None;
     for (number, line) in (1..).zip(bytes[..whole].split_inclusive(|byte| *byte == b'\n')) {
-        let line: Line =
+        let line: Line<Entry> =
             serde_json::from_slice(line).map_err(|error| corrupt(number, error.to_string()))?;
         match (&mut record, line.entry) {
             (None, Entry::Begun(begun)) => record = Some(Record::new(line.at, begun)),

@@ -6,7 +6,7 @@ use super::file::{self, FileState};
 use super::{Mover, StepError};
 use crate::control_plane::ControlPlane;
 use crate::host::{Host, KernelState, NetworkState, UnitState};
-use crate::plan::{Step, Target, kubelet_configuration};
+use crate::plan::{KUBELET, Step, Target, kubelet_configuration};
 
 /// How often a ConfigMap that others change as well is tried.
 const ATTEMPTS: u32 = 10;
@@ -102,7 +102,7 @@ impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
             }
             Step::Probe => self.control_plane.probe(settings.ready, say).await?,
             Step::Disable { unit } => self.host.disable(unit).await?,
-            Step::CleanNetwork => self.host.clean_network().await?,
+            Step::CleanNetwork => self.host.clean_network(say).await?,
             Step::Uncordon => {
                 let cordoned = self.was_cordoned();
                 self.control_plane.set_cordoned(cordoned).await?;
@@ -127,11 +127,11 @@ impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
             (Step::Install { package }, Before::Installed(false)) => {
                 self.host.remove(package).await?;
             }
-            (Step::Start { unit }, Before::Unit(unit_before)) if self.is_kubelet(unit) => {
+            (Step::Start { unit }, Before::Unit(unit_before)) if unit == KUBELET => {
                 self.host.restore_unit(unit, unit_before).await?;
                 self.leave_target(say).await?;
             }
-            (Step::Stop { unit }, Before::Unit(unit_before)) if self.is_kubelet(unit) => {
+            (Step::Stop { unit }, Before::Unit(unit_before)) if unit == KUBELET => {
                 self.host.restore_unit(unit, unit_before).await?;
                 self.wait_as_before(say).await?;
             }
@@ -155,9 +155,10 @@ impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
                 self.host.restore_kernel(kernel).await?;
             }
             (Step::Annotate { key, value }, Before::Annotation(annotation)) => {
+                let now = self.control_plane.annotation(key).await?;
                 // Whoever has set another one since then knows more.
-                if self.control_plane.annotation(key).await?.as_ref() == Some(value) {
-                    let annotation = annotation.as_deref();
+                let annotation = annotation.as_deref();
+                if now.as_ref() == Some(value) {
                     self.control_plane.set_annotation(key, annotation).await?;
                 }
             }

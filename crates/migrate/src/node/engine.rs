@@ -91,7 +91,7 @@ async fn running(socket: &Path) -> Result<Vec<ContainerSummary>, bollard::errors
 }
 
 /// The first Unix socket that it listens on.
-fn socket(look: &Look<'_>, docker: &super::runtimes::Docker) -> Option<PathBuf> {
+pub(crate) fn socket(look: &Look<'_>, docker: &super::runtimes::Docker) -> Option<PathBuf> {
     let of_flags = docker
         .flags
         .iter()

@@ -205,14 +205,14 @@ pub(super) fn change<'a>(
     let lacks = in_configuration && !configured;
     if let Some(config) = config {
         let endpoint = lacks || has_endpoint(config);
-        set(files, config, settings(kubelet, wanted, endpoint))?;
+        set(files, config, &settings(kubelet, wanted, endpoint))?;
     }
     // What says it elsewhere would overrule that.
     let elsewhere = kubelet.drop_ins.iter().chain(&kubelet.instance);
     for tree in elsewhere {
         let mut settings = settings(kubelet, wanted, true);
         settings.retain(|(key, _)| tree.node.entry(key).is_some());
-        set(files, tree, settings)?;
+        set(files, tree, &settings)?;
     }
     Ok(())
 }
@@ -427,13 +427,13 @@ fn append(source: &Source, value: Range<usize>, text: &str) -> Edit {
 fn set(
     files: &mut Files<'_>,
     config: &Tree,
-    settings: Vec<(&'static str, String)>,
+    settings: &[(&'static str, String)],
 ) -> Result<(), Error> {
     let path = config.source.path().to_path_buf();
     let Some(source) = files.read(&path)? else {
         return Ok(());
     };
-    let edited = configured(source, &settings)?;
+    let edited = configured(source, settings)?;
     files.write(&path, edited.bytes().to_vec())
 }
 

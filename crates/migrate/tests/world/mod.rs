@@ -21,6 +21,7 @@ use crate::tree::unpack;
 pub(crate) const KILLED: &str = "killed";
 
 /// All that a move changes, beside files.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct State {
     pub(crate) units: BTreeMap<String, UnitState>,
@@ -456,7 +457,7 @@ impl Host for World {
         Ok(self.state.borrow().network.clone())
     }
 
-    async fn clean_network(&self) -> Result<(), host::Error> {
+    async fn clean_network(&self, _: host::Progress<'_>) -> Result<(), host::Error> {
         self.host("clean-network")?;
         assert!(!self.state.borrow().units["docker.service"].active);
         self.state.borrow_mut().network = NetworkState {

@@ -61,10 +61,8 @@ impl ApplyArgs {
         not_moving(apply::last(&root)?.as_ref())?;
         let options = self.to.options(self.how.node());
         let made = plan::make(&root, &options).await;
-        let name = match (&self.node, made.as_ref().ok().and_then(|plan| plan.node.clone())) {
-            (Some(name), _) | (None, Some(name)) => name.clone(),
-            (None, None) => host_name()?,
-        };
+        let told = made.as_ref().ok().and_then(|plan| plan.node.clone());
+        let name = self.node.clone().or(told).map_or_else(host_name, Ok)?;
         let access = self.cluster.clone().access()?;
         let settings = self.how.settings(self.announce);
         let begin = async {
@@ -88,7 +86,11 @@ impl ApplyArgs {
             anyhow::Ok((journals, journal))
         };
         match begin.await {
-            Ok((journals, journal)) => Work { root, journals }.carry_out(journal, &access, Direction::On).await,
+            Ok((journals, journal)) => {
+                Work { root, journals }
+                    .carry_out(journal, &access, Direction::On)
+                    .await
+            }
             Err(error) => {
                 if self.announce
                     && let Ok(control_plane) = connect(&access, &name, &settings).await
@@ -132,19 +134,21 @@ async fn go_on(cluster: ClusterArgs, direction: Direction) -> anyhow::Result<()>
     let record = journal.record();
     let target = record.begun.plan.target;
     let over = match (&record.phase, direction) {
-        (Phase::Applied, Direction::On) => {
-            Some(format!("The move to {target} is over: there is nothing to go on with.\n"))
-        }
-        (Phase::RolledBack { .. }, _) => {
-            Some(format!("The move to {target} was taken back: there is nothing to do.\n"))
-        }
+        (Phase::Applied, Direction::On) => Some(format!(
+            "The move to {target} is over: there is nothing to go on with.\n"
+        )),
+        (Phase::RolledBack { .. }, _) => Some(format!(
+            "The move to {target} was taken back: there is nothing to do.\n"
+        )),
         _ => None,
     };
     if let Some(text) = over {
         return output::write_stdout(text.as_bytes());
     }
     let access = cluster.or(&record.begun.access)?;
-    Work { root, journals }.carry_out(journal, &access, direction).await
+    Work { root, journals }
+        .carry_out(journal, &access, direction)
+        .await
 }
 
 /// The Node in its cluster, as the settings have it.
@@ -196,7 +200,10 @@ impl Work {
             let work = async {
                 match direction {
                     Direction::On => mover.resume().await.map_err(anyhow::Error::from),
-                    Direction::Back => mover.roll_back("it was asked for").await.map_err(anyhow::Error::from),
+                    Direction::Back => mover
+                        .roll_back("it was asked for")
+                        .await
+                        .map_err(anyhow::Error::from),
                 }
             };
             let announce = async {
@@ -277,6 +284,9 @@ fn not_moving(last: Option<&Record>) -> anyhow::Result<()> {
 /// A kubelet's name for its node where it is told none: the host name, in lower case.
 fn host_name() -> anyhow::Result<String> {
     let system = rustix::system::uname();
-    let name = system.nodename().to_str().context("the host name is no text")?;
+    let name = system
+        .nodename()
+        .to_str()
+        .context("the host name is no text")?;
     Ok(name.trim().to_lowercase())
 }

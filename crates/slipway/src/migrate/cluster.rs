@@ -86,7 +86,9 @@ impl ClusterMoveArgs {
 
 impl NodeJobArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let mut arguments = ["migrate", "apply", "--yes", "--announce"].map(str::to_owned).to_vec();
+        let mut arguments = ["migrate", "apply", "--yes", "--announce"]
+            .map(str::to_owned)
+            .to_vec();
         arguments.extend(["--to".to_owned(), self.to.to.name().to_owned()]);
         arguments.extend(["--node".to_owned(), self.node]);
         arguments.extend(self.to.arguments());

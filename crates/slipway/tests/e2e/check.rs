@@ -88,17 +88,26 @@ async fn what_only_docker_has_is_found() {
         "lib/systemd/system/kubelet.service",
         "[Service]\nExecStart=/usr/bin/kubelet --network-plugin=cni $KUBELET_EXTRA_ARGS\nEnvironmentFile=-/etc/default/kubelet\n",
     );
-    write("lib/systemd/system/docker.service", "[Service]\nExecStart=/usr/bin/dockerd\n");
+    write(
+        "lib/systemd/system/docker.service",
+        "[Service]\nExecStart=/usr/bin/dockerd\n",
+    );
     let plan = async |more: &[&str]| {
         let mut command = Command::new(slipway_binary().unwrap());
         command.args(["migrate", "plan", "--to", "containerd", "--root"]);
-        command.arg(&tree).args(["--kubelet-version", "1.23"]).args(more);
+        command
+            .arg(&tree)
+            .args(["--kubelet-version", "1.23"])
+            .args(more);
         command.output().await.unwrap()
     };
     let refused = plan(&[]).await;
     assert_eq!(refused.status.code(), Some(1));
     let said = String::from_utf8(refused.stderr).unwrap();
-    assert!(said.contains("no kubelet owns") && said.contains(": db;"), "{said}");
+    assert!(
+        said.contains("no kubelet owns") && said.contains(": db;"),
+        "{said}"
+    );
     let allowed = plan(&["--stop-other-containers"]).await;
     assert!(allowed.status.success(), "{allowed:?}");
 
@@ -142,6 +151,9 @@ async fn a_move_that_cannot_begin_says_why_and_leaves_nothing() {
     }
     let (code, said) = run(0, &["apply", "--to", "podman"]).await;
     assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("slipway, containerd, crio, cri-dockerd"), "{said}");
+    assert!(
+        said.contains("slipway, containerd, crio, cri-dockerd"),
+        "{said}"
+    );
     assert!(!std::path::Path::new("/var/lib/slipway-migrate").exists());
 }

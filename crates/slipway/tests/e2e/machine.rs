@@ -4,6 +4,7 @@
 
 mod clock;
 mod docker;
+mod host;
 mod systemd;
 
 /// Every test here begins with this: whoever runs ignored tests may not know what they do.

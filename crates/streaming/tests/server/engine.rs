@@ -14,8 +14,8 @@ use slipway_cri_api::v1::{
     UpdateContainerResourcesRequest, UpdatePodSandboxResourcesRequest,
 };
 use slipway_engine::{
-    ContainerEventStream, Engine, Error, PodName, PortConnection, PullProgressStream, Result,
-    Session, SessionEnd, Streams, Terminal, TerminalSize, Verbosity,
+    ContainerEventStream, Engine, Error, Output, PodName, PortConnection, PullProgressStream,
+    Result, Session, SessionEnd, Streams, Terminal, TerminalSize, Verbosity,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex, split};
 use tokio::sync::{mpsc, oneshot};
@@ -372,6 +372,10 @@ impl Engine for Tasks {
     }
 
     async fn remove_image(&self, _: ImageSpec) -> Result<()> {
+        unreachable!("no session asks for this")
+    }
+
+    async fn import_image(&self, _: &str, _: Vec<String>, _: Output) -> Result<()> {
         unreachable!("no session asks for this")
     }
 

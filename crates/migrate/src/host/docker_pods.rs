@@ -1,0 +1,25 @@
+//! Pods on Docker, which only those can stop who know how dockershim made them.
+
+use std::path::PathBuf;
+
+use super::{Error, Progress};
+
+/// Stops pods that dockershim or cri-dockerd made.
+#[expect(async_fn_in_trait, reason = "one thread does one step at a time")]
+pub trait DockerPods {
+    /// Stops all of them, each container with the time that its pod gives it, and gives their
+    /// networks back. The containers stay, as stopped ones. It can be called again after it was cut
+    /// off anywhere.
+    async fn stop(&self, docker: &DockerNode, progress: Progress<'_>) -> Result<(), Error>;
+}
+
+/// Where pods on Docker are, and what their networks were made with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerNode {
+    /// Where dockerd listens.
+    pub socket: PathBuf,
+    /// Where libcni has recorded the networks of pods.
+    pub cni_cache: PathBuf,
+    /// Directories of CNI plugins that the kubelet was told of.
+    pub plugins: Vec<PathBuf>,
+}

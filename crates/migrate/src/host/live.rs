@@ -1,0 +1,152 @@
+//! The node that this process runs on.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use super::docker_pods::{DockerNode, DockerPods};
+use super::kernel::Kernel;
+use super::network::Network;
+use super::packages::Packages;
+use super::units::Units;
+use super::{Error, Host, KernelState, NetworkState, Progress, UnitState, images, pods};
+use crate::Root;
+use crate::node::{Facts, Look, Options, docker_socket};
+use crate::plan::Target;
+
+/// Where Docker is, where nobody says otherwise.
+const DOCKER: &str = "/var/run/docker.sock";
+
+/// Where the kubelet has libcni's records, where nobody says otherwise (`--cni-cache-dir`).
+const CNI_CACHE: &str = "/var/lib/cni/cache";
+
+/// The node that this process runs on: systemd by D-Bus, the package manager, `iptables-save` and
+/// `iptables-restore`, and Docker by its socket.
+#[derive(Debug)]
+pub struct Live<P> {
+    units: Units,
+    packages: Packages,
+    kernel: Kernel,
+    network: Network,
+    docker: DockerNode,
+    pods: P,
+}
+
+impl<P: DockerPods> Live<P> {
+    /// Finds out where Docker listens, which bridge it was told to use, and where the kubelet has
+    /// CNI's files. Nothing is connected to yet.
+    pub async fn new(pods: P) -> Self {
+        let root = Root::new("/");
+        let mut look = Look::new(&root);
+        let facts = Facts::gather(&mut look, &Options::default()).await;
+        let docker = facts.runtimes.docker.as_ref();
+        let socket = docker.and_then(|docker| docker_socket(&look, docker));
+        let bridge = docker.and_then(|docker| docker.says("bridge"));
+        let flag = |name: &str| facts.kubelet.flag(name).map(|said| said.value);
+        let cni_cache = flag("cni-cache-dir").unwrap_or_else(|| CNI_CACHE.to_string());
+        let plugins = flag("cni-bin-dir").unwrap_or_default();
+        let plugins = plugins.split(',').filter(|path| !path.is_empty());
+        Self {
+            units: Units::new(),
+            packages: Packages::new(root.clone()),
+            kernel: Kernel::new(root.clone()),
+            network: Network::new(root.clone(), bridge),
+            docker: DockerNode {
+                socket: socket.unwrap_or_else(|| PathBuf::from(DOCKER)),
+                cni_cache: cni_cache.into(),
+                plugins: plugins.map(PathBuf::from).collect(),
+            },
+            pods,
+        }
+    }
+}
+
+impl<P: DockerPods> Host for Live<P> {
+    async fn unit(&self, name: &str) -> Result<UnitState, Error> {
+        self.units.state(name).await
+    }
+
+    async fn start(&self, name: &str) -> Result<(), Error> {
+        self.units.start(name).await
+    }
+
+    async fn stop(&self, name: &str) -> Result<(), Error> {
+        self.units.stop(name).await
+    }
+
+    async fn disable(&self, name: &str) -> Result<(), Error> {
+        self.units.disable(name).await
+    }
+
+    async fn restore_unit(&self, name: &str, before: &UnitState) -> Result<(), Error> {
+        self.units.restore(name, *before).await
+    }
+
+    async fn reload(&self) -> Result<(), Error> {
+        self.units.reload().await
+    }
+
+    async fn has_package(&self, name: &str) -> Result<bool, Error> {
+        self.packages.has(name).await
+    }
+
+    async fn install(&self, name: &str, progress: Progress<'_>) -> Result<(), Error> {
+        self.packages.install(name, progress).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), Error> {
+        self.packages.remove(name).await
+    }
+
+    async fn kernel(
+        &self,
+        modules: &[String],
+        parameters: &[String],
+    ) -> Result<KernelState, Error> {
+        self.kernel.state(modules, parameters)
+    }
+
+    async fn set_kernel(&self, modules: &[String], parameters: &[String]) -> Result<(), Error> {
+        self.kernel.set(modules, parameters).await
+    }
+
+    async fn restore_kernel(&self, before: &KernelState) -> Result<(), Error> {
+        self.kernel.restore(before)
+    }
+
+    async fn carry_images(&self, target: Target, progress: Progress<'_>) -> Result<(), Error> {
+        let endpoint = target.endpoint();
+        let socket = &self.docker.socket;
+        images::carry(socket, target, endpoint, progress).await
+    }
+
+    async fn stop_pods(&self, progress: Progress<'_>) -> Result<(), Error> {
+        self.pods.stop(&self.docker, progress).await
+    }
+
+    async fn remove_pods(
+        &self,
+        endpoint: &str,
+        but_dockers: bool,
+        progress: Progress<'_>,
+    ) -> Result<(), Error> {
+        let others = if but_dockers {
+            images::containers(&self.docker.socket).await?
+        } else {
+            HashSet::new()
+        };
+        let socket = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
+        pods::remove(endpoint, Path::new(socket), &others, progress).await
+    }
+
+    async fn network(&self) -> Result<NetworkState, Error> {
+        self.network.state().await
+    }
+
+    async fn clean_network(&self, progress: Progress<'_>) -> Result<(), Error> {
+        self.network.clean(progress).await
+    }
+
+    async fn restore_network(&self, before: &NetworkState) -> Result<(), Error> {
+        self.network.restore(before).await
+    }
+}

@@ -1,0 +1,137 @@
+//! Pods behind a CRI socket, removed before the kubelet asks another one.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Duration;
+
+use slipway_cri_api::v1::runtime_service_client::RuntimeServiceClient;
+use slipway_cri_api::v1::{
+    ContainerFilter, ContainerState, ContainerStateValue, ListContainersRequest,
+    ListPodSandboxRequest, PodSandbox, RemovePodSandboxRequest, StopContainerRequest,
+    StopPodSandboxRequest,
+};
+use tokio::task::JoinSet;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+use super::{Error, Progress};
+
+/// How long a container may take to end by itself, as a kubelet gives it by default.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// How long any answer may take beyond that: network plugins among the reasons.
+const PATIENCE: Duration = Duration::from_mins(4);
+
+/// How many pods are stopped at a time.
+const AT_ONCE: usize = 8;
+
+/// A node can have thousands of containers.
+const LARGEST_MESSAGE: usize = 16 << 20;
+
+/// Stops and removes all pods behind `endpoint` but those with the ids in `others`.
+pub(super) async fn remove(
+    endpoint: &str,
+    socket: &Path,
+    others: &HashSet<String>,
+    progress: Progress<'_>,
+) -> Result<(), Error> {
+    // Whoever never came up has no pods.
+    if !is_listening(socket) {
+        return Ok(());
+    }
+    let failed =
+        |why: &dyn std::fmt::Display| Error::new(format!("remove the pods at {endpoint}"), why);
+    let address = format!("unix://{}", socket.display());
+    let channel = Endpoint::from_shared(address).map_err(|error| failed(&error))?;
+    let channel = channel.connect().await.map_err(|error| failed(&error))?;
+    let mut client = RuntimeServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
+    let listed = client.list_pod_sandbox(limited(ListPodSandboxRequest::default(), PATIENCE));
+    let listed = listed.await.map_err(|status| failed(&status.message()))?;
+    let mut pods = listed.into_inner().items;
+    pods.retain(|pod| !others.contains(&pod.id));
+    if pods.is_empty() {
+        return Ok(());
+    }
+    progress(&format!("stopping {} pods at {endpoint}", pods.len()));
+    let mut stopping = JoinSet::new();
+    let mut left = pods.into_iter();
+    let mut problems = Vec::new();
+    loop {
+        while stopping.len() < AT_ONCE
+            && let Some(pod) = left.next()
+        {
+            stopping.spawn(remove_pod(client.clone(), pod));
+        }
+        match stopping.join_next().await {
+            None => break,
+            Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(problem))) => problems.push(problem),
+            Some(Err(error)) => problems.push(error.to_string()),
+        }
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(failed(&problems.join("; ")))
+}
+
+async fn remove_pod(
+    mut client: RuntimeServiceClient<Channel>,
+    pod: PodSandbox,
+) -> Result<(), String> {
+    let name = pod.metadata.map_or_else(
+        || pod.id.clone(),
+        |metadata| format!("{}/{}", metadata.namespace, metadata.name),
+    );
+    let removed = async {
+        let filter = ContainerFilter {
+            pod_sandbox_id: pod.id.clone(),
+            state: Some(ContainerStateValue {
+                state: ContainerState::ContainerRunning.into(),
+            }),
+            ..ContainerFilter::default()
+        };
+        let request = ListContainersRequest {
+            filter: Some(filter),
+        };
+        let running = client.list_containers(limited(request, PATIENCE)).await?;
+        for container in running.into_inner().containers {
+            let request = StopContainerRequest {
+                container_id: container.id,
+                timeout: i64::try_from(GRACE.as_secs()).unwrap_or_default(),
+            };
+            let patience = GRACE + PATIENCE;
+            gone(client.stop_container(limited(request, patience)).await)?;
+        }
+        let request = StopPodSandboxRequest {
+            pod_sandbox_id: pod.id.clone(),
+        };
+        gone(client.stop_pod_sandbox(limited(request, PATIENCE)).await)?;
+        let request = RemovePodSandboxRequest {
+            pod_sandbox_id: pod.id.clone(),
+        };
+        gone(client.remove_pod_sandbox(limited(request, PATIENCE)).await)
+    };
+    let removed: Result<(), Status> = removed.await;
+    removed.map_err(|status| format!("pod {name}: {}", status.message()))
+}
+
+/// What is not there any more has been removed.
+fn gone<T>(answer: Result<T, Status>) -> Result<(), Status> {
+    match answer {
+        Ok(_) => Ok(()),
+        Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
+        Err(status) => Err(status),
+    }
+}
+
+fn limited<T>(message: T, patience: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(patience);
+    request
+}
+
+/// Whether anybody takes connections there.
+fn is_listening(socket: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(socket).is_ok()
+}
