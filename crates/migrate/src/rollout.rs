@@ -12,6 +12,7 @@ mod node;
 mod objects;
 mod state;
 
+use std::num::NonZero;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -51,9 +52,9 @@ const CONTROL_PLANES: [&str; 2] = [
 pub struct Options {
     /// What the nodes move to.
     pub target: Target,
-    /// As many nodes may be away at a time, those that are already among them; at least 1.
-    /// Control planes go one by one, and last.
-    pub max_unavailable: usize,
+    /// As many nodes may be away at a time, those that are already among them. Control planes go one
+    /// by one, and last.
+    pub max_unavailable: NonZero<usize>,
     /// The nodes; without any, all.
     pub nodes: Vec<String>,
     /// An image that has `slipway` in it, for the Jobs.
@@ -147,7 +148,8 @@ struct Rollout<'a> {
 
 /// Moves a cluster's nodes, and waits until they have; or until one of them does not come back.
 ///
-/// What is made in the cluster is taken away at the end, but not while a node needs it.
+/// What is made in the cluster is taken away at the end, but not while a node is in the middle of its
+/// move: whoever runs this again does that.
 ///
 /// # Errors
 ///
@@ -172,39 +174,32 @@ pub async fn run(
         heard(Event::Passed(name(node)));
         rollout.silence(node).await?;
     }
-    let todo = lots.going.len() + lots.workers.len() + lots.control_planes.len();
-    if todo == 0 {
+    let waiting = lots.workers.len() + lots.control_planes.len();
+    if waiting + lots.going.len() == 0 {
         rollout.clean_up().await?;
         return ended(Vec::new(), Vec::new(), lots.away);
     }
-    if lots.away.len() >= options.max_unavailable && lots.going.is_empty() {
-        return Err(Error::Unavailable {
-            nodes: lots.away,
-            allowed: options.max_unavailable,
-        });
-    }
     rollout.set_up().await?;
-    let room = options
-        .max_unavailable
-        .saturating_sub(lots.away.len())
-        .max(1);
     let mut failed = Vec::new();
     let mut left = Vec::new();
-    for (nodes, at_a_time) in [
-        // They go on whether or not they are followed.
-        (lots.going, usize::MAX),
-        (lots.workers, room),
-        (lots.control_planes, 1),
-    ] {
+    // They go on whether or not they are followed.
+    let all = usize::MAX;
+    rollout
+        .move_all(lots.going, all, &mut failed, &mut left)
+        .await;
+    let allowed = options.max_unavailable.get();
+    let room = allowed.saturating_sub(lots.away.len());
+    if room == 0 && waiting > 0 && failed.is_empty() {
+        rollout.clean_up().await?;
+        let nodes = lots.away;
+        return Err(Error::Unavailable { nodes, allowed });
+    }
+    for (nodes, at_a_time) in [(lots.workers, room), (lots.control_planes, 1)] {
         rollout
             .move_all(nodes, at_a_time, &mut failed, &mut left)
             .await;
     }
-    // A node that is still about it has its credentials from there.
-    if !failed.iter().any(|failure: &node::Failure| failure.goes_on) {
-        rollout.clean_up().await?;
-    }
-    let failed = failed.into_iter().map(|failure| failure.why).collect();
+    rollout.clean_up().await?;
     ended(failed, left, lots.away)
 }
 
@@ -290,7 +285,7 @@ impl Rollout<'_> {
         &self,
         nodes: Vec<Value>,
         at_a_time: usize,
-        failed: &mut Vec<node::Failure>,
+        failed: &mut Vec<String>,
         left: &mut Vec<String>,
     ) {
         let mut waiting = nodes.iter();
@@ -302,7 +297,7 @@ impl Rollout<'_> {
             }
             match running.next().await {
                 Some(Ok(())) => {}
-                Some(Err(failure)) => failed.push(failure),
+                Some(Err(why)) => failed.push(why),
                 None => break,
             }
         }
@@ -355,8 +350,15 @@ impl Rollout<'_> {
         done.map(|_| ()).map_err(failed("preparing the cluster"))
     }
 
-    /// Takes away what was made. The namespace goes last, with all that is in it.
+    /// Takes away what was made; not while a node is in the middle of its move, and may need it. The
+    /// namespace goes last, with all that is in it.
     async fn clean_up(&self) -> Result<(), Error> {
+        let listed = self.api.list(&Collection::of(NODES), soon()).await;
+        let (nodes, _) = listed.map_err(failed("listing the Nodes"))?;
+        let mut states = nodes.values().filter_map(State::of);
+        if states.any(|state| state.is_going_on() || state.is_stopped()) {
+            return Ok(());
+        }
         for object in objects::standing(&account_needs()).iter().rev() {
             let delete = Permission::new(Verb::Delete, object.kind).within(&object.namespace);
             let delete = delete.named(object.name()).ask();

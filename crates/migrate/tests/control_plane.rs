@@ -385,6 +385,9 @@ async fn pods_are_evicted_but_for_those_that_stay() {
         .fault(of("create", "pods/eviction"), 1, Fault::CutAfter);
     cluster
         .server
+        .fault(of("create", "pods/eviction"), 1, Fault::Status(409));
+    cluster
+        .server
         .fault(of("list", "pods"), 1, Fault::Status(503));
     cluster.kubelet(ends);
     cluster.drain(LONG).await.unwrap();

@@ -129,8 +129,35 @@ fn sorted(pods: &Objects, options: DrainOptions) -> Result<Vec<Pod>, String> {
     }
 }
 
-/// What keeps pods, by their uids, for people.
-type Reasons = RefCell<BTreeMap<String, String>>;
+/// A drain that is going on.
+struct Drain<'a> {
+    /// `apiVersion` of evictions.
+    version: String,
+    permits: Semaphore,
+    until: Instant,
+    /// Pods that are still there.
+    left: RefCell<Vec<Pod>>,
+    /// What keeps pods, by their uids, for people.
+    reasons: RefCell<BTreeMap<String, String>>,
+    progress: Progress<'a>,
+}
+
+impl Drain<'_> {
+    fn is_there(&self, pod: &Pod) -> bool {
+        self.left.borrow().iter().any(|left| left.uid == pod.uid)
+    }
+
+    fn is_kept(&self, pod: &Pod, refusal: &Refusal) {
+        let reason = refusal.to_string();
+        let before = self
+            .reasons
+            .borrow_mut()
+            .insert(pod.uid.clone(), reason.clone());
+        if before.as_ref() != Some(&reason) {
+            (self.progress)(&format!("{} waits: {reason}", pod.spoken()));
+        }
+    }
+}
 
 impl Live {
     pub(super) async fn evict_all(
@@ -157,21 +184,24 @@ impl Live {
             counted(pods_to_go.len()),
             named(pods_to_go.iter().map(Pod::spoken))
         ));
-        let reasons = Reasons::default();
-        let permits = Semaphore::new(AT_A_TIME);
+        let drain = Drain {
+            version,
+            permits: Semaphore::new(AT_A_TIME),
+            until,
+            left: RefCell::new(pods_to_go.clone()),
+            reasons: RefCell::default(),
+            progress,
+        };
         let evictions = pods_to_go.iter().filter(|pod| !pod.going);
-        let evictions: FuturesUnordered<_> = evictions
-            .map(|pod| self.evict(pod, &version, &permits, until, &reasons, progress))
-            .collect();
+        let evictions: FuturesUnordered<_> = evictions.map(|pod| self.evict(pod, &drain)).collect();
         // Evictions that are done say nothing of pods that take their time to end.
         let evicted = async {
             evictions.try_collect::<()>().await?;
             std::future::pending().await
         };
-        let left = RefCell::new(pods_to_go.clone());
         let seen = Seen::default();
         let gone = self.api.follow(&pods, until, |there| {
-            left.borrow_mut().retain(|pod| {
+            drain.left.borrow_mut().retain(|pod| {
                 let key = (pod.namespace.clone(), pod.name.clone());
                 // One of the same name and another uid is another pod.
                 let same = there
@@ -179,7 +209,7 @@ impl Live {
                     .filter(|found| found["metadata"]["uid"] == *pod.uid);
                 same.is_some()
             });
-            let left = left.borrow();
+            let left = drain.left.borrow();
             if left.is_empty() {
                 return Some(());
             }
@@ -199,8 +229,8 @@ impl Live {
             Ok(None) => None,
             Err(refusal) => Some(refusal),
         };
-        let left = left.into_inner();
-        let reasons = reasons.into_inner();
+        let left = drain.left.into_inner();
+        let reasons = drain.reasons.into_inner();
         let mut why = format!(
             "{} of {} are still there after {}: {}",
             left.len(),
@@ -234,63 +264,49 @@ impl Live {
     }
 
     /// Evicts a pod, as soon as its budget allows; or until it is not there any more.
-    async fn evict(
-        &self,
-        pod: &Pod,
-        version: &str,
-        permits: &Semaphore,
-        until: Instant,
-        reasons: &Reasons,
-        progress: Progress<'_>,
-    ) -> Result<(), Refusal> {
+    async fn evict(&self, pod: &Pod, drain: &Drain<'_>) -> Result<(), Refusal> {
         let eviction = json!({
-            "apiVersion": version, "kind": "Eviction",
+            "apiVersion": drain.version, "kind": "Eviction",
             "metadata": { "namespace": pod.namespace, "name": pod.name },
             "deleteOptions": { "preconditions": { "uid": pod.uid } },
         });
-        let of_pod = |verb| {
-            Permission::new(verb, PODS)
-                .within(&pod.namespace)
-                .named(&pod.name)
-        };
-        let ask = of_pod(Verb::Create).on("eviction").ask().body(eviction);
+        let ask = Permission::new(Verb::Create, PODS).on("eviction");
+        let ask = ask
+            .within(&pod.namespace)
+            .named(&pod.name)
+            .ask()
+            .body(eviction);
         let mut pauses = Pauses::default();
-        let keep = |reason: String| {
-            let before = reasons.borrow_mut().insert(pod.uid.clone(), reason.clone());
-            if before.as_ref() != Some(&reason) {
-                progress(&format!("{} waits: {reason}", pod.spoken()));
-            }
-        };
-        loop {
-            let done = match permits.acquire().await {
-                Ok(_permit) => self.api.once(&ask, until).await,
+        while drain.is_there(pod) {
+            let done = match drain.permits.acquire().await {
+                Ok(_permit) => self.api.once(&ask, drain.until).await,
                 Err(_) => return Ok(()),
             };
             let refusal = match done {
                 Ok(_) => {
-                    reasons.borrow_mut().remove(&pod.uid);
+                    drain.reasons.borrow_mut().remove(&pod.uid);
                     return Ok(());
                 }
-                // Gone by itself, or another one in its place, or about to go with its namespace.
-                Err(
-                    Refusal::NotFound(_)
-                    | Refusal::Conflict(_)
-                    | Refusal::Forbidden { ending: true, .. },
-                ) => return Ok(()),
+                // It is about to go with its namespace.
+                Err(Refusal::NotFound(_) | Refusal::Forbidden { ending: true, .. }) => {
+                    return Ok(());
+                }
                 Err(refusal) => refusal,
             };
             match &refusal {
-                Refusal::Budget(budget) => keep(budget.clone()),
                 Refusal::Failed { said, .. } if said.contains(SEVERAL_BUDGETS) => {
                     return Err(refusal);
                 }
-                refusal if refusal.passes(Verb::Create) => keep(refusal.to_string()),
+                // Of a conflict it is seen elsewhere whether another pod is in its place.
+                Refusal::Budget(_) | Refusal::Conflict(_) => drain.is_kept(pod, &refusal),
+                refusal if refusal.passes(Verb::Create) => drain.is_kept(pod, refusal),
                 _ => return Err(refusal),
             }
-            if !pauses.pause(refusal.after(), until).await {
+            if !pauses.pause(refusal.after(), drain.until).await {
                 return Ok(());
             }
         }
+        Ok(())
     }
 }
 

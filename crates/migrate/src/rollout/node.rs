@@ -14,14 +14,6 @@ use crate::control_plane::refusal::Refusal;
 use crate::control_plane::request::{JOBS, NODES, PODS, Permission, Verb};
 use crate::control_plane::spoken;
 
-/// How a node's move ended otherwise than well.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) why: String,
-    /// Somebody may still be working on the node, or will, with the credentials that it has.
-    pub(super) goes_on: bool,
-}
-
 /// What is seen of a Node that ends the waiting.
 enum End {
     There,
@@ -35,16 +27,21 @@ enum End {
 }
 
 impl Rollout<'_> {
-    pub(super) async fn move_node(&self, node: &Value) -> Result<(), Failure> {
-        let failure = |why: String, goes_on: bool| Failure {
-            why: format!("the Node {}: {why}", name(node)),
-            goes_on,
-        };
+    /// Why the node has not moved is said with its name.
+    pub(super) async fn move_node(&self, node: &Value) -> Result<(), String> {
+        let moved = self.try_to_move(node).await;
+        moved.map_err(|why| format!("the Node {}: {why}", name(node)))
+    }
+
+    async fn try_to_move(&self, node: &Value) -> Result<(), String> {
+        let told = |refusal: Refusal| refusal.to_string();
         let target = self.options.target;
         let state = match State::of(node) {
             Some(state) if state.is_going_on() && state.target != target => {
-                let why = format!("it is moving to {}; wait until it has", state.target);
-                return Err(failure(why, true));
+                return Err(format!(
+                    "it is moving to {}; wait until it has",
+                    state.target
+                ));
             }
             Some(state) if state.is_going_on() => {
                 (self.heard)(Event::Follows(name(node)));
@@ -53,58 +50,45 @@ impl Rollout<'_> {
             Some(State {
                 phase: Phase::Stopped { reason },
                 ..
-            }) => return Err(failure(stopped(&reason), true)),
+            }) => return Err(stopped(&reason)),
             _ => {
                 (self.heard)(Event::Begins(name(node)));
-                let asked = self.begin_anew(node).await;
-                asked.map_err(|refusal| failure(refusal.to_string(), false))?
+                self.begin_anew(node).await.map_err(told)?
             }
         };
         if state.phase == Phase::Asked {
-            let made = self.make_job(node).await;
-            made.map_err(|refusal| failure(refusal.to_string(), false))?;
+            self.make_job(node).await.map_err(told)?;
         }
         let last = RefCell::new(state.phase);
         let until = Instant::now() + self.options.patience;
         let end = tokio::select! {
-            end = self.follow(node, until, &last) => end,
-            why = self.does_not_start(node, &last) => Ok(Some(End::NotBegun(why))),
+            end = self.follow(node, until, &last) => end.map_err(told)?,
+            why = self.does_not_start(node, &last) => Some(End::NotBegun(why)),
         };
-        let end = end.map_err(|refusal| failure(refusal.to_string(), true))?;
-        let silent = async || {
-            let said = self.annotate(node, None).await;
-            said.map_err(|refusal| failure(refusal.to_string(), false))
-        };
-        match end {
+        let why = match end {
             Some(End::There) => {
-                silent().await?;
+                self.annotate(node, None).await.map_err(told)?;
                 (self.heard)(Event::Moved(name(node)));
-                Ok(())
+                return Ok(());
             }
-            Some(End::Over(why)) => {
-                silent().await?;
-                Err(failure(why, false))
-            }
+            Some(End::Over(why)) => why,
             Some(End::NotBegun(why)) => {
                 let deleted = self.delete_job(node).await;
-                deleted.map_err(|refusal| failure(format!("{why}; {refusal}"), true))?;
-                silent().await?;
-                Err(failure(why, false))
+                deleted.map_err(|refusal| format!("{why}; {refusal}"))?;
+                why
             }
-            Some(End::Stopped(reason)) => Err(failure(stopped(&reason), true)),
-            Some(End::Gone) => Err(failure(
-                "the cluster has no such Node any more".to_string(),
-                false,
-            )),
-            None => Err(failure(
-                format!(
+            Some(End::Stopped(reason)) => return Err(stopped(&reason)),
+            Some(End::Gone) => return Err("the cluster has no such Node any more".to_string()),
+            None => {
+                return Err(format!(
                     "it is not Ready on {target} after {}, and the last that it said of itself is: {}; see slipway migrate status on the node",
                     spoken(self.options.patience),
                     said(&last.borrow()),
-                ),
-                true,
-            )),
-        }
+                ));
+            }
+        };
+        self.annotate(node, None).await.map_err(told)?;
+        Err(why)
     }
 
     /// Takes away what an earlier attempt left, and says that the node is asked to move.
