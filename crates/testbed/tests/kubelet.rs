@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use slipway_testbed::{Image, KubernetesServer, Node, eventually};
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 fn kubelet(version: &str, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stand-in-kubelet"));
