@@ -149,6 +149,7 @@ async fn it_runs_the_pods_that_are_bound_to_its_node_and_no_others() -> Result<(
         Ok(node.cri().pods().await?.is_empty())
     })
     .await?;
+    ensure!(phase("static-n").is_none(), "the file's pod is still shown");
     drop(running);
     node.finish().await
 }

@@ -5,9 +5,11 @@ use std::fs;
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
+use hyper::http::request::Builder;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::command_line::Kubelet;
@@ -71,28 +73,36 @@ impl Api {
             Method::PATCH => "application/merge-patch+json",
             _ => "application/json",
         };
-        let what = format!("{method} {path}");
         let stream = TcpStream::connect(&self.address)
             .await
             .with_context(|| format!("no connection to {}", self.address))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
         let request = Request::builder()
-            .method(method)
+            .method(&method)
             .uri(path)
             .header("host", &self.address)
             .header("authorization", format!("Bearer {}", self.token))
-            .header("content-type", kind)
-            .body(Full::new(Bytes::from(
-                body.map(Value::to_string).unwrap_or_default(),
-            )))?;
-        let (head, body) = sender.send_request(request).await?.into_parts();
-        let body = body.collect().await?.to_bytes();
-        match head.status.as_u16() {
-            200..=299 => Ok(Some(serde_json::from_slice(&body)?)),
-            404 | 409 => Ok(None),
-            code => bail!("{what}: {code} {}", String::from_utf8_lossy(&body)),
-        }
+            .header("content-type", kind);
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let answer = send(stream, request, &body).await;
+        answer.with_context(|| format!("{method} {path}"))
+    }
+}
+
+/// Sends a request; nothing comes back where what it is about is not there, or is there already.
+pub(crate) async fn send(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Builder,
+    body: &str,
+) -> Result<Option<Value>> {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = request.body(Full::new(Bytes::from(body.to_owned())))?;
+    let (head, body) = sender.send_request(request).await?.into_parts();
+    let body = body.collect().await?.to_bytes();
+    match head.status.as_u16() {
+        200..=299 => Ok(Some(serde_json::from_slice(&body)?)),
+        404 | 409 => Ok(None),
+        code => bail!("{code} {}", String::from_utf8_lossy(&body)),
     }
 }

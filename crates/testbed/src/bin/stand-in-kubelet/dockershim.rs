@@ -9,11 +9,16 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hyper::Request;
 use serde_json::{Value, json};
+use tokio::net::UnixStream;
 
+use crate::api;
 use crate::command_line::Kubelet;
 use crate::pods::{self, Pod};
 use crate::runtime::{Container, Sandbox};
+
+const SOCKET: &str = "/var/run/docker.sock";
 
 /// Where libcni keeps what plugins have answered.
 const RESULTS: &str = "/var/lib/cni/results";
@@ -191,41 +196,31 @@ impl Dockershim {
     }
 }
 
-pub(crate) fn version() -> Result<String> {
-    let version = docker(&["version", "-f", "{{.Server.Version}}"])?;
-    Ok(format!("docker://{version}"))
+pub(crate) async fn version() -> Result<String> {
+    let told = get("/version").await?;
+    Ok(format!("docker://{}", pods::text(&told["Version"])))
 }
 
-pub(crate) fn images() -> Result<Vec<Value>> {
-    let names = docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"])?;
-    Ok(names
-        .lines()
-        .map(|name| json!({ "names": [name] }))
+pub(crate) async fn images() -> Result<Vec<Value>> {
+    let images = get("/images/json").await?;
+    let images = images.as_array().into_iter().flatten();
+    Ok(images
+        .map(|image| json!({ "names": image["RepoTags"] }))
         .collect())
 }
 
-pub(crate) fn sandboxes() -> Result<Vec<Sandbox>> {
-    let all = docker(&[
-        "ps",
-        "-aq",
-        "--no-trunc",
-        "--filter",
-        "label=io.kubernetes.docker.type",
-    ])?;
-    if all.is_empty() {
-        return Ok(Vec::new());
-    }
-    let words: Vec<_> = ["inspect"].into_iter().chain(all.lines()).collect();
-    let all: Vec<Value> = serde_json::from_str(&docker(&words)?)?;
+pub(crate) async fn sandboxes() -> Result<Vec<Sandbox>> {
+    let all = get("/containers/json?all=1").await?;
+    let all: Vec<&Value> = all.as_array().into_iter().flatten().collect();
     let of = |kind: &'static str| {
-        let all = all.iter();
+        let all = all.iter().copied();
         all.filter(move |one| label(one, "docker.type") == kind)
     };
     Ok(of("podsandbox")
         .map(|sandbox| Sandbox {
             id: pods::text(&sandbox["Id"]).to_owned(),
             uid: label(sandbox, "pod.uid").to_owned(),
-            ready: sandbox["State"]["Running"] == true,
+            ready: sandbox["State"] == "running",
             containers: of("container")
                 .filter(|one| sandbox["Id"] == label(one, "sandbox.id"))
                 .map(container)
@@ -242,26 +237,31 @@ fn record_of(list: &Value, id: &str) -> PathBuf {
     Path::new(RESULTS).join(format!("{}-{id}-eth0", pods::text(&list["name"])))
 }
 
-fn label<'a>(inspected: &'a Value, name: &str) -> &'a str {
-    pods::text(&inspected["Config"]["Labels"][format!("io.kubernetes.{name}")])
+fn label<'a>(listed: &'a Value, name: &str) -> &'a str {
+    pods::text(&listed["Labels"][format!("io.kubernetes.{name}")])
 }
 
-fn container(inspected: &Value) -> Container {
-    let state = &inspected["State"];
-    let code = state["ExitCode"]
-        .as_i64()
-        .and_then(|code| i32::try_from(code).ok());
-    let name = pods::text(&inspected["Name"]);
+fn container(listed: &Value) -> Container {
+    // `Exited (3) 5 minutes ago`
+    let status = pods::text(&listed["Status"]).split(['(', ')']).nth(1);
+    let code = status.and_then(|code| code.parse().ok()).unwrap_or(-1);
+    let name = pods::text(&listed["Names"][0]).rsplit('_').next();
     Container {
-        id: pods::text(&inspected["Id"]).to_owned(),
-        name: label(inspected, "container.name").to_owned(),
-        attempt: name
-            .rsplit('_')
-            .next()
-            .and_then(|last| last.parse().ok())
-            .unwrap_or(0),
-        exit_code: code.filter(|_| state["Running"] != true),
+        id: pods::text(&listed["Id"]).to_owned(),
+        name: label(listed, "container.name").to_owned(),
+        attempt: name.and_then(|last| last.parse().ok()).unwrap_or(0),
+        exit_code: (listed["State"] != "running").then_some(code),
     }
+}
+
+/// What is asked all the time is asked without `docker`, which takes seconds in an emulated machine.
+async fn get(path: &str) -> Result<Value> {
+    let stream = UnixStream::connect(SOCKET)
+        .await
+        .with_context(|| format!("Cannot connect to the Docker daemon at unix://{SOCKET}"))?;
+    api::send(stream, Request::get(path).header("host", "docker"), "")
+        .await?
+        .with_context(|| format!("Docker has no {path}"))
 }
 
 /// `docker run -d`; what a start that failed has left is removed.

@@ -122,6 +122,13 @@ impl Pods {
             mirror(&pod, &self.node, &mirrors, api).await?;
             pods.push(pod);
         }
+        for object in &mirrors {
+            let metadata = &object["metadata"];
+            if pods.iter().all(|pod| metadata["name"] != pod.name.as_str()) {
+                let path = Pod::of(object).path();
+                api.delete(&path, text(&metadata["uid"])).await?;
+            }
+        }
         let sandboxes = runtime.sandboxes().await?;
         let known: BTreeSet<&str> = pods.iter().map(|pod| pod.uid.as_str()).collect();
         for stranger in sandboxes

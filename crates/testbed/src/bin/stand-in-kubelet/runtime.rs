@@ -49,7 +49,7 @@ impl Runtime {
     pub(crate) async fn version(&self) -> Result<String> {
         match self {
             Self::Remote(remote) => remote.version().await,
-            Self::Dockershim(_) => dockershim::version(),
+            Self::Dockershim(_) => dockershim::version().await,
         }
     }
 
@@ -57,7 +57,7 @@ impl Runtime {
     pub(crate) async fn images(&self) -> Result<Vec<Value>> {
         match self {
             Self::Remote(remote) => remote.images().await,
-            Self::Dockershim(_) => dockershim::images(),
+            Self::Dockershim(_) => dockershim::images().await,
         }
     }
 
@@ -65,7 +65,7 @@ impl Runtime {
     pub(crate) async fn sandboxes(&self) -> Result<Vec<Sandbox>> {
         match self {
             Self::Remote(remote) => remote.sandboxes().await,
-            Self::Dockershim(_) => dockershim::sandboxes(),
+            Self::Dockershim(_) => dockershim::sandboxes().await,
         }
     }
 
