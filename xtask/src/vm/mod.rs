@@ -4,6 +4,7 @@
 mod guest;
 mod image;
 mod machine;
+mod moving;
 mod package;
 mod pair;
 mod share;
@@ -43,6 +44,9 @@ pub(crate) enum Action {
     /// Install, upgrade, remove and purge the Debian package in a machine that is also rebooted,
     /// with pods running; then on a node without cgroup v2 and AppArmor
     Package(PackageArguments),
+    /// Move a node away from Docker in a machine that is also rebooted, to each target that Debian has,
+    /// and take it back
+    Move(PackageArguments),
     /// Boot two machines on a private network, and have one call the other
     Meet,
 }
@@ -114,7 +118,7 @@ pub(crate) struct TestArguments {
     tests: Vec<String>,
 }
 
-/// How the package is tested.
+/// How the package and moves are tested.
 #[derive(Debug, Args)]
 pub(crate) struct PackageArguments {
     #[command(flatten)]
@@ -161,6 +165,10 @@ pub(crate) fn run(action: Action) -> Result<ExitCode> {
             }
             bare(&image, arguments.machine, arguments.timeout)
         }
+        Action::Move(arguments) => {
+            let share = prepare(&Work::Move)?;
+            boot(&image, &arguments.machine, share, arguments.timeout)
+        }
         Action::Meet => pair::meet(&image).map(|()| ExitCode::SUCCESS),
         Action::Test(arguments) => {
             let work = match arguments {
@@ -206,6 +214,9 @@ fn prepare(work: &Work) -> Result<Share> {
     }
     if work.packages() {
         package::prepare(&mut share, &slipway)?;
+    }
+    if *work == Work::Move {
+        moving::prepare(&mut share, &slipway)?;
     }
     // Not this very file: the build may have replaced it.
     share.program(&slipway.with_file_name("xtask"))?;

@@ -15,7 +15,8 @@ use super::share::{self, Share};
 use crate::dist::{self, Packing};
 
 pub(super) use bare::{KERNEL as BARE, bare};
-pub(super) use life::{has_begun, inside};
+pub(super) use life::{blocking, has_begun, inside, step};
+pub(super) use node::{network, refused, shell};
 
 /// The versions that are installed, the second one over the first.
 const VERSIONS: [&str; 2] = ["0.0.1", "0.0.2"];
@@ -41,6 +42,11 @@ pub(super) fn prepare(share: &mut Share, slipway: &Path) -> Result<()> {
 /// Where the archive is in the machine.
 fn archive() -> String {
     format!("/share/slipway-{}-linux-amd64.tar.gz", VERSIONS[0])
+}
+
+/// The first version's package, in the machine.
+pub(super) fn first() -> String {
+    package(VERSIONS[0])
 }
 
 /// Where such a package is in the machine.

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use clap::Subcommand;
 
-use super::package;
+use super::{moving, package};
 use crate::program;
 
 /// The test program, in the machine.
@@ -56,6 +56,8 @@ pub(crate) enum Work {
     Package,
     /// The package on a node without cgroup v2 and AppArmor
     Bare,
+    /// Moves of a node away from Docker
+    Move,
     /// All end-to-end tests, and the package's life
     All,
     /// The end-to-end tests that depend on the node's shape, and the package's life
@@ -78,6 +80,7 @@ impl Work {
             }
             Self::Package => "package",
             Self::Bare => "bare",
+            Self::Move => "move",
             Self::All => "all",
             Self::Shape => "shape",
         };
@@ -87,7 +90,7 @@ impl Work {
     pub(super) fn tests(&self) -> Option<Vec<String>> {
         match self {
             Self::Tests { names, .. } => Some(names.clone()),
-            Self::Package | Self::Bare => None,
+            Self::Package | Self::Bare | Self::Move => None,
             Self::All => Some(Vec::new()),
             Self::Shape => {
                 let names = SHAPED.iter().chain(SHAPED_ON_DOCKER);
@@ -97,7 +100,7 @@ impl Work {
     }
 
     pub(super) fn packages(&self) -> bool {
-        !matches!(self, Self::Tests { .. })
+        matches!(self, Self::Package | Self::Bare | Self::All | Self::Shape)
     }
 
     /// Which tests are run for pods on which engine; no names stand for all.
@@ -108,7 +111,7 @@ impl Work {
                 let engine = if *docker { "docker" } else { "native" };
                 vec![(engine, names.clone())]
             }
-            Self::Package | Self::Bare => Vec::new(),
+            Self::Package | Self::Bare | Self::Move => Vec::new(),
             Self::All => vec![("native", Vec::new()), ("docker", named(SHAPED_ON_DOCKER))],
             Self::Shape => vec![
                 ("native", named(SHAPED)),
@@ -140,8 +143,10 @@ impl Work {
     /// # Errors
     /// What failed; standard output has the details.
     pub(crate) fn run(&self) -> Result<()> {
-        if *self == Self::Bare {
-            return package::bare();
+        match self {
+            Self::Bare => return package::bare(),
+            Self::Move => return moving::inside(),
+            _ => {}
         }
         if !package::has_begun() {
             for (engine, names) in self.runs() {
@@ -199,6 +204,7 @@ mod tests {
             tests(false),
             tests(true),
             Work::Package,
+            Work::Move,
             Work::All,
             Work::Shape,
         ] {

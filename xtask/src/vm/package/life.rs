@@ -52,12 +52,12 @@ pub(in crate::vm) fn inside() -> Result<()> {
     })
 }
 
-pub(super) fn blocking<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(in crate::vm) fn blocking<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_all().build()?.block_on(work)
 }
 
-pub(super) async fn step<T>(name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(in crate::vm) async fn step<T>(name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
     let begin = Instant::now();
     let done = work.await.with_context(|| format!("{name}: FAILED"))?;
     println!("{name}: ok ({:.1} s)", begin.elapsed().as_secs_f64());

@@ -25,14 +25,14 @@ const COUNTING: &str =
     "trap 'exit 3' TERM; n=0; while :; do n=$((n + 1)); echo $n; sleep 0.2; done";
 
 /// Runs a command of the shell and gives what it printed.
-pub(super) fn shell(script: &str) -> Result<String> {
+pub(in crate::vm) fn shell(script: &str) -> Result<String> {
     let printed = program::run(Command::new("sh").args(["-ec", script]))
         .with_context(|| format!("in the machine: {script}"))?;
     Ok(String::from_utf8(printed)?.trim_end().to_owned())
 }
 
 /// Runs a command of the shell that has to fail, and to say these words.
-pub(super) fn refused(script: &str, words: &[&str]) -> Result<()> {
+pub(in crate::vm) fn refused(script: &str, words: &[&str]) -> Result<()> {
     let output = Command::new("sh").args(["-ec", script]).output()?;
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
@@ -131,7 +131,7 @@ impl Drop for ByHand {
 }
 
 /// Writes a network configuration where nodes have it.
-pub(super) fn network() -> Result<()> {
+pub(in crate::vm) fn network() -> Result<()> {
     fs::create_dir_all("/etc/cni/net.d")?;
     let plugins = serde_json::json!([
         {
