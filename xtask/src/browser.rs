@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
@@ -89,6 +89,33 @@ const VIEWS: &[View] = &[
     },
 ];
 
+/// What has to be said of a page on which everything is wrong, in which view.
+const FAULTS: &[(&str, &str)] = &[
+    ("opened", "it loads file:///mnt/elsewhere.png"),
+    ("opened", "the browser says"),
+    ("phone", "px wide, and the view 360"),
+    ("phone", "<p> goes over the edge: \"Wider than a phone\""),
+    ("phone", "<p> goes over the edge: \"Beside the page\""),
+    ("phone", "<p> is cut off: \"Cut off"),
+    ("phone", "text of 9px: \"Small\""),
+    ("phone", "a contrast of 1.92: \"Pale\""),
+    ("phone", "it does not show \"Hidden\""),
+    ("phone", "a link leads nowhere: #nowhere"),
+    ("phone", "px: \"Link\""),
+    ("phone", "links overlap: \"Link\" and \"Link over it\""),
+    ("phone", "two elements have the same id"),
+    ("phone", "a heading of level 3 after 1"),
+    (
+        "phone",
+        "it draws [[\"docker\",[\"a\"]]], and not [[\"docker\",[\"a\",\"b\"]]]",
+    ),
+    ("phone", "it has a script"),
+    ("phone", "its Content-Security-Policy is \"\""),
+    ("paper", "a contrast of 1.00: \"Small\""),
+    ("printed", "it does not show \"Hidden\""),
+    ("printed", "a link leads nowhere: nowhere"),
+];
+
 /// Opens all pages in all views, and says what is wrong with them.
 ///
 /// # Errors
@@ -101,6 +128,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let slipway = slipway.map_or_else(build::development, Ok)?;
     let pages = tempfile::tempdir()?;
     let reports = report::make(&slipway, pages.path())?;
+    let wrong = report::wrong(pages.path())?;
     let mut judge = Judge {
         browser: Chromium::start(&installed, pages.path())?,
         installed: &installed,
@@ -108,6 +136,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         pictures: arguments.pictures.as_deref(),
         wrong: Vec::new(),
     };
+    judge.prove(&wrong)?;
     for report in &reports {
         judge.look_at(report).with_context(|| report.name.clone())?;
     }
@@ -132,6 +161,22 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
+    /// Sees to it that nothing is passed over on a page on which everything is wrong.
+    fn prove(&mut self, wrong: &Report) -> Result<()> {
+        self.look_at(wrong)?;
+        let said = std::mem::take(&mut self.wrong);
+        for (view, fault) in FAULTS {
+            let begin = format!("{}, {view}: ", wrong.name);
+            let seen = |sentence: &String| sentence.starts_with(&begin) && sentence.contains(fault);
+            ensure!(
+                said.iter().any(seen),
+                "nobody says {begin}{fault}\nbut:\n{}",
+                said.join("\n")
+            );
+        }
+        Ok(())
+    }
+
     fn look_at(&mut self, report: &Report) -> Result<()> {
         let page = format!("{}.html", report.name);
         // Where scripts are forbidden, too, nothing may be missing.

@@ -113,7 +113,7 @@
   }
   const sorted = (object) => JSON.stringify(Object.entries(object).sort());
   if (sorted(groups) !== sorted(expected.nodes))
-    wrong.push(`it draws ${JSON.stringify(groups)}, and not ${JSON.stringify(expected.nodes)}`);
+    wrong.push(`it draws ${sorted(groups)}, and not ${sorted(expected.nodes)}`);
 
   if (document.scripts.length > 0) wrong.push("it has a script");
   const policy = document.querySelector("meta[http-equiv=Content-Security-Policy]")?.content ?? "";

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::cluster::Cluster;
 use super::tree;
@@ -53,6 +53,16 @@ pub(super) fn make(slipway: &Path, pages: &Path) -> Result<Vec<Report>> {
         reports.push(check(&name, &arguments)?);
     }
     Ok(reports)
+}
+
+/// A page on which everything is wrong.
+pub(super) fn wrong(pages: &Path) -> Result<Report> {
+    fs::write(pages.join("wrong.html"), include_str!("wrong.html"))?;
+    let nodes = ["a", "b"].map(|name| json!({ "name": name, "runtime": "docker://1" }));
+    Ok(Report {
+        name: "wrong".to_owned(),
+        content: json!({ "findings": [{ "found": "Hidden" }], "nodes": nodes }),
+    })
 }
 
 fn nodes(directory: &Path) -> Result<Vec<PathBuf>> {

@@ -137,7 +137,8 @@ fn first(page: &mut String, report: &Report) -> fmt::Result {
         };
         writeln!(
             page,
-            "<li class=\"{severity}\"><a href=\"#{id}\"><span class=\"tag\">{severity}</span> {title}</a>\
+            "<li class=\"{severity}\"><a href=\"#{id}\"><span class=\"tag\">{severity}</span> \
+             <span class=\"title\">{title}</span></a>\
              <p>{todo}{more}</p></li>",
             id = rule.id,
             severity = rule.severity.name(),
