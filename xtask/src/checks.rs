@@ -97,6 +97,12 @@ const STEPS: &[Step] = &[
         needed: false,
     },
     Step {
+        name: "browser",
+        arguments: &["xtask", "browser"],
+        environment: &[],
+        needed: false,
+    },
+    Step {
         name: MACHINE,
         arguments: &["xtask", "vm", "test"],
         environment: &[],
@@ -127,6 +133,7 @@ enum Outcome {
 /// When something that the tests need is missing; see [`prerequisites::provide`].
 pub(crate) fn run(install: bool, machine: bool) -> Result<ExitCode> {
     prerequisites::provide(Needs::NodeAndContainerd, install)?;
+    prerequisites::provide(Needs::Browser, install)?;
     if machine {
         prerequisites::provide(Needs::VirtualMachine, install)?;
     }

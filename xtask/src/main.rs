@@ -2,9 +2,12 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod browser;
 mod build;
+mod cache;
 mod cargo;
 mod checks;
+mod debian;
 mod directory;
 mod dist;
 mod fuzz;
@@ -39,7 +42,8 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
-    /// Run every check: format, lints, unit tests, end-to-end tests, documentation tests, fuzz targets
+    /// Run every check: format, lints, unit tests, end-to-end tests, documentation tests, pages in a
+    /// browser, fuzz targets
     Test {
         /// Install missing Debian packages first (as root); continuous integration always does
         #[arg(long, env = "CI", value_parser = clap::builder::FalseyValueParser::new())]
@@ -59,6 +63,8 @@ enum Task {
     },
     /// See a pod run: build, start a registry and the daemon in a scratch directory, and use them
     Quickstart,
+    /// Open the HTML reports of `slipway check` in a browser, on a phone, a screen and paper
+    Browser(browser::Arguments),
     /// Measure
     #[command(subcommand)]
     Bench(bench::Benchmark),
@@ -91,6 +97,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test { install, no_vm } => checks::run(install, !no_vm),
         Task::Fuzz { seconds, targets } => fuzz::run(&targets, seconds),
         Task::Quickstart => quickstart::run().map(|()| ExitCode::SUCCESS),
+        Task::Browser(arguments) => browser::run(&arguments),
         Task::Dist(arguments) => dist::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Inside(work) => work.run().map(|()| ExitCode::SUCCESS),
         Task::Vm(action) => vm::run(action),

@@ -74,15 +74,19 @@ const DPKG: Package = Package {
     files: &["/usr/bin/dpkg-deb"],
 };
 
+const DEBOOTSTRAP: Package = Package {
+    name: "debootstrap",
+    files: &["/usr/sbin/debootstrap"],
+};
+
+const BROWSER: &[Package] = &[DEBOOTSTRAP];
+
 const VIRTUAL_MACHINE: &[Package] = &[
     DPKG,
+    DEBOOTSTRAP,
     Package {
         name: "binutils",
         files: &["/usr/bin/strip"],
-    },
-    Package {
-        name: "debootstrap",
-        files: &["/usr/sbin/debootstrap"],
     },
     Package {
         name: "e2fsprogs",
@@ -111,6 +115,8 @@ pub(crate) enum Needs {
     NodeAndContainerd,
     /// Those that make and run a virtual machine.
     VirtualMachine,
+    /// Those that make a browser.
+    Browser,
     /// Those that make packages.
     Packages,
 }
@@ -198,6 +204,7 @@ fn packages(needs: Needs) -> impl Iterator<Item = &'static Package> {
         Needs::Node => (NODE, &[]),
         Needs::NodeAndContainerd => (NODE, CONTAINERD),
         Needs::VirtualMachine => (VIRTUAL_MACHINE, &[]),
+        Needs::Browser => (BROWSER, &[]),
         Needs::Packages => (PACKAGES, &[]),
     };
     first.iter().chain(second)

@@ -22,3 +22,15 @@ pub(crate) fn run(command: &mut Command) -> Result<Vec<u8>> {
     );
     Ok(output.stdout)
 }
+
+/// A command in mount, process and IPC namespaces of its own, with the program and its arguments
+/// to be added: whatever it mounts and starts is gone with it, and it goes with this process,
+/// however that ends. It takes root.
+pub(crate) fn contained() -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL"])
+        .args(["unshare", "--mount", "--mount-proc", "--pid", "--ipc"])
+        .args(["--fork", "--kill-child=KILL"]);
+    command
+}

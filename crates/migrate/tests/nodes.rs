@@ -10,7 +10,14 @@ use std::path::{Path, PathBuf};
 use slipway_migrate::node::{self, Options};
 use slipway_migrate::plan::{self, Step, Target};
 use slipway_migrate::{Report, Root};
-use tree::unpack;
+
+/// The node's files in a directory, and what is known of it beside them.
+fn unpack(text: &str, directory: &Path) -> Options {
+    let version = tree::unpack(text, directory);
+    Options {
+        kubelet_version: version.map(|version| version.parse().unwrap()),
+    }
+}
 
 fn print(report: &Report) -> String {
     let mut text = String::new();

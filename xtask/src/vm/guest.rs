@@ -1,8 +1,5 @@
 //! What the machine's image is made of. Whatever changes here makes another image.
 
-/// Debian's release.
-pub(super) const RELEASE: &str = "bookworm";
-
 /// The packages beside Debian's minimal set.
 pub(super) const PACKAGES: &[&str] = &[
     "apparmor",

@@ -3,20 +3,14 @@
 use std::fs;
 use std::path::Path;
 
-use slipway_migrate::node::Options;
-
 /// Writes the files that `text` has, each below a line `== PATH`, into a directory. A line `->`
 /// is a symbolic link; a file whose PATH is followed by a backslash does not end its last line; in
-/// command lines of processes, spaces are NULs; the first line may name the kubelet's version.
-pub(crate) fn unpack(text: &str, directory: &Path) -> Options {
-    let mut options = Options::default();
+/// command lines of processes, spaces are NULs. Answers the kubelet's version, which the first line
+/// may name.
+pub(crate) fn unpack(text: &str, directory: &Path) -> Option<String> {
     let mut parts = text.split("\n== ");
-    let head = parts.next().unwrap_or_default();
-    for line in head.lines() {
-        if let Some(version) = line.strip_prefix("kubelet ") {
-            options.kubelet_version = Some(version.parse().unwrap());
-        }
-    }
+    let mut head = parts.next().unwrap_or_default().lines();
+    let version = head.find_map(|line| line.strip_prefix("kubelet "));
     for part in parts {
         let (path, content) = part.split_once('\n').unwrap_or((part, ""));
         let (path, end) = match path.strip_suffix(" \\") {
@@ -41,5 +35,5 @@ pub(crate) fn unpack(text: &str, directory: &Path) -> Options {
             fs::write(target, format!("{content}{end}")).unwrap();
         }
     }
-    options
+    version.map(str::to_owned)
 }

@@ -1,12 +1,24 @@
 //! A report as one HTML file that needs nothing else: no script, no font, no picture from
 //! elsewhere. It is read on a phone, and printed.
 
-use std::collections::BTreeMap;
+mod nodes;
+
 use std::fmt::{self, Write as _};
 
-use slipway_migrate::{NodeRuntime, Report, Severity, Verdict};
+use slipway_migrate::{Finding, Report, Rule, Severity, Verdict};
 
-const STYLE: &str = include_str!("report.css");
+const STYLE: &str = include_str!("html/report.css");
+
+/// What a browser holds the page to: it loads nothing, runs nothing and sends nothing.
+const POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
+
+/// The severities with the title of their section, the worst first.
+const SEVERITIES: [(Severity, &str); 3] = [
+    (Severity::Blocker, "Blockers"),
+    (Severity::Warning, "Warnings"),
+    (Severity::Note, "Notes"),
+];
 
 /// The whole page. `subject` is what was looked at, `time` when.
 pub(super) fn render(report: &Report, subject: &str, time: &str) -> String {
@@ -21,6 +33,7 @@ fn write(page: &mut String, report: &Report, subject: &str, time: &str) -> fmt::
     writeln!(
         page,
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
          <title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>",
@@ -43,31 +56,47 @@ fn write(page: &mut String, report: &Report, subject: &str, time: &str) -> fmt::
     };
     writeln!(
         page,
-        "<header>\n<h1>{}</h1>\n<p class=\"verdict {class}\">{verdict}</p>\n\
-         <p class=\"small\">slipway {} · {}</p>\n</header>",
-        Text(&title),
+        "<header>\n<h1>{}</h1>\n<p class=\"verdict {class}\">{verdict}</p>",
+        Text(&title)
+    )?;
+    counts(page, report)?;
+    writeln!(
+        page,
+        "<p class=\"small\">slipway {} · {}</p>\n</header>",
         env!("CARGO_PKG_VERSION"),
         Text(time)
     )?;
-    counts(page, report)?;
     first(page, report)?;
-    nodes(page, report)?;
-    unseen(page, report)?;
+    nodes::draw(page, report)?;
     findings(page, report)?;
+    unseen(page, report)?;
     writeln!(page, "</main>\n</body>\n</html>")
 }
 
-/// How many there are of each, as numbers and as a bar.
+/// How many there are of each, as numbers that lead there and as a bar.
 fn counts(page: &mut String, report: &Report) -> fmt::Result {
     let counts = [
-        ("blocker", "blockers", report.count(Severity::Blocker)),
-        ("warning", "warnings", report.count(Severity::Warning)),
-        ("note", "notes", report.count(Severity::Note)),
+        ("blocker", "blocker", report.count(Severity::Blocker)),
+        ("warning", "warning", report.count(Severity::Warning)),
+        ("note", "note", report.count(Severity::Note)),
         ("unseen", "not looked at", report.unseen.len()),
     ];
     writeln!(page, "<ul class=\"counts\">")?;
     for (class, name, count) in counts {
-        writeln!(page, "<li class=\"{class}\"><b>{count}</b> {name}</li>")?;
+        let plural = if count == 1 || class == "unseen" {
+            ""
+        } else {
+            "s"
+        };
+        let words = format!("<b>{count}</b> {name}{plural}");
+        if count == 0 {
+            writeln!(page, "<li class=\"none\">{words}</li>")?;
+        } else {
+            writeln!(
+                page,
+                "<li class=\"{class}\"><a href=\"#all-{class}\">{words}</a></li>"
+            )?;
+        }
     }
     writeln!(page, "</ul>\n<div class=\"bar\" aria-hidden=\"true\">")?;
     for (class, _, count) in counts.into_iter().filter(|(_, _, count)| *count > 0) {
@@ -79,45 +108,17 @@ fn counts(page: &mut String, report: &Report) -> fmt::Result {
     writeln!(page, "</div>")
 }
 
-/// The cluster: its nodes by runtime, Docker first.
-fn nodes(page: &mut String, report: &Report) -> fmt::Result {
-    if report.nodes.is_empty() {
-        return Ok(());
-    }
-    let mut groups: BTreeMap<_, Vec<&NodeRuntime>> = BTreeMap::new();
-    for node in &report.nodes {
-        let engine = node.runtime.split("://").next().unwrap_or_default();
-        groups
-            .entry((!node.is_docker(), engine))
-            .or_default()
-            .push(node);
-    }
-    writeln!(page, "<section>\n<h2>The nodes</h2>")?;
-    for ((leaves, engine), nodes) in groups {
-        let class = if leaves { "fine" } else { "warning" };
-        writeln!(
-            page,
-            "<h3><span class=\"{class}\">{}</span> <span class=\"small\">{} of {}</span></h3>\n<ul class=\"nodes\">",
-            Text(engine),
-            nodes.len(),
-            report.nodes.len()
-        )?;
-        for node in nodes {
-            writeln!(
-                page,
-                "<li class=\"{class}\"><b>{}</b><br><span class=\"small\">{}<br>kubelet {}</span></li>",
-                Text(&node.name),
-                Text(&node.runtime),
-                Text(&node.kubelet)
-            )?;
-        }
-        writeln!(page, "</ul>")?;
-    }
-    writeln!(page, "</section>")
+/// A number and what there are so many of.
+fn counted(count: usize, name: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {name}{plural}")
 }
 
+/// The rules that have found something to be done, blockers first, each with its first piece of
+/// advice. Notes are no work.
 fn first(page: &mut String, report: &Report) -> fmt::Result {
-    let groups = report.by_rule();
+    let mut groups = report.by_rule();
+    groups.retain(|(rule, _)| rule.severity != Severity::Note);
     if groups.is_empty() {
         return Ok(());
     }
@@ -126,65 +127,108 @@ fn first(page: &mut String, report: &Report) -> fmt::Result {
         "<section>\n<h2>What to do first</h2>\n<ol class=\"first\">"
     )?;
     for (rule, findings) in groups {
+        let advice = advice(&findings);
+        let Some((todo, _)) = advice.first() else {
+            continue;
+        };
+        let more = match advice.len() - 1 {
+            0 => String::new(),
+            more => format!(" <span class=\"small\">and {more} more</span>"),
+        };
         writeln!(
             page,
-            "<li><span class=\"tag {severity}\">{severity}</span> <a href=\"#{id}\">{title}</a> \
-             <span class=\"small\">{count}×</span></li>",
+            "<li class=\"{severity}\"><a href=\"#{id}\"><span class=\"tag\">{severity}</span> \
+             <span class=\"title\">{title}</span></a>\
+             <p>{todo}{more}</p></li>",
             id = rule.id,
             severity = rule.severity.name(),
             title = Text(rule.title),
-            count = findings.len()
+            todo = Text(todo),
         )?;
     }
     writeln!(page, "</ol>\n</section>")
 }
 
-fn unseen(page: &mut String, report: &Report) -> fmt::Result {
-    if report.unseen.is_empty() {
-        return Ok(());
-    }
-    writeln!(page, "<section>\n<h2>Not looked at</h2>\n<dl>")?;
-    for unseen in &report.unseen {
+fn findings(page: &mut String, report: &Report) -> fmt::Result {
+    let groups = report.by_rule();
+    for (severity, title) in SEVERITIES {
+        let name = severity.name();
+        let mut rules = groups
+            .iter()
+            .filter(|(rule, _)| rule.severity == severity)
+            .peekable();
+        if rules.peek().is_none() {
+            continue;
+        }
         writeln!(
             page,
-            "<dt>{}</dt><dd>{}; {}.</dd>",
-            Text(&unseen.what),
-            Text(&unseen.why),
-            Text(&unseen.todo)
+            "<section id=\"all-{name}\">\n<h2><span class=\"{name}\">{title}</span> \
+             <span class=\"small\">{}</span></h2>",
+            report.count(severity)
         )?;
+        for (rule, findings) in rules {
+            write_rule(page, rule, findings)?;
+        }
+        writeln!(page, "</section>")?;
     }
-    writeln!(page, "</dl>\n</section>")
+    Ok(())
 }
 
-fn findings(page: &mut String, report: &Report) -> fmt::Result {
-    for (rule, findings) in report.by_rule() {
-        writeln!(
-            page,
-            "<section id=\"{id}\" class=\"rule {severity}\">\n\
-             <h2><span class=\"tag {severity}\">{severity}</span> {title}</h2>\n\
-             <p class=\"small\"><code>{id}</code></p>\n<ul>",
-            id = rule.id,
-            severity = rule.severity.name(),
-            title = Text(rule.title)
-        )?;
-        let mut todos: Vec<&str> = Vec::new();
+fn write_rule(page: &mut String, rule: &Rule, findings: &[&Finding]) -> fmt::Result {
+    writeln!(
+        page,
+        "<article id=\"{id}\" class=\"{severity}\">\n<h3>{title}</h3>\n\
+         <p class=\"small\">{severity} <code>{id}</code></p>",
+        id = rule.id,
+        severity = rule.severity.name(),
+        title = Text(rule.title)
+    )?;
+    for (todo, findings) in advice(findings) {
+        writeln!(page, "<ul>")?;
         for finding in findings {
             writeln!(page, "<li>{}", Text(&finding.found))?;
             for evidence in &finding.evidence {
                 writeln!(page, "<br><code>{}</code>", Text(&evidence.to_string()))?;
             }
             writeln!(page, "</li>")?;
-            if !todos.contains(&finding.todo.as_str()) {
-                todos.push(&finding.todo);
-            }
         }
-        writeln!(page, "</ul>")?;
-        for todo in todos {
-            writeln!(page, "<p class=\"todo\">{}</p>", Text(todo))?;
-        }
-        writeln!(page, "</section>")?;
+        writeln!(page, "</ul>\n<p class=\"todo\">{}</p>", Text(todo))?;
     }
-    Ok(())
+    writeln!(page, "</article>")
+}
+
+/// What is to be done, each with the findings that it is for.
+fn advice<'a>(findings: &[&'a Finding]) -> Vec<(&'a str, Vec<&'a Finding>)> {
+    let mut groups: Vec<(&str, Vec<&Finding>)> = Vec::new();
+    for finding in findings {
+        match groups.iter_mut().find(|(todo, _)| *todo == finding.todo) {
+            Some((_, same)) => same.push(finding),
+            None => groups.push((&finding.todo, vec![finding])),
+        }
+    }
+    groups
+}
+
+fn unseen(page: &mut String, report: &Report) -> fmt::Result {
+    if report.unseen.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        page,
+        "<section id=\"all-unseen\">\n<h2><span class=\"unseen\">Not looked at</span> \
+         <span class=\"small\">{}</span></h2>",
+        report.unseen.len()
+    )?;
+    for unseen in &report.unseen {
+        writeln!(
+            page,
+            "<article class=\"unseen\">\n<h3>{}</h3>\n<p>{}</p>\n<p class=\"todo\">{}</p>\n</article>",
+            Text(&unseen.what),
+            Text(&unseen.why),
+            Text(&unseen.todo)
+        )?;
+    }
+    writeln!(page, "</section>")
 }
 
 /// Text that is nothing but text, in an element as in an attribute.
@@ -209,7 +253,7 @@ impl fmt::Display for Text<'_> {
 
 #[cfg(test)]
 mod tests {
-    use slipway_migrate::{Evidence, rules};
+    use slipway_migrate::{Evidence, NodeRuntime, rules};
 
     use super::*;
 
@@ -247,7 +291,8 @@ mod tests {
             assert!(!page.contains(loads), "{loads}");
         }
         for tag in [
-            "html", "head", "body", "main", "section", "ul", "ol", "li", "dl", "header", "h3",
+            "html", "head", "body", "main", "section", "article", "div", "ul", "ol", "li", "svg",
+            "p", "a", "span", "header", "h2", "h3",
         ] {
             let open = page.matches(&format!("<{tag}>")).count()
                 + page.matches(&format!("<{tag} ")).count();
