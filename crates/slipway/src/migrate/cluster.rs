@@ -1,6 +1,7 @@
 //! `slipway migrate cluster`, and what its Jobs do on each node.
 
 use std::io::{self, Write as _};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,8 +19,8 @@ pub(super) struct ClusterMoveArgs {
     to: Move,
 
     /// As many nodes may be away at a time, those that are not Ready already among them
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
-    max_unavailable: usize,
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
+    max_unavailable: NonZeroUsize,
 
     /// Only these nodes; by default all
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
@@ -99,13 +100,6 @@ impl NodeJobArgs {
             Begun::Before => "The node moves already.\n",
         };
         output::write_stdout(text.as_bytes())
-    }
-}
-
-fn at_least_one(text: &str) -> anyhow::Result<usize> {
-    match text.parse() {
-        Ok(0) | Err(_) => anyhow::bail!("it is 1 or more"),
-        Ok(number) => Ok(number),
     }
 }
 
