@@ -11,6 +11,7 @@ use slipway_engine::{Census, Engine as _};
 use slipway_migrate::apply::DIRECTORY;
 use slipway_migrate::host::{self, DockerNode, Error, Progress};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 
 /// The kubelet has written here how long a pod's containers have to stop (kubelet,
 /// `newContainerAnnotations`).
@@ -44,14 +45,21 @@ async fn stop_in(
 ) -> Result<(), Error> {
     let (lines, mut said) = unbounded_channel();
     let docker = docker.clone();
-    // On a runtime of its own, which takes with it what the engine does in the background.
+    let (_wanted, unwanted) = oneshot::channel::<()>();
+    // On a runtime of its own, which takes with it what the engine does in the background; also
+    // where nobody waits for it any more.
     let work = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .map_err(|error| error.to_string())?;
-        runtime.block_on(stop_all(&docker, root, state, &lines))
+        runtime.block_on(async {
+            tokio::select! {
+                stopped = stop_all(&docker, root, state, &lines) => stopped,
+                _ = unwanted => Err("it was given up".to_owned()),
+            }
+        })
     });
     while let Some(line) = said.recv().await {
         progress(&line);
@@ -147,3 +155,6 @@ fn grace(annotations: &HashMap<String, String>) -> i64 {
     let said = annotations.get(GRACE).and_then(|said| said.parse().ok());
     said.filter(|said| *said >= 0).unwrap_or(USUAL_GRACE)
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,7 @@ mod events;
 mod exec;
 mod handler;
 mod image;
+mod import;
 mod leaving;
 mod lists;
 mod log;
