@@ -9,7 +9,7 @@ mod network;
 mod packages;
 mod pods;
 mod process;
-mod systemd;
+pub(crate) mod systemd;
 mod units;
 
 use std::fmt;

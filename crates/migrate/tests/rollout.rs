@@ -679,5 +679,5 @@ async fn a_pod_of_a_job_has_the_host_begin() {
     );
     drop(systemd);
     let error = pod.begin(&arguments).await.unwrap_err().to_string();
-    contains(&error, &["systemd of the node (unix:path="]);
+    contains(&error, &["the node's systemd at unix:path="]);
 }

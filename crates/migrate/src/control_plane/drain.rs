@@ -78,12 +78,14 @@ impl Lot {
         if !metadata["annotations"]["kubernetes.io/config.mirror"].is_null() {
             return Self::Stays;
         }
-        let going = !metadata["deletionTimestamp"].is_null();
-        if going || ["Succeeded", "Failed"].contains(&phase) || probe::is_probe(pod) {
+        if ["Succeeded", "Failed"].contains(&phase) {
             return Self::Goes;
         }
         if controller.is_some_and(|owner| owner["kind"] == "DaemonSet") {
             return Self::Stays;
+        }
+        if !metadata["deletionTimestamp"].is_null() || probe::is_probe(pod) {
+            return Self::Goes;
         }
         if controller.is_none() && !options.force {
             return Self::Refused(Why::Bare);
@@ -376,6 +378,7 @@ mod tests {
             ("DaemonSet", &nothing, &Lot::Stays, Lot::Stays),
             ("DaemonSet", &empty, &Lot::Stays, Lot::Stays),
             ("DaemonSet", &ended, &Lot::Goes, Lot::Goes),
+            ("DaemonSet", &going, &Lot::Stays, Lot::Stays),
             ("", &nothing, &bare, Lot::Goes),
             ("", &ended, &Lot::Goes, Lot::Goes),
             ("", &going, &Lot::Goes, Lot::Goes),

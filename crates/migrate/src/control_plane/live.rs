@@ -58,7 +58,7 @@ impl Live {
     }
 
     /// Has the probe run this image. Without it, it is a pause image that the Node has (Node
-    /// `status.images`), or else `registry.k8s.io/pause:3.9`, which the Node has to pull.
+    /// `status.images`), or else `registry.k8s.io/pause:3.10`, which the Node has to pull.
     #[must_use]
     pub fn with_probe_image(self, image: &str) -> Self {
         Self {

@@ -15,7 +15,7 @@ use super::request::{EVENTS, PODS, Permission, Verb};
 use crate::host::Progress;
 
 /// Where the Node has no pause image.
-const IMAGE: &str = "registry.k8s.io/pause:3.9";
+const IMAGE: &str = "registry.k8s.io/pause:3.10";
 
 /// What marks the pod.
 const LABEL: &str = "app.kubernetes.io/name";

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_mins(5);
 
 /// The connection, made with the first call and again when it has broken.
 #[derive(Debug)]
-pub(super) struct Systemd {
+pub(crate) struct Systemd {
     /// The bus, where it is not the node's.
     address: Option<String>,
     patience: Duration,
@@ -33,7 +33,7 @@ pub(super) struct Systemd {
 
 /// Why systemd did not do something.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// By the error's name on D-Bus.
     Named { name: String, message: String },
     /// The job has ended otherwise than `done` (`JobRemoved`).
@@ -56,9 +56,8 @@ impl Systemd {
         }
     }
 
-    /// On a bus of the tests.
-    #[cfg(test)]
-    pub(super) fn at(address: String, patience: Duration) -> Self {
+    /// On another bus than this process's.
+    pub(crate) fn at(address: String, patience: Duration) -> Self {
         Self {
             address: Some(address),
             patience,
@@ -67,7 +66,7 @@ impl Systemd {
     }
 
     /// Calls a method of the manager.
-    pub(super) async fn call<B, R>(&self, method: &'static str, body: &B) -> Result<R, Refusal>
+    pub(crate) async fn call<B, R>(&self, method: &'static str, body: &B) -> Result<R, Refusal>
     where
         B: Serialize + DynamicType,
         R: DeserializeOwned + Type,

@@ -7,17 +7,14 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use zbus::{Connection, Variant, connection};
+use zbus::{OwnedObjectPath, Variant};
 
 use crate::Root;
 use crate::apply::DIRECTORY;
+use crate::host::systemd::{Refusal, Systemd};
 
 /// The unit that moves the node; `journalctl -u slipway-migrate` has what it says.
 pub const UNIT: &str = "slipway-migrate.service";
-
-const SERVICE: &str = "org.freedesktop.systemd1";
-const OBJECT: &str = "/org/freedesktop/systemd1";
-const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 
 /// No answer of systemd takes longer.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -56,12 +53,12 @@ pub enum BeginError {
         source: io::Error,
     },
     /// systemd does not do it.
-    #[error("systemd of the node ({bus}): {source}")]
+    #[error("the node's systemd at {bus} does not begin the move: {why}")]
     Systemd {
         /// Where it was asked.
         bus: String,
         /// Why.
-        source: zbus::Error,
+        why: String,
     },
 }
 
@@ -90,9 +87,9 @@ impl Pod {
         command.extend_from_slice(arguments);
         command.extend(["--kubeconfig".to_string(), kubeconfig]);
         let started = self.start(program, command).await;
-        started.map_err(|source| BeginError::Systemd {
+        started.map_err(|refusal| BeginError::Systemd {
             bus: self.bus.clone(),
-            source,
+            why: refusal.to_string(),
         })
     }
 
@@ -130,11 +127,10 @@ impl Pod {
         Ok(path)
     }
 
-    async fn start(&self, program: String, command: Vec<String>) -> zbus::Result<Begun> {
-        let bus = connection::Builder::address(self.bus.as_str());
-        let bus = bus.method_timeout(PATIENCE).build().await?;
+    async fn start(&self, program: String, command: Vec<String>) -> Result<Begun, Refusal> {
+        let systemd = Systemd::at(self.bus.clone(), PATIENCE);
         // A unit that has failed keeps its name until this.
-        let _ = call(&bus, "ResetFailedUnit", &(UNIT,)).await;
+        let _: Result<(), _> = systemd.call("ResetFailedUnit", &(UNIT,)).await;
         let text = |text: &str| Variant::from(text.to_string());
         let properties = vec![
             ("Description", text("Moves this node away from dockershim")),
@@ -143,20 +139,11 @@ impl Pod {
         ];
         let others: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
         let body = (UNIT, "fail", properties, others);
-        match call(&bus, "StartTransientUnit", &body).await {
-            Ok(()) => Ok(Begun::Now),
-            Err(zbus::Error::MethodError(name, ..)) if name.ends_with(".UnitExists") => {
-                Ok(Begun::Before)
-            }
-            Err(error) => Err(error),
+        let job: Result<OwnedObjectPath, _> = systemd.call("StartTransientUnit", &body).await;
+        match job {
+            Ok(_) => Ok(Begun::Now),
+            Err(Refusal::Named { name, .. }) if name.ends_with(".UnitExists") => Ok(Begun::Before),
+            Err(refusal) => Err(refusal),
         }
     }
-}
-
-async fn call<B>(bus: &Connection, method: &'static str, body: &B) -> zbus::Result<()>
-where
-    B: serde::Serialize + zbus::DynamicType,
-{
-    let answer = bus.call_method(Some(SERVICE), OBJECT, Some(MANAGER), method, body);
-    answer.await.map(|_| ())
 }
