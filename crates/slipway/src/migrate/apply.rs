@@ -66,8 +66,8 @@ impl ApplyArgs {
         let access = self.cluster.clone().access()?;
         let settings = self.how.settings(self.announce);
         let begin = async {
-            let control_plane = connect(&access, &name, &settings).await?;
             let plan = made?;
+            let control_plane = connect(&access, &name, &settings).await?;
             control_plane.preflight(apply::needs(&plan)).await?;
             if !self.yes && !agreed(&name, &plan)? {
                 bail!("nothing was changed");
