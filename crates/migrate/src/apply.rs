@@ -11,8 +11,9 @@ use std::fmt;
 use std::path::Path;
 
 use crate::Root;
-use crate::control_plane::{self, ControlPlane, Needs};
-use crate::host::{self, Host};
+use crate::control_plane::{ControlPlane, Needs};
+use crate::failure::Failure;
+use crate::host::Host;
 use crate::plan::{self, Step, Target};
 
 pub use file::Error as FileError;
@@ -38,12 +39,9 @@ pub enum Event<'a> {
 /// Why a step is not done, or not taken back.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
-    /// On the node.
+    /// On the node, or in the cluster.
     #[error(transparent)]
-    Host(#[from] host::Error),
-    /// In the cluster.
-    #[error(transparent)]
-    ControlPlane(#[from] control_plane::Error),
+    Failed(#[from] Failure),
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),

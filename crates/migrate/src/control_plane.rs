@@ -10,11 +10,11 @@ mod probe;
 pub(crate) mod refusal;
 pub(crate) mod request;
 
-use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::failure::Failure as Error;
 use crate::host::Progress;
 pub use live::Live;
 pub(crate) use node::{is_ready, spoken};
@@ -101,22 +101,4 @@ pub struct DrainOptions {
     pub force: bool,
     /// What pods have written into their `emptyDir` volumes (`--delete-emptydir-data`).
     pub delete_emptydir_data: bool,
-}
-
-/// Why something could not be done in the cluster.
-#[derive(Debug, thiserror::Error)]
-#[error("{what}: {why}")]
-pub struct Error {
-    what: String,
-    why: String,
-}
-
-impl Error {
-    /// `what` was to be done; `why` it was not, and what to do.
-    pub fn new(what: impl fmt::Display, why: impl fmt::Display) -> Self {
-        Self {
-            what: what.to_string(),
-            why: why.to_string(),
-        }
-    }
 }

@@ -9,7 +9,6 @@ mod network;
 mod packages;
 mod pods;
 mod process;
-pub(crate) mod systemd;
 mod units;
 
 use std::fmt;
@@ -17,6 +16,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Target;
+
+pub use crate::failure::Failure as Error;
 
 pub use docker_pods::{DockerNode, DockerPods};
 pub use live::Live;
@@ -154,22 +155,4 @@ pub struct NetworkState {
     pub rules: [Vec<String>; 2],
     /// Docker's bridge, where it is there.
     pub bridge: Option<String>,
-}
-
-/// Why something could not be done to the node.
-#[derive(Debug, thiserror::Error)]
-#[error("{what}: {why}")]
-pub struct Error {
-    what: String,
-    why: String,
-}
-
-impl Error {
-    /// `what` was to be done; `why` it was not, and what to do.
-    pub fn new(what: impl fmt::Display, why: impl fmt::Display) -> Self {
-        Self {
-            what: what.to_string(),
-            why: why.to_string(),
-        }
-    }
 }

@@ -16,6 +16,7 @@ pub mod clean;
 pub mod cluster;
 pub mod control_plane;
 pub mod document;
+mod failure;
 mod finding;
 mod hints;
 pub mod host;

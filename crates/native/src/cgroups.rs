@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 
 use crate::config::Config;
 use crate::failure;
-use crate::systemd::{self, Systemd};
+use crate::systemd::{self, Units};
 
 /// Who makes cgroups: `[runtime] cgroup_driver`. It has to be the kubelet's `cgroupDriver`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -42,7 +42,7 @@ pub(crate) struct Cgroups {
 #[derive(Debug)]
 enum Driver {
     Cgroupfs,
-    Systemd(Systemd),
+    Systemd(Units),
 }
 
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Cgroups {
             hierarchy,
             driver: match driver(config) {
                 CgroupDriver::Cgroupfs => Driver::Cgroupfs,
-                CgroupDriver::Systemd => Driver::Systemd(Systemd::default()),
+                CgroupDriver::Systemd => Driver::Systemd(Units::default()),
             },
             parent,
         })

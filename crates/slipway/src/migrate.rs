@@ -8,7 +8,7 @@ mod plan;
 mod status;
 
 use anyhow::ensure;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use slipway_migrate::node;
 use slipway_migrate::plan::{Options, Target};
 use tokio::runtime;
@@ -98,6 +98,17 @@ Examples:
   slipway migrate clean
   slipway migrate clean --yes")]
     Clean(clean::CleanArgs),
+}
+
+/// How a plan, or how far it is, is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// One object
+    Json,
+    /// The same as YAML
+    Yaml,
 }
 
 /// Where a node goes, and how.

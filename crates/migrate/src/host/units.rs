@@ -1,14 +1,18 @@
 //! Units of systemd: what they are, started, stopped, and made what they were.
 
 use std::fmt;
+use std::time::Duration;
 
+use slipway_systemd::{Refusal, Systemd};
 use zbus::OwnedObjectPath;
 
-use super::systemd::{Refusal, Systemd};
 use super::{Enablement, Error, UnitState};
 
 /// Replaces a job of the other kind that is under way (systemctl(1), `--job-mode=`).
 const MODE: &str = "replace";
+
+/// Longer than a unit's own limits, 90 seconds each to stop and to start, where nobody set others.
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// What enabling and disabling change: kind, link, and what it leads to.
 type Changes = Vec<(String, String, String)>;
@@ -27,7 +31,7 @@ impl Units {
     /// Of the node.
     pub(super) fn new() -> Self {
         Self {
-            systemd: Systemd::new(),
+            systemd: Systemd::new(PATIENCE),
         }
     }
 

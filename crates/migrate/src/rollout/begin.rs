@@ -7,11 +7,11 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use slipway_systemd::{Refusal, Systemd};
 use zbus::{OwnedObjectPath, Variant};
 
 use crate::Root;
 use crate::apply::DIRECTORY;
-use crate::host::systemd::{Refusal, Systemd};
 
 /// The unit that moves the node; `journalctl -u slipway-migrate` has what it says.
 pub const UNIT: &str = "slipway-migrate.service";

@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
+use clap::Args;
 use clap::builder::styling::AnsiColor;
-use clap::{Args, ValueEnum};
 use slipway_migrate::plan::{self, Plan, Step};
 
-use super::Move;
+use super::{Format, Move};
 use crate::check::NodeFiles;
 use crate::client::output::{self, write_stdout};
 
@@ -21,17 +21,6 @@ pub(super) struct PlanArgs {
     /// How the plan is written
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: Format,
-}
-
-/// How a plan is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people
-    Text,
-    /// One object, with all steps
-    Json,
-    /// The same as YAML
-    Yaml,
 }
 
 impl PlanArgs {

@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 use slipway_migrate::Root;
 use slipway_migrate::apply::{self, Phase, Progress, Record};
 
+use super::Format;
 use crate::client::output::{self, write_stdout};
 
 #[derive(Debug, Args)]
@@ -14,16 +15,6 @@ pub(super) struct StatusArgs {
     /// How it is written
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: Format,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people
-    Text,
-    /// One object
-    Json,
-    /// The same as YAML
-    Yaml,
 }
 
 /// A move, for programs.

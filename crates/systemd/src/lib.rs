@@ -1,4 +1,6 @@
-//! systemd's manager, asked over D-Bus (org.freedesktop.systemd1(5)).
+//! systemd's manager, asked over D-Bus (org.freedesktop.systemd1(5)): calls, properties of units, and
+//! jobs that are waited for. What is asked for is its users' affair.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::time::Duration;
@@ -19,12 +21,9 @@ const OBJECT: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
-/// Longer than a unit's own limits, 90 seconds each to stop and to start, where nobody set others.
-const PATIENCE: Duration = Duration::from_mins(5);
-
 /// The connection, made with the first call and again when it has broken.
 #[derive(Debug)]
-pub(crate) struct Systemd {
+pub struct Systemd {
     /// The bus, where it is not the node's.
     address: Option<String>,
     patience: Duration,
@@ -33,9 +32,14 @@ pub(crate) struct Systemd {
 
 /// Why systemd did not do something.
 #[derive(Debug)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// By the error's name on D-Bus.
-    Named { name: String, message: String },
+    Named {
+        /// As `org.freedesktop.systemd1.NoSuchUnit`.
+        name: String,
+        /// What systemd says about it.
+        message: String,
+    },
     /// The job has ended otherwise than `done` (`JobRemoved`).
     Job(String),
     /// The job has not ended in time.
@@ -47,17 +51,19 @@ pub(crate) enum Refusal {
 }
 
 impl Systemd {
-    /// The node's own.
-    pub(super) fn new() -> Self {
+    /// The node's own, through the message bus; no call and no job is waited for longer than
+    /// `patience`. On the socket on which systemd itself listens for systemctl it signs its messages
+    /// with a name that the D-Bus specification does not allow there, and zbus refuses.
+    pub fn new(patience: Duration) -> Self {
         Self {
             address: None,
-            patience: PATIENCE,
+            patience,
             connection: Mutex::default(),
         }
     }
 
-    /// On another bus than this process's.
-    pub(crate) fn at(address: String, patience: Duration) -> Self {
+    /// On another bus, by its D-Bus address.
+    pub fn at(address: String, patience: Duration) -> Self {
         Self {
             address: Some(address),
             patience,
@@ -66,7 +72,11 @@ impl Systemd {
     }
 
     /// Calls a method of the manager.
-    pub(crate) async fn call<B, R>(&self, method: &'static str, body: &B) -> Result<R, Refusal>
+    ///
+    /// # Errors
+    ///
+    /// What systemd has against it, or why it cannot be asked.
+    pub async fn call<B, R>(&self, method: &'static str, body: &B) -> Result<R, Refusal>
     where
         B: Serialize + DynamicType,
         R: DeserializeOwned + Type,
@@ -76,7 +86,11 @@ impl Systemd {
     }
 
     /// A property of a unit's object; the kind of unit is the interface's last part.
-    pub(super) async fn property<T>(
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::call`].
+    pub async fn property<T>(
         &self,
         unit: &OwnedObjectPath,
         kind: &str,
@@ -100,7 +114,11 @@ impl Systemd {
     }
 
     /// Has something done that takes a job, and waits for the job's end.
-    pub(super) async fn job<B>(&self, method: &'static str, body: &B) -> Result<(), Refusal>
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::call`]; and a job that ends otherwise than `done`, or not in time.
+    pub async fn job<B>(&self, method: &'static str, body: &B) -> Result<(), Refusal>
     where
         B: Serialize + DynamicType,
     {
@@ -136,8 +154,8 @@ impl Systemd {
     async fn connection(&self) -> Result<Connection, Refusal> {
         let mut kept = self.connection.lock().await;
         if let Some(connection) = kept.as_ref() {
-            // The bus may have been restarted since. A second subscription is refused, which is an
-            // answer all the same.
+            // systemd closes it when it executes itself anew, and the bus when it is restarted. A
+            // second subscription is refused, which is an answer all the same.
             match call(connection, OBJECT, MANAGER, "Subscribe", &()).await {
                 Ok(()) => return Ok(connection.clone()),
                 Err(Refusal::Named { name, .. }) if name.ends_with(".AlreadySubscribed") => {
@@ -179,7 +197,7 @@ where
 
 impl Refusal {
     /// Whether it says that there is no such unit.
-    pub(super) fn is_absence(&self) -> bool {
+    pub fn is_absence(&self) -> bool {
         let Self::Named { name, .. } = self else {
             return false;
         };
@@ -205,6 +223,8 @@ impl From<zbus::Error> for Refusal {
         }
     }
 }
+
+impl std::error::Error for Refusal {}
 
 impl fmt::Display for Refusal {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
