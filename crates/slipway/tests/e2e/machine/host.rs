@@ -79,7 +79,10 @@ async fn a_unit_is_enabled_started_anew_and_made_what_it_was() {
 
     // systemd has not been told of its file.
     let text = "[Service]\nExecStart=/bin/sleep 1000\n[Install]\nWantedBy=multi-user.target\n";
-    let file = Made::new(format!("/etc/systemd/system/{name}"), text);
+    // One in /etc could not be masked.
+    let directory = "/usr/local/lib/systemd/system";
+    fs::create_dir_all(directory).unwrap();
+    let file = Made::new(format!("{directory}/{name}"), text);
     let before = host.unit(name).await.unwrap();
     assert_eq!(before, state(Enablement::Disabled, false));
     host.start(name).await.unwrap();
@@ -115,7 +118,8 @@ async fn a_unit_is_enabled_started_anew_and_made_what_it_was() {
     host.start(name).await.unwrap();
     let process = format!("/proc/{}/cmdline", property(name, "MainPID"));
     assert_eq!(fs::read_to_string(process).unwrap(), "/bin/sleep\x002000\0");
-    systemctl(&["mask", "--runtime", "--now", name]);
+    host.disable(name).await.unwrap();
+    systemctl(&["mask", name]);
     assert_eq!(
         host.unit(name).await.unwrap(),
         state(Enablement::Masked, false)
@@ -123,8 +127,8 @@ async fn a_unit_is_enabled_started_anew_and_made_what_it_was() {
     let refused = host.start(name).await.unwrap_err().to_string();
     assert!(refused.contains("systemctl unmask"), "{refused}");
     host.disable(name).await.unwrap();
-    systemctl(&["unmask", "--runtime", name]);
-    host.disable(name).await.unwrap();
+    systemctl(&["unmask", name]);
+    assert_eq!(host.unit(name).await.unwrap(), before);
 }
 
 #[tokio::test]
@@ -134,23 +138,27 @@ async fn why_a_unit_does_not_run_is_said_and_forgotten_before_the_next_start() {
     let host = Live::new(None).await;
     let name = "slipway-e2e-fails.service";
     let made = unit(name, "Type=oneshot\nExecStart=/bin/sh -c 'exit 7'");
+    let text = fs::read_to_string(&made.0).unwrap();
+    let limits = "[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=2\n";
+    fs::write(&made.0, format!("{limits}{text}")).unwrap();
     let refused = host.start(name).await.unwrap_err().to_string();
     for words in ["\"failed\"", "ended with status 7", "journalctl -u"] {
         assert!(refused.contains(words), "{refused}");
     }
     // It has failed too often.
-    for _ in 0..6 {
-        let _ = Command::new("systemctl").args(["start", name]).status();
+    for _ in 0..2 {
+        let started = Command::new("systemctl").args(["start", name]).output();
+        assert!(!started.unwrap().status.success());
     }
     assert_eq!(property(name, "Result"), "start-limit-hit");
     let ready = "[Service]\nExecStart=/bin/sleep 1000\n[Install]\nWantedBy=multi-user.target\n";
-    fs::write(&made.0, ready).unwrap();
+    fs::write(&made.0, format!("{limits}{ready}")).unwrap();
     host.start(name).await.unwrap();
     assert_eq!(seen(name), pair("enabled", "active"));
     host.disable(name).await.unwrap();
 
     // It is started again and again, and a start of it is under way when it is asked for.
-    let text = "[Service]\nType=notify\nRestart=always\nRestartSec=0\nTimeoutStartSec=2\nStartLimitBurst=1000\nExecStart=/bin/sleep 1000\n";
+    let text = "[Service]\nType=notify\nRestart=always\nRestartSec=0\nTimeoutStartSec=2\nExecStart=/bin/sleep 1000\n";
     fs::write(&made.0, text).unwrap();
     systemctl(&["daemon-reload"]);
     systemctl(&["start", "--no-block", name]);
