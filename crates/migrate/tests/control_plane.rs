@@ -19,7 +19,7 @@ const ALL: Needs = Needs {
 
 /// Long enough for everything that happens; what does not happen is waited for with less.
 const LONG: Duration = Duration::from_mins(1);
-const SHORT: Duration = Duration::from_millis(700);
+const SHORT: Duration = Duration::from_secs(3);
 
 /// A cluster with one Node `a`, which runs on Docker.
 struct Cluster {
@@ -622,7 +622,7 @@ async fn a_node_that_does_not_become_ready_is_described() {
         &error,
         &[
             "Node a to be Ready on containerd://",
-            "not within 700 ms",
+            "not within 3 seconds",
             "Ready=True, its runtime is docker://20.10.8",
             "journalctl -u kubelet",
         ],

@@ -38,6 +38,7 @@ mod port_forward;
 mod prometheus;
 mod resource;
 mod restart;
+mod rollout;
 mod seccomp;
 mod security;
 mod serve;
