@@ -12,7 +12,7 @@ use super::cluster::Cluster;
 use crate::vm::package::{self, network, shell};
 
 /// What kubeadm's and the kubelet's packages and kubeadm itself have written: path and text.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     (
         "/lib/systemd/system/kubelet.service",
         "[Unit]
@@ -43,6 +43,7 @@ ExecStart=
 ExecStart=/usr/bin/kubelet $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELET_KUBEADM_ARGS $KUBELET_EXTRA_ARGS
 "#,
     ),
+    ("/etc/ssl/certs/ca-certificates.crt", AUTHORITIES),
     ("/var/lib/kubelet/config.yaml", CONFIGURATION),
     (
         "/etc/docker/daemon.json",
@@ -57,6 +58,20 @@ ExecStart=/usr/bin/kubelet $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELE
 "#,
     ),
 ];
+
+/// Nobody's: nodes have certificates of authorities, without which a client of an API server is not
+/// made.
+const AUTHORITIES: &str = "-----BEGIN CERTIFICATE-----
+MIIBeTCCAR+gAwIBAgIUQTfYe2GdOuqAUoo0rlJhIQK7xgIwCgYIKoZIzj0EAwIw
+ETEPMA0GA1UEAwwGbm9ib2R5MCAXDTI2MTEyMTE5MTgyMFoYDzIxMjYxMDI4MTkx
+ODIwWjARMQ8wDQYDVQQDDAZub2JvZHkwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
+AARbVHxWzqReXsDTeHr4Hp5Y4Rf2qLMISYReiCADd8b/jntYHYx93+9eEMURFy8F
+gxgYTawH4aIxwkDREQGAcZc/o1MwUTAdBgNVHQ4EFgQUjtPXkukGpCBezLarPLeS
+EWswf5QwHwYDVR0jBBgwFoAUjtPXkukGpCBezLarPLeSEWswf5QwDwYDVR0TAQH/
+BAUwAwEB/zAKBggqhkjOPQQDAgNIADBFAiEAzfTKbHIAiCJjfav84DdPLQ9HNw/X
+vrHiQT33jMt5M8MCIA+UfxN6Xq27SdmVdf8Uq3HifA4PPWGtSzTyzvgYX38m
+-----END CERTIFICATE-----
+";
 
 /// The kubelet's, also in kubeadm's `ConfigMap`.
 pub(super) const CONFIGURATION: &str = "apiVersion: kubelet.config.k8s.io/v1beta1

@@ -39,7 +39,7 @@ pub(in crate::vm) fn inside() -> Result<()> {
             Ok(note) => after_reboot(serde_json::from_slice(&note)?).await,
         };
         if outcome.is_err() {
-            let units = "-u kubelet -u slipway -u docker -u containerd";
+            let units = "-u kubelet -u slipway";
             println!(
                 "{}",
                 shell(&format!("journalctl --no-pager -n 60 {units}"))?
