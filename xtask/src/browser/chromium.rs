@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::cache::Cached;
+use crate::debian::{self, RELEASE};
 use crate::program;
-use crate::{debian, debian::RELEASE};
 
 /// The browser, the letters it draws with (wider than most), and what reads the PDFs it prints.
 const PACKAGES: &[&str] = &[
