@@ -17,6 +17,7 @@ use slipway_cri_api::v1::image_service_client::ImageServiceClient;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{Error, Progress, process};
@@ -231,6 +232,10 @@ async fn give_to_slipway(docker: &Docker, endpoint: &str, image: &Wanted) -> Res
     let import = async {
         match client.import(ReceiverStream::new(pieces)).await {
             Ok(_) => Ok(()),
+            Err(status) if status.code() == Code::Unimplemented => Err(
+                "what listens there takes no images: restart Slipway, if it was upgraded"
+                    .to_string(),
+            ),
             Err(status) => Err(status.message().to_string()),
         }
     };
