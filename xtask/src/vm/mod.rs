@@ -105,7 +105,7 @@ pub(crate) struct TestArguments {
     #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
     timeout: u64,
 
-    /// All end-to-end tests, not only those that depend on what the node is
+    /// All end-to-end tests, not only those that depend on what the node is, and what `move` does
     #[arg(long, conflicts_with = "tests")]
     all: bool,
 
@@ -125,7 +125,7 @@ pub(crate) struct PackageArguments {
     machine: MachineArguments,
 
     /// After how many seconds the machine is taken for hung
-    #[arg(long, default_value_t = 1200, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
     timeout: u64,
 }
 
@@ -183,6 +183,13 @@ pub(crate) fn run(action: Action) -> Result<ExitCode> {
             let code = boot(&image, &arguments.machine, share, arguments.timeout)?;
             if code != ExitCode::SUCCESS || !work.packages() {
                 return Ok(code);
+            }
+            if work == Work::All {
+                let share = prepare(&Work::Move)?;
+                let code = boot(&image, &arguments.machine, share, arguments.timeout)?;
+                if code != ExitCode::SUCCESS {
+                    return Ok(code);
+                }
             }
             let code = bare(&image, arguments.machine, arguments.timeout)?;
             if code == ExitCode::SUCCESS {
