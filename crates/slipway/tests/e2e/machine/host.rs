@@ -137,7 +137,8 @@ async fn why_a_unit_does_not_run_is_said_and_forgotten_before_the_next_start() {
     own();
     let host = Live::new(None).await;
     let name = "slipway-e2e-fails.service";
-    let made = unit(name, "Type=oneshot\nExecStart=/bin/sh -c 'exit 7'");
+    let service = "Type=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c 'test -e /run/slipway-e2e-ready || exit 7'";
+    let made = unit(name, service);
     let text = fs::read_to_string(&made.0).unwrap();
     let limits = "[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=2\n";
     fs::write(&made.0, format!("{limits}{text}")).unwrap();
@@ -151,9 +152,7 @@ async fn why_a_unit_does_not_run_is_said_and_forgotten_before_the_next_start() {
         output.unwrap().status.success()
     };
     assert!(!started());
-    let ready = "[Service]\nExecStart=/bin/sleep 1000\n[Install]\nWantedBy=multi-user.target\n";
-    fs::write(&made.0, format!("{limits}{ready}")).unwrap();
-    systemctl(&["daemon-reload"]);
+    let _ready = Made::new("/run/slipway-e2e-ready", "");
     assert!(!started());
     host.start(name).await.unwrap();
     assert_eq!(seen(name), pair("enabled", "active"));
