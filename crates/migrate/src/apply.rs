@@ -14,7 +14,7 @@ use crate::Root;
 use crate::control_plane::{ControlPlane, Needs};
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::plan::{self, Step, Target};
+use crate::plan::{self, KUBELET, Step, Target};
 
 pub use file::Error as FileError;
 pub use journal::{DIRECTORY, Error as JournalError, Journal, Journals, last};
@@ -288,11 +288,36 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
                 }
             }
         }
+        if failed.is_empty() {
+            failed.extend(self.start_anew().await);
+        }
         if !failed.is_empty() {
             return Err(Error::NotUndone(failed));
         }
         self.journal.add(record::Entry::Ended)?;
         Ok(())
+    }
+
+    /// Has what ran before the move, and was started anew by it, read its files again as they were.
+    async fn start_anew(&self) -> Vec<(usize, String, StepError)> {
+        let mut failed = Vec::new();
+        for (number, (step, progress)) in (1..).zip(&self.journal.record().steps) {
+            let (Step::Start { unit }, Progress::Undone(Before::Unit(before))) = (step, progress)
+            else {
+                continue;
+            };
+            if unit == KUBELET || !before.active {
+                continue;
+            }
+            let started = async {
+                self.host.start(unit).await?;
+                self.host.restore_unit(unit, before).await
+            };
+            if let Err(why) = started.await {
+                failed.push((number, step.to_string(), why.into()));
+            }
+        }
+        failed
     }
 
     fn target(&self) -> Target {

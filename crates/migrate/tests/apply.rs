@@ -498,3 +498,14 @@ fn the_journal_of_an_earlier_move_is_kept() {
     });
     assert_eq!(kept.count(), 1);
 }
+
+#[test]
+fn a_runtime_that_ran_before_has_its_own_configuration_again() {
+    let world = World::new(NODE, Target::Slipway, false);
+    world.run("containerd", "containerd.service");
+    let before = see(&world);
+    begin(&world, Target::Containerd, true, settings()).unwrap();
+    assert_ne!(world.state.borrow().read, before.0.read);
+    go_on(&world, true).unwrap();
+    assert_back(&world, &before, "rolled back");
+}

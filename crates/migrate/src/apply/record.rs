@@ -77,7 +77,7 @@ pub enum Progress {
     /// It is done.
     Done(Before),
     /// It is taken back.
-    Undone,
+    Undone(Before),
 }
 
 /// Where a move is.
@@ -142,7 +142,7 @@ impl Record {
     pub(super) fn before(&self, step: usize) -> Option<&Before> {
         match &self.steps.get(step)?.1 {
             Progress::Begun(before) | Progress::Done(before) => Some(before),
-            Progress::Pending | Progress::Undone => None,
+            Progress::Pending | Progress::Undone(_) => None,
         }
     }
 
@@ -174,11 +174,10 @@ impl Record {
             {
                 self.phase = Phase::RollingBack { reason };
             }
-            Entry::Undone { step }
-                if matches!(self.phase, Phase::RollingBack { .. })
-                    && self.before(step).is_some() =>
-            {
-                self.steps[step].1 = Progress::Undone;
+            Entry::Undone { step } if matches!(self.phase, Phase::RollingBack { .. }) => {
+                let before = self.before(step).cloned();
+                let before = before.ok_or_else(|| format!("step {step} has not begun"))?;
+                self.steps[step].1 = Progress::Undone(before);
             }
             Entry::Ended => {
                 self.phase = match &self.phase {

@@ -37,6 +37,8 @@ pub(crate) struct State {
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) configuration: Option<String>,
     pub(crate) probe: bool,
+    /// What containerd has read of its configuration.
+    pub(crate) read: Option<String>,
 }
 
 /// The node and its cluster.
@@ -87,6 +89,7 @@ impl World {
             annotations: BTreeMap::new(),
             configuration: Some("cgroupDriver: cgroupfs\nkind: KubeletConfiguration\n".to_string()),
             probe: false,
+            read: None,
         };
         let world = Self {
             directory,
@@ -230,6 +233,16 @@ impl World {
         if let Some(unit) = state.units.get_mut(name) {
             unit.active = active;
         }
+        if name == "containerd.service" {
+            let read = fs::read_to_string(self.at("/etc/containerd/config.toml"));
+            state.read = read.ok().filter(|_| active);
+        }
+    }
+
+    /// Has a package installed, and its service running, before the move.
+    pub(crate) fn run(&self, package: &str, unit: &str) {
+        self.unpack_package(package);
+        self.set_active(unit, true);
     }
 
     fn enable(&self, name: &str, enablement: Enablement) {

@@ -75,7 +75,7 @@ impl Shown {
                 Progress::Pending => "pending",
                 Progress::Begun(_) => "begun",
                 Progress::Done(_) => "done",
-                Progress::Undone => "undone",
+                Progress::Undone(_) => "undone",
             },
         });
         Self {
