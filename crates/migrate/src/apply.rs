@@ -111,6 +111,14 @@ impl fmt::Display for Listed<'_> {
     }
 }
 
+/// What is known of the kubelet between the steps that stop and start it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kubelet {
+    /// A boot may have started it.
+    Unknown,
+    Stopped,
+}
+
 /// Carries a move out, or takes it back.
 pub struct Mover<'a, H, C> {
     root: &'a Root,
@@ -213,6 +221,7 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
     }
 
     async fn forwards(&mut self) -> Result<(), Error> {
+        let mut kubelet = Kubelet::Unknown;
         while let Some(number) = self.journal.record().next() {
             let step = self.journal.record().steps[number].0.clone();
             (self.heard)(Event::Begins(number, &step));
@@ -221,6 +230,10 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
                 step: step.to_string(),
                 why,
             };
+            if self.is_without_kubelet(number) && kubelet == Kubelet::Unknown {
+                self.stop_kubelet().await.map_err(stopped)?;
+                kubelet = Kubelet::Stopped;
+            }
             let before = if let Some(before) = self.journal.record().before(number) {
                 before.clone()
             } else {
@@ -266,6 +279,7 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
 
     async fn backwards(&mut self) -> Result<(), Error> {
         let mut failed = Vec::new();
+        let mut kubelet = Kubelet::Unknown;
         let last = self.journal.record().last_begun();
         for number in (0..last.map_or(0, |last| last + 1)).rev() {
             let (step, _) = self.journal.record().steps[number].clone();
@@ -273,7 +287,14 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
                 continue;
             };
             (self.heard)(Event::Undoing(number, &step));
-            match self.undo(&step, &before).await {
+            let undone = async {
+                if self.is_without_kubelet(number) && kubelet == Kubelet::Unknown {
+                    self.leave_target().await?;
+                    kubelet = Kubelet::Stopped;
+                }
+                self.undo(&step, &before).await
+            };
+            match undone.await {
                 Ok(()) => {
                     self.journal.add(record::Entry::Undone { step: number })?;
                     (self.heard)(Event::Undone(number, &step));

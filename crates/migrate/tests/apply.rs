@@ -208,6 +208,16 @@ fn assert_back(world: &World, before: &Seen, when: &str) {
     assert_same(&now, before, when);
 }
 
+/// What a boot has loaded by files that were still there stays until the next one.
+fn assert_back_but_for_the_kernel(world: &World, before: &Seen, when: &str) {
+    {
+        let mut state = world.state.borrow_mut();
+        state.modules.clone_from(&before.0.modules);
+        state.parameters.clone_from(&before.0.parameters);
+    }
+    assert_back(world, before, when);
+}
+
 fn assert_same(now: &Seen, wanted: &Seen, when: &str) {
     assert_eq!(now.0, wanted.0, "{when}");
     let paths: BTreeSet<_> = now.1.keys().chain(wanted.1.keys()).collect();
@@ -229,6 +239,82 @@ fn a_control_plane_whose_api_server_stops_with_it_is_moved_and_rolled_back() {
     quietly();
     kill_everywhere(Target::Slipway, true, true);
     kill_everywhere(Target::Containerd, true, true);
+}
+
+/// For each point of a move: the node goes down there, comes up again, and is taken to the end or
+/// back.
+fn reboot_everywhere(target: Target, drain: bool) {
+    let whole = World::new(NODE, target, false);
+    begin(&whole, target, drain, settings()).unwrap();
+    whole.reboot();
+    let moved = see(&whole);
+    let mut points = 0;
+    loop {
+        let world = World::new(NODE, target, false);
+        if !killed_after(&world, points, || begin(&world, target, drain, settings())) {
+            break;
+        }
+        world.reboot();
+        let when = format!("{target}: down after {points}");
+        go_on(&world, false).unwrap();
+        assert_moved_after_boot(&world, &moved, &when);
+
+        let world = World::new(NODE, target, false);
+        let before = see(&world);
+        assert!(killed_after(&world, points, || begin(
+            &world,
+            target,
+            drain,
+            settings()
+        )));
+        world.reboot();
+        go_on(&world, true).unwrap();
+        assert_back_but_for_the_kernel(&world, &before, &when);
+        points += 1;
+    }
+    assert!(points > 40, "{points}");
+}
+
+/// Where pods stayed in Docker, it depends on when the node went down which of them are native.
+fn assert_moved_after_boot(world: &World, moved: &Seen, when: &str) {
+    let mut now = see(world);
+    let pods = |state: &State| state.docker_pods.union(&state.target_pods).count();
+    assert_eq!(pods(&now.0), 2, "{when}");
+    now.0.docker_pods.clone_from(&moved.0.docker_pods);
+    now.0.target_pods.clone_from(&moved.0.target_pods);
+    assert_same(&now, moved, when);
+}
+
+#[test]
+fn a_node_that_goes_down_anywhere_is_resumed_or_rolled_back() {
+    quietly();
+    for (target, drain) in MOVES {
+        reboot_everywhere(target, drain);
+    }
+}
+
+#[test]
+fn a_rollback_that_is_cut_off_by_a_boot_is_gone_on_with() {
+    quietly();
+    for (target, drain) in MOVES {
+        let mut points = 0;
+        loop {
+            let world = World::new(NODE, target, false);
+            let before = see(&world);
+            begin(&world, target, drain, settings()).unwrap();
+            if !killed_after(&world, points, || go_on(&world, true)) {
+                break;
+            }
+            world.reboot();
+            go_on(&world, true).unwrap();
+            assert_back_but_for_the_kernel(
+                &world,
+                &before,
+                &format!("{target}: down after {points}"),
+            );
+            points += 1;
+        }
+    }
 }
 
 #[test]

@@ -127,10 +127,8 @@ impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
             (Step::Install { package }, Before::Installed(false)) => {
                 self.host.remove(package).await?;
             }
-            (Step::Start { unit }, Before::Unit(unit_before)) if unit == KUBELET => {
-                self.host.restore_unit(unit, unit_before).await?;
-                self.leave_target(say).await?;
-            }
+            // It is stopped already, and the step that stopped it knows what it was.
+            (Step::Start { unit }, _) if unit == KUBELET => {}
             (Step::Stop { unit }, Before::Unit(unit_before)) if unit == KUBELET => {
                 self.host.restore_unit(unit, unit_before).await?;
                 self.wait_as_before(say).await?;
@@ -182,8 +180,25 @@ impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
         before == Some(&Before::Cordoned(true))
     }
 
-    /// Removes the pods that the target runs: the kubelet will not ask it again.
-    async fn leave_target(&self, say: crate::host::Progress<'_>) -> Result<(), StepError> {
+    /// Whether the kubelet is stopped while this step is done, or taken back.
+    pub(super) fn is_without_kubelet(&self, number: usize) -> bool {
+        let steps = &self.journal.record().steps;
+        let at = |wanted: fn(&Step) -> bool| steps.iter().position(|(step, _)| wanted(step));
+        let stop = at(|step| matches!(step, Step::Stop { unit } if unit == KUBELET));
+        let start = at(|step| matches!(step, Step::Start { unit } if unit == KUBELET));
+        stop.is_some_and(|stop| stop < number) && start.is_none_or(|start| number <= start)
+    }
+
+    /// Stops the kubelet, which a boot may have started in the middle of the move.
+    pub(super) async fn stop_kubelet(&self) -> Result<(), StepError> {
+        Ok(self.host.stop(KUBELET).await?)
+    }
+
+    /// Stops the kubelet for the way back, and removes the pods that the target runs: it will not be
+    /// asked again.
+    pub(super) async fn leave_target(&self) -> Result<(), StepError> {
+        self.stop_kubelet().await?;
+        let say = &|line: &str| self.say(line);
         let target = self.target();
         if target == Target::CriDockerd {
             return Ok(());

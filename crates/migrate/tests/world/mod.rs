@@ -62,6 +62,18 @@ fn of_docker() -> NetworkState {
     }
 }
 
+fn without_docker() -> NetworkState {
+    NetworkState {
+        forward: [Some("ACCEPT".to_string()), None],
+        rules: [Vec::new(), Vec::new()],
+        bridge: None,
+    }
+}
+
+fn parameters_at_boot() -> BTreeMap<String, String> {
+    BTreeMap::from([("net.ipv4.ip_forward".to_string(), "0".to_string())])
+}
+
 impl World {
     pub(crate) fn new(node: &str, target: Target, control_plane: bool) -> Self {
         // Hundreds of moves, each entry of whose journals is synchronized: to memory, here.
@@ -79,7 +91,7 @@ impl World {
             units: units.map(|unit| (unit.to_string(), running)).into(),
             packages: BTreeSet::new(),
             modules: BTreeSet::from(["overlay".to_string()]),
-            parameters: BTreeMap::from([("net.ipv4.ip_forward".to_string(), "0".to_string())]),
+            parameters: parameters_at_boot(),
             network: of_docker(),
             docker_pods: BTreeSet::from(["static".to_string(), "plain".to_string()]),
             target_pods: BTreeSet::new(),
@@ -239,6 +251,37 @@ impl World {
         }
     }
 
+    /// The node is started anew: what is enabled runs, and only what files say is set.
+    pub(crate) fn reboot(&self) {
+        let parameters = fs::read_to_string(self.at("/etc/sysctl.d/99-z-leaving-docker.conf"));
+        let modules = fs::read_to_string(self.at("/etc/modules-load.d/20-leaving-docker.conf"));
+        let docker = {
+            let mut state = self.state.borrow_mut();
+            state.docker_pods.clear();
+            state.target_pods.clear();
+            state.modules = BTreeSet::from(["overlay".to_string()]);
+            let loaded = modules.iter().flat_map(|text| text.lines());
+            state.modules.extend(loaded.map(str::to_string));
+            state.parameters = parameters_at_boot();
+            for line in parameters.iter().flat_map(|text| text.lines()) {
+                let (name, value) = line.split_once(" = ").unwrap();
+                state.parameters.insert(name.to_string(), value.to_string());
+            }
+            for unit in state.units.values_mut() {
+                unit.active = unit.enablement == Enablement::Enabled;
+            }
+            state.units["docker.service"].active
+        };
+        self.state.borrow_mut().network = if docker {
+            of_docker()
+        } else {
+            without_docker()
+        };
+        if self.state.borrow().units["kubelet.service"].active {
+            self.start_kubelet();
+        }
+    }
+
     /// Has a package installed, and its service running, before the move.
     pub(crate) fn run(&self, package: &str, unit: &str) {
         self.unpack_package(package);
@@ -375,6 +418,7 @@ impl Host for World {
         fs::remove_file(self.at(&format!("/lib/systemd/system/{}", units[0]))).unwrap();
         if name == "containerd" {
             fs::remove_dir_all(self.at("/etc/containerd")).unwrap();
+            self.state.borrow_mut().read = None;
         }
         for unit in units {
             self.state.borrow_mut().units.remove(*unit);
@@ -473,11 +517,7 @@ impl Host for World {
     async fn clean_network(&self, _: host::Progress<'_>) -> Result<(), host::Error> {
         self.host("clean-network")?;
         assert!(!self.state.borrow().units["docker.service"].active);
-        self.state.borrow_mut().network = NetworkState {
-            forward: [Some("ACCEPT".to_string()), None],
-            rules: [Vec::new(), Vec::new()],
-            bridge: None,
-        };
+        self.state.borrow_mut().network = without_docker();
         self.point();
         Ok(())
     }
