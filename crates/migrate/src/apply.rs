@@ -213,6 +213,14 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
     }
 
     async fn forwards(&mut self) -> Result<(), Error> {
+        if let Some(number) = self.journal.record().next() {
+            let stopped = self.keep_kubelet_stopped(number, false).await;
+            stopped.map_err(|why| Error::Stopped {
+                number: number + 1,
+                step: self.journal.record().steps[number].0.to_string(),
+                why,
+            })?;
+        }
         while let Some(number) = self.journal.record().next() {
             let step = self.journal.record().steps[number].0.clone();
             (self.heard)(Event::Begins(number, &step));
@@ -267,6 +275,12 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
     async fn backwards(&mut self) -> Result<(), Error> {
         let mut failed = Vec::new();
         let last = self.journal.record().last_begun();
+        if let Some(number) = last
+            && let Err(why) = self.keep_kubelet_stopped(number, true).await
+        {
+            let step = self.journal.record().steps[number].0.to_string();
+            return Err(Error::NotUndone(vec![(number + 1, step, why)]));
+        }
         for number in (0..last.map_or(0, |last| last + 1)).rev() {
             let (step, _) = self.journal.record().steps[number].clone();
             let Some(before) = self.journal.record().before(number).cloned() else {

@@ -225,6 +225,35 @@ fn killed_anywhere_a_move_is_resumed_or_rolled_back() {
 }
 
 #[test]
+fn a_node_that_is_rebooted_anywhere_is_resumed_or_rolled_back() {
+    quietly();
+    // Docker's pods that a move without draining keeps end with a reboot.
+    for (target, drain) in MOVES.into_iter().filter(|(_, drain)| *drain) {
+        let whole = World::new(NODE, target, false);
+        begin(&whole, target, drain, settings()).unwrap();
+        let moved = see(&whole);
+        for points in 0.. {
+            let rebooted = || {
+                let world = World::new(NODE, target, false);
+                let before = see(&world);
+                let move_it = || begin(&world, target, drain, settings());
+                let killed = killed_after(&world, points, move_it);
+                world.reboot();
+                killed.then_some((world, before))
+            };
+            let (Some((one, _)), Some((other, before))) = (rebooted(), rebooted()) else {
+                break;
+            };
+            let when = format!("{target}: rebooted after {points}");
+            go_on(&one, false).unwrap();
+            assert_same(&see(&one), &moved, &when);
+            go_on(&other, true).unwrap();
+            assert_back(&other, &before, &when);
+        }
+    }
+}
+
+#[test]
 fn a_control_plane_whose_api_server_stops_with_it_is_moved_and_rolled_back() {
     quietly();
     kill_everywhere(Target::Slipway, true, true);

@@ -127,8 +127,8 @@ impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
             (Step::Install { package }, Before::Installed(false)) => {
                 self.host.remove(package).await?;
             }
-            (Step::Start { unit }, Before::Unit(unit_before)) if unit == KUBELET => {
-                self.host.restore_unit(unit, unit_before).await?;
+            (Step::Start { unit }, _) if unit == KUBELET => {
+                self.host.stop(unit).await?;
                 self.leave_target(say).await?;
             }
             (Step::Stop { unit }, Before::Unit(unit_before)) if unit == KUBELET => {
@@ -170,6 +170,34 @@ impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
                 self.host.restore_network(network).await?;
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// Stops the kubelet where the step is one for which it has to be: a reboot has started it. With
+    /// `leave`, pods that it has given to the target meanwhile are removed.
+    pub(super) async fn keep_kubelet_stopped(
+        &self,
+        number: usize,
+        leave: bool,
+    ) -> Result<(), StepError> {
+        let steps = &self.journal.record().steps;
+        let find = |wanted: fn(&Step) -> bool| steps.iter().position(|(step, _)| wanted(step));
+        let stop = find(|step| matches!(step, Step::Stop { unit } if unit == KUBELET));
+        let start = find(|step| matches!(step, Step::Start { unit } if unit == KUBELET));
+        let (Some(stop), Some(start)) = (stop, start) else {
+            return Ok(());
+        };
+        let begun = |step| self.journal.record().before(step).is_some();
+        if stop < number
+            && number <= start
+            && !begun(start)
+            && self.host.unit(KUBELET).await?.active
+        {
+            self.host.stop(KUBELET).await?;
+            if leave {
+                self.leave_target(&|line: &str| self.say(line)).await?;
+            }
         }
         Ok(())
     }

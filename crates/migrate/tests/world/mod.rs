@@ -245,6 +245,16 @@ impl World {
         self.set_active(unit, true);
     }
 
+    /// No pod is left; a kubelet that starts with the node runs again, on what it finds.
+    pub(crate) fn reboot(&self) {
+        let kubelet = self.state.borrow().units["kubelet.service"];
+        self.state.borrow_mut().docker_pods.clear();
+        self.state.borrow_mut().target_pods.clear();
+        let starts = kubelet.enablement == Enablement::Enabled;
+        self.set_active("kubelet.service", false);
+        self.set_active("kubelet.service", starts);
+    }
+
     fn enable(&self, name: &str, enablement: Enablement) {
         let mut state = self.state.borrow_mut();
         if let Some(unit) = state.units.get_mut(name) {
