@@ -66,7 +66,13 @@ async fn a_plan_has_each_file_and_changes_none() {
     let steps = document["steps"].as_array().unwrap();
     let files: Vec<_> = steps.iter().filter(|step| step["step"] == "file").collect();
     let flags = files.iter().find(|file| file["path"] == FLAGS).unwrap();
-    assert_eq!(flags["created"], false);
+    assert_eq!(flags["before"].as_str().unwrap().as_bytes(), before);
+    assert!(
+        flags["after"]
+            .as_str()
+            .unwrap()
+            .contains("--v=2 --container-runtime=remote")
+    );
     assert!(flags["diff"].as_str().unwrap().contains("@@"));
 
     let after = fs::read(directory.path().join(&FLAGS[1..])).unwrap();
