@@ -293,8 +293,8 @@ fn a_node_that_goes_down_anywhere_is_resumed_or_rolled_back() {
     }
 }
 
-#[test]
-fn a_rollback_that_is_cut_off_by_a_boot_is_gone_on_with() {
+/// For each point of a rollback: cut off there by `cut`, and gone on with.
+fn cut_rollback_everywhere(cut: impl Fn(&World), assert_back: impl Fn(&World, &Seen, &str)) {
     quietly();
     for (target, drain) in MOVES {
         let mut points = 0;
@@ -305,38 +305,28 @@ fn a_rollback_that_is_cut_off_by_a_boot_is_gone_on_with() {
             if !killed_after(&world, points, || go_on(&world, true)) {
                 break;
             }
-            world.reboot();
-            go_on(&world, true).unwrap();
-            assert_back_but_for_the_kernel(
-                &world,
-                &before,
-                &format!("{target}: down after {points}"),
-            );
-            points += 1;
-        }
-    }
-}
-
-#[test]
-fn a_rollback_that_is_killed_anywhere_is_gone_on_with() {
-    quietly();
-    for (target, drain) in MOVES {
-        let mut points = 0;
-        loop {
-            let world = World::new(NODE, target, false);
-            let before = see(&world);
-            begin(&world, target, drain, settings()).unwrap();
-            if !killed_after(&world, points, || go_on(&world, true)) {
-                assert_back(&world, &before, &format!("{target}"));
-                break;
-            }
+            cut(&world);
             // To resume is to go on in the same direction.
             go_on(&world, points % 2 == 0).unwrap();
-            assert_back(&world, &before, &format!("{target}: killed after {points}"));
+            assert_back(
+                &world,
+                &before,
+                &format!("{target}: cut off after {points}"),
+            );
             points += 1;
         }
         assert!(points > 40, "{points}");
     }
+}
+
+#[test]
+fn a_rollback_that_is_cut_off_by_a_boot_is_gone_on_with() {
+    cut_rollback_everywhere(World::reboot, assert_back_but_for_the_kernel);
+}
+
+#[test]
+fn a_rollback_that_is_killed_anywhere_is_gone_on_with() {
+    cut_rollback_everywhere(|_| {}, assert_back);
 }
 
 #[test]

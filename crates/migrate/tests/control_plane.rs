@@ -1,14 +1,17 @@
 //! [`Live`] against a server that speaks the Kubernetes API: with conflicts, a busy server, cut
 //! connections and watches, budgets that open late, and what RBAC refuses.
 
+mod asked;
+
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use asked::{contains, of};
 use serde_json::{Value, json};
 use slipway_migrate::cluster::Access;
 use slipway_migrate::control_plane::{ControlPlane as _, DrainOptions, Live, Needs};
-use slipway_testbed::{Fault, KubernetesRequest, KubernetesServer};
+use slipway_testbed::{Fault, KubernetesServer};
 use tokio::task::JoinHandle;
 
 const ALL: Needs = Needs {
@@ -157,18 +160,6 @@ fn ends(server: &KubernetesServer, pod: &Value) {
     if !pod["metadata"]["deletionTimestamp"].is_null() {
         let text = |field: &str| pod["metadata"][field].as_str().unwrap();
         server.remove("pods", text("namespace"), text("name"));
-    }
-}
-
-/// A request of this verb on this resource.
-fn of(verb: &'static str, resource: &'static str) -> impl Fn(&KubernetesRequest) -> bool + Send {
-    move |asked| asked.verb == verb && asked.resource == resource
-}
-
-#[track_caller]
-fn contains(text: &str, all: &[&str]) {
-    for wanted in all {
-        assert!(text.contains(wanted), "{wanted:?} in {text:?}");
     }
 }
 
@@ -368,27 +359,17 @@ async fn pods_are_evicted_but_for_those_that_stay() {
     elsewhere["spec"]["nodeName"] = "b".into();
     cluster.server.put(elsewhere);
     // Watches are cut, and what they would go on from is forgotten.
-    cluster
-        .server
-        .fault(of("watch", "pods"), 2, Fault::EndsAfter(1));
-    cluster
-        .server
-        .fault(of("watch", "pods"), 1, Fault::CutBefore);
-    cluster
-        .server
-        .fault(of("watch", "pods"), 1, Fault::Status(410));
-    cluster
-        .server
-        .fault(of("create", "pods/eviction"), 2, Fault::Busy(0));
-    cluster
-        .server
-        .fault(of("create", "pods/eviction"), 1, Fault::CutAfter);
-    cluster
-        .server
-        .fault(of("create", "pods/eviction"), 1, Fault::Status(409));
-    cluster
-        .server
-        .fault(of("list", "pods"), 1, Fault::Status(503));
+    for (verb, resource, times, fault) in [
+        ("watch", "pods", 2, Fault::EndsAfter(1)),
+        ("watch", "pods", 1, Fault::CutBefore),
+        ("watch", "pods", 1, Fault::Status(410)),
+        ("create", "pods/eviction", 2, Fault::Busy(0)),
+        ("create", "pods/eviction", 1, Fault::CutAfter),
+        ("create", "pods/eviction", 1, Fault::Status(409)),
+        ("list", "pods", 1, Fault::Status(503)),
+    ] {
+        cluster.server.fault(of(verb, resource), times, fault);
+    }
     cluster.kubelet(ends);
     cluster.drain(LONG).await.unwrap();
     assert_eq!(cluster.pods(), ["agent", "elsewhere", "static-a"]);

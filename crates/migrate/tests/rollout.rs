@@ -1,6 +1,8 @@
 //! [`rollout::run`] against a server that speaks the Kubernetes API, and nodes that do what a Job of
 //! theirs has them do, with no other credentials than the rollout gives them.
 
+mod asked;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::num::NonZero;
@@ -8,6 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use asked::{contains, of};
 use base64::Engine as _;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -20,7 +23,7 @@ use slipway_migrate::plan::{Step, Target};
 use slipway_migrate::rollout::{
     self, ANNOTATION, Announcer, Begun, Event, Options, Phase, Pod, UNIT,
 };
-use slipway_testbed::{FakeSystemd, Fault, KubernetesRequest, KubernetesServer, Scratch};
+use slipway_testbed::{FakeSystemd, Fault, KubernetesServer, Scratch};
 use tokio::sync::Barrier;
 
 /// What becomes of a node that is asked to move.
@@ -254,17 +257,6 @@ async fn live_through(cluster: &Cluster, node: String, fate: Fate) {
         Fate::IsTakenBack => announcer.end(None, Some("the disk is full")).await.unwrap(),
         Fate::IsLeftInTheMiddle => say(reason("stopped")).await,
         _ => say(json!({ "phase": "applied" })).await,
-    }
-}
-
-fn of(verb: &'static str, resource: &'static str) -> impl Fn(&KubernetesRequest) -> bool + Send {
-    move |asked| asked.verb == verb && asked.resource == resource
-}
-
-#[track_caller]
-fn contains(text: &str, all: &[&str]) {
-    for wanted in all {
-        assert!(text.contains(wanted), "{wanted:?} in {text:?}");
     }
 }
 
