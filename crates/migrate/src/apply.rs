@@ -180,7 +180,7 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
     /// The step that failed; with [`Settings::roll_back`] all is taken back then.
     pub async fn resume(&mut self) -> Result<(), Error> {
         match self.journal.record().phase.clone() {
-            Phase::Applied | Phase::RolledBack { .. } => Ok(()),
+            Phase::Applied | Phase::Cleaning | Phase::RolledBack { .. } => Ok(()),
             Phase::RollingBack { .. } => self.backwards().await,
             Phase::Applying => {
                 let failed = match self.forwards().await {
@@ -210,12 +210,14 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
     ///
     /// What could not be taken back; all else is.
     pub async fn roll_back(&mut self, reason: &str) -> Result<(), Error> {
-        if matches!(
-            self.journal.record().phase,
-            Phase::Applying | Phase::Applied
-        ) {
-            let reason = reason.to_string();
-            self.journal.add(record::Entry::RollingBack { reason })?;
+        match self.journal.record().phase {
+            Phase::Applying | Phase::Applied => {
+                let reason = reason.to_string();
+                self.journal.add(&record::Entry::RollingBack { reason })?;
+            }
+            Phase::RollingBack { .. } => {}
+            // Nothing is left, or nothing is left to go back to.
+            Phase::RolledBack { .. } | Phase::Cleaning => return Ok(()),
         }
         self.backwards().await
     }
@@ -242,17 +244,17 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
                     step: number,
                     before: before.clone(),
                 };
-                self.journal.add(entry)?;
+                self.journal.add(&entry)?;
                 before
             };
             self.perform(&step, &before).await.map_err(stopped)?;
             if let Step::Install { .. } = step {
                 self.plan_anew(number, &step).await?;
             }
-            self.journal.add(record::Entry::Done { step: number })?;
+            self.journal.add(&record::Entry::Done { step: number })?;
             (self.heard)(Event::Done(number, &step));
         }
-        self.journal.add(record::Entry::Ended)?;
+        self.journal.add(&record::Entry::Ended)?;
         Ok(())
     }
 
@@ -270,7 +272,7 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
         let steps = plan.steps.into_iter();
         let steps = steps.filter(|step| !done.iter().any(|(one, _)| one == step));
         let steps = steps.collect();
-        self.journal.add(record::Entry::Planned {
+        self.journal.add(&record::Entry::Planned {
             after: number,
             steps,
         })?;
@@ -296,14 +298,15 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
             };
             match undone.await {
                 Ok(()) => {
-                    self.journal.add(record::Entry::Undone { step: number })?;
+                    self.journal.add(&record::Entry::Undone { step: number })?;
                     (self.heard)(Event::Undone(number, &step));
                 }
                 Err(why) => {
                     self.say(&why.to_string());
                     failed.push((number + 1, step.to_string(), why));
-                    // Pods have not left: whatever follows would take their runtime away.
-                    if step == Step::Uncordon {
+                    // Pods have not left, or what the kubelet reads is not back: whatever follows
+                    // would take their runtime away, or start it on one that goes.
+                    if step == Step::Uncordon || self.is_without_kubelet(number) {
                         break;
                     }
                 }
@@ -315,7 +318,7 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
         if !failed.is_empty() {
             return Err(Error::NotUndone(failed));
         }
-        self.journal.add(record::Entry::Ended)?;
+        self.journal.add(&record::Entry::Ended)?;
         Ok(())
     }
 

@@ -74,6 +74,10 @@ pub trait Host {
     /// networks back. The kubelet is stopped while this is done.
     async fn stop_pods(&self, progress: Progress<'_>) -> Result<(), Error>;
 
+    /// Gives back what [`Self::carry_images`] and [`Self::stop_pods`] have left where they did not
+    /// come to their end.
+    async fn forget(&self) -> Result<(), Error>;
+
     /// Stops and removes the pods behind a CRI socket; with `but_dockers` only those that are not
     /// Docker's containers. Nobody who listens there has no pods.
     async fn remove_pods(

@@ -26,7 +26,7 @@ use crate::control_plane::client::{Api, Collection};
 use crate::control_plane::preflight::{self, missing};
 use crate::control_plane::refusal::Refusal;
 use crate::control_plane::request::{
-    JOBS, NAMESPACES, NODES, PODS, Permission, SERVICE_ACCOUNTS, Verb,
+    JOBS, NAMESPACES, NODES, PODS, Permission, SECRETS, SERVICE_ACCOUNTS, Verb,
 };
 use crate::control_plane::{self, Needs};
 use crate::plan::{Target, runtime_name};
@@ -138,6 +138,16 @@ struct Lots {
     away: Vec<String>,
 }
 
+impl Lots {
+    /// Those of the nodes that are away that were to move.
+    fn asked_for(&self, options: &Options) -> Vec<String> {
+        let wanted = &options.nodes;
+        let mut away = self.away.clone();
+        away.retain(|node| wanted.is_empty() || wanted.contains(node));
+        away
+    }
+}
+
 /// A rollout that is going on.
 struct Rollout<'a> {
     api: Api,
@@ -169,7 +179,7 @@ pub async fn run(
         heard,
     };
     rollout.check_access().await?;
-    let lots = rollout.sort().await?;
+    let mut lots = rollout.sort().await?;
     for node in &lots.passed {
         heard(Event::Passed(name(node)));
         rollout.silence(node).await?;
@@ -177,30 +187,39 @@ pub async fn run(
     let waiting = lots.workers.len() + lots.control_planes.len();
     if waiting + lots.going.len() == 0 {
         rollout.clean_up().await?;
-        return ended(Vec::new(), Vec::new(), lots.away);
+        return ended(Vec::new(), Vec::new(), lots.asked_for(options));
     }
-    rollout.set_up().await?;
+    if let Err(error) = rollout.set_up().await {
+        // What keeps it from being made is the news.
+        let _ = rollout.clean_up().await;
+        return Err(error);
+    }
     let mut failed = Vec::new();
     let mut left = Vec::new();
     // They go on whether or not they are followed.
     let all = usize::MAX;
     rollout
-        .move_all(lots.going, all, &mut failed, &mut left)
+        .move_all(std::mem::take(&mut lots.going), all, &mut failed, &mut left)
         .await;
     let allowed = options.max_unavailable.get();
     let room = allowed.saturating_sub(lots.away.len());
     if room == 0 && waiting > 0 && failed.is_empty() {
-        rollout.clean_up().await?;
+        // That no node moved is the news.
+        let _ = rollout.clean_up().await;
         let nodes = lots.away;
         return Err(Error::Unavailable { nodes, allowed });
     }
-    for (nodes, at_a_time) in [(lots.workers, room), (lots.control_planes, 1)] {
+    let workers = std::mem::take(&mut lots.workers);
+    let control_planes = std::mem::take(&mut lots.control_planes);
+    for (nodes, at_a_time) in [(workers, room), (control_planes, 1)] {
         rollout
             .move_all(nodes, at_a_time, &mut failed, &mut left)
             .await;
     }
-    rollout.clean_up().await?;
-    ended(failed, left, lots.away)
+    if let Err(error) = rollout.clean_up().await {
+        failed.push(error.to_string());
+    }
+    ended(failed, left, lots.asked_for(options))
 }
 
 impl Rollout<'_> {
@@ -219,6 +238,9 @@ impl Rollout<'_> {
             for verb in [Verb::Create, Verb::Patch, Verb::Delete] {
                 needed.push(Permission::new(verb, object.kind).within(&object.namespace));
             }
+        }
+        for verb in [Verb::Create, Verb::Patch] {
+            needed.push(Permission::new(verb, SECRETS).within(NAME));
         }
         for verb in [Verb::Create, Verb::List, Verb::Watch, Verb::Delete] {
             needed.push(Permission::new(verb, JOBS).within(NAME));
@@ -262,13 +284,13 @@ impl Rollout<'_> {
             let state = State::of(&node);
             let ready = control_plane::is_ready(&node);
             let there = ready && is_there(&node, self.options.target);
-            if state.as_ref().is_some_and(State::is_going_on) {
+            // One that was left in the middle is not over wherever its pods run: what is wrong with it
+            // is said before another one begins.
+            let is_open = |state: &State| state.is_going_on() || state.is_stopped();
+            if state.as_ref().is_some_and(is_open) {
                 lots.going.push(node);
             } else if there {
                 lots.passed.push(node);
-            } else if state.is_some_and(|state| state.is_stopped()) {
-                // To say what is wrong with it, before another one begins.
-                lots.going.push(node);
             } else if !ready {
                 lots.away.push(name(&node).to_string());
             } else if CONTROL_PLANES.iter().any(|label| !labels[label].is_null()) {

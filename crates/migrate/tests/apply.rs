@@ -401,6 +401,57 @@ fn what_cannot_be_taken_back_keeps_nothing_else_and_is_tried_again() {
 }
 
 #[test]
+fn a_kubelet_is_not_started_before_all_that_it_reads_is_back() {
+    let world = World::new(NODE, Target::Slipway, false);
+    let before = see(&world);
+    begin(&world, Target::Slipway, true, settings()).unwrap();
+    let unrestored = world
+        .directory
+        .path()
+        .join("var/lib/kubelet/.kubeadm-flags.env.slipway-migrate");
+    fs::create_dir(&unrestored).unwrap();
+    let error = go_on(&world, true).unwrap_err();
+    assert!(
+        matches!(&error, Error::NotUndone(steps) if steps.len() == 1),
+        "{error}"
+    );
+    assert!(!world.state.borrow().units["kubelet.service"].active);
+    fs::remove_dir(&unrestored).unwrap();
+    go_on(&world, true).unwrap();
+    assert_back(&world, &before, "the second time");
+
+    let world = World::new(NODE, Target::Slipway, false);
+    begin(&world, Target::Slipway, true, settings()).unwrap();
+    world.fails.borrow_mut().insert("remove-pods");
+    let error = go_on(&world, true).unwrap_err();
+    assert!(
+        matches!(&error, Error::NotUndone(steps) if steps.len() == 1),
+        "{error}"
+    );
+    assert!(world.state.borrow().units["slipway.service"].active);
+    world.fails.borrow_mut().clear();
+    go_on(&world, true).unwrap();
+    assert_back(&world, &before, "the pods have gone");
+}
+
+#[test]
+fn there_is_no_way_back_from_what_is_being_cleaned_up() {
+    let world = World::new(NODE, Target::Slipway, false);
+    begin(&world, Target::Slipway, true, settings()).unwrap();
+    let journals = Journals::hold(&root(&world)).unwrap();
+    let mut journal = journals.last().unwrap().unwrap();
+    for _ in 0..2 {
+        journal.begin_cleaning().unwrap();
+    }
+    drop((journal, journals));
+    let moved = see(&world);
+    go_on(&world, true).unwrap();
+    assert_same(&see(&world), &moved, "nothing is taken back");
+    let phase = apply::last(&root(&world)).unwrap().unwrap().phase;
+    assert_eq!(phase, Phase::Cleaning);
+}
+
+#[test]
 fn pods_that_do_not_leave_keep_their_runtime() {
     let world = World::new(NODE, Target::Slipway, false);
     begin(&world, Target::Slipway, true, settings()).unwrap();
@@ -433,7 +484,9 @@ fn what_others_changed_in_between_is_kept() {
     go_on(&world, true).unwrap();
     assert!(world.is_on_docker());
     let kept = at("var/lib/slipway-migrate/changed_var_lib_kubelet_kubeadm-flags.env");
-    assert_eq!(fs::read_to_string(kept).unwrap(), other);
+    assert_eq!(fs::read_to_string(&kept).unwrap(), other);
+    let directory = fs::metadata(kept.parent().unwrap()).unwrap();
+    assert_eq!(directory.permissions().mode() & 0o777, 0o700);
     let state = world.state.borrow();
     assert_eq!(state.annotations[&annotation], "theirs");
     assert!(state.configuration.as_ref().unwrap().contains("maxPods: 7"));

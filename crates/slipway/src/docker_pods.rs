@@ -2,9 +2,13 @@
 //! their place: their networks are given back by what libcni has recorded of them.
 
 use std::collections::HashMap;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use futures_util::future::join_all;
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 use slipway_cri_api::v1::{Container, ContainerState, PodSandbox, PodSandboxState};
 use slipway_docker_engine::{DockerEngine, Settings};
 use slipway_engine::{Census, Engine as _};
@@ -35,6 +39,36 @@ impl host::DockerPods for DockerPods {
         let root = Path::new(DIRECTORY).join("pods");
         stop_in(docker, root, STATE.into(), progress).await
     }
+
+    fn forget(&self) -> Result<(), Error> {
+        forget_in(&Path::new(DIRECTORY).join("pods"), Path::new(STATE))
+    }
+}
+
+/// Unmounts the namespaces of pods that are still pinned, and removes the directories.
+fn forget_in(root: &Path, state: &Path) -> Result<(), Error> {
+    let failed = |path: &Path, error: io::Error| {
+        let what = format!("give {} back", path.display());
+        Error::new(what, format!("{error}; unmount and remove it, then go on"))
+    };
+    let pins = fs::read_dir(state.join("docker/netns"));
+    for pin in pins.into_iter().flatten().flatten() {
+        let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+        match rustix::mount::unmount(pin.path(), flags) {
+            // One that was made and is not mounted on yet.
+            Ok(()) | Err(Errno::NOENT | Errno::INVAL) => {}
+            Err(error) => return Err(failed(&pin.path(), error.into())),
+        }
+    }
+    for directory in [root, state] {
+        match fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed(directory, error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 async fn stop_in(

@@ -116,8 +116,13 @@ pub(super) fn restore(
         && Some(now) != change.before.as_ref()
     {
         let name = change.path.to_string_lossy().replace('/', "_");
-        let path = aside.join(format!("changed{name}"));
-        replace(&path, now, None)?;
+        let mut path = aside.join(format!("changed{name}"));
+        let mut number = 1;
+        while bytes(&path)?.is_some_and(|kept| kept != *now) {
+            number += 1;
+            path = aside.join(format!("changed{name}.{number}"));
+        }
+        replace(&path, now, state.metadata.as_ref())?;
         kept = Some(path);
     }
     match &change.before {

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -73,7 +74,12 @@ impl Journals {
     pub fn hold(root: &Root) -> Result<Self, Error> {
         let directory = directory(root)?;
         let at = |path: &Path| file_error(path);
-        fs::create_dir_all(&directory).map_err(at(&directory))?;
+        // Files that others may not read are in it.
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory);
+        made.map_err(at(&directory))?;
         let path = directory.join("lock");
         let mut lock = OpenOptions::new()
             .read(true)
@@ -175,14 +181,27 @@ impl Journal {
         &self.record
     }
 
+    /// Notes that what Docker has left is about to be removed: there is no way back from here.
+    ///
+    /// # Errors
+    ///
+    /// A move that is not done; and what keeps the entry from being written.
+    pub fn begin_cleaning(&mut self) -> Result<(), Error> {
+        self.add(&Entry::Cleaning)
+    }
+
     /// Adds an entry, and waits until it is on the disk.
-    pub(super) fn add(&mut self, entry: Entry) -> Result<(), Error> {
-        append(&mut self.file, &self.path, &entry)?;
-        self.record.accept(entry).map_err(|why| Error::Corrupt {
+    pub(super) fn add(&mut self, entry: &Entry) -> Result<(), Error> {
+        let mut record = self.record.clone();
+        let accepted = record.accept(entry.clone());
+        accepted.map_err(|why| Error::Corrupt {
             path: self.path.clone(),
             line: 0,
             why,
-        })
+        })?;
+        append(&mut self.file, &self.path, entry)?;
+        self.record = record;
+        Ok(())
     }
 }
 

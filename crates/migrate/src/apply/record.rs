@@ -65,6 +65,8 @@ pub(super) enum Entry {
     Undone { step: usize },
     /// The move is over.
     Ended,
+    /// What would be needed to take it back is about to go.
+    Cleaning,
 }
 
 /// How far a step has come.
@@ -87,6 +89,8 @@ pub enum Phase {
     Applying,
     /// All are done.
     Applied,
+    /// All are done, and there is no way back: what Docker has left is being removed.
+    Cleaning,
     /// Steps are being taken back.
     RollingBack {
         /// Why.
@@ -148,7 +152,7 @@ impl Record {
 
     /// Whether there is nothing left to do.
     pub fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Applied | Phase::RolledBack { .. })
+        !matches!(self.phase, Phase::Applying | Phase::RollingBack { .. })
     }
 
     /// Takes an entry in; what keeps it from being true.
@@ -178,6 +182,9 @@ impl Record {
                 let before = self.before(step).cloned();
                 let before = before.ok_or_else(|| format!("step {step} has not begun"))?;
                 self.steps[step].1 = Progress::Undone(before);
+            }
+            Entry::Cleaning if matches!(self.phase, Phase::Applied | Phase::Cleaning) => {
+                self.phase = Phase::Cleaning;
             }
             Entry::Ended => {
                 self.phase = match &self.phase {

@@ -164,6 +164,9 @@ impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
                 self.restore_configuration(name, settings, text).await?;
             }
             (Step::Probe, _) => self.control_plane.remove_probe().await?,
+            (Step::CarryImages | Step::StopPods { endpoint: None }, _) => {
+                self.host.forget().await?;
+            }
             (Step::CleanNetwork, Before::Network(network)) => {
                 self.host.restore_network(network).await?;
             }

@@ -11,6 +11,9 @@ pub trait DockerPods {
     /// networks back. The containers stay, as stopped ones. It can be called again after it was cut
     /// off anywhere.
     async fn stop(&self, docker: &DockerNode, progress: Progress<'_>) -> Result<(), Error>;
+
+    /// Gives back what a [`Self::stop`] that did not come to its end holds of pods.
+    fn forget(&self) -> Result<(), Error>;
 }
 
 /// Where pods on Docker are, and what their networks were made with.

@@ -211,23 +211,25 @@ async fn give_to_slipway(docker: &Docker, endpoint: &str, image: &Wanted) -> Res
     };
     let (sender, pieces) = tokio::sync::mpsc::channel(1);
     let archive = docker.export_image(&image.id);
+    let silent = |_| format!("nothing has happened for {} s", SILENCE.as_secs());
     let send = async {
         let mut archive = pin!(archive);
         // Whoever does not want it any more says why.
         let _ = sender.send(first).await;
-        while let Some(piece) = archive.next().await {
+        while let Some(piece) = timeout(SILENCE, archive.next()).await.map_err(silent)? {
             let piece = piece.map_err(|error| format!("Docker's archive broke off: {error}"))?;
             let archive = piece.into();
             let piece = ImportRequest {
                 archive,
                 ..ImportRequest::default()
             };
-            if sender.send(piece).await.is_err() {
+            let sent = timeout(SILENCE, sender.send(piece)).await;
+            if sent.map_err(silent)?.is_err() {
                 break;
             }
         }
         drop(sender);
-        Ok(())
+        Ok::<(), String>(())
     };
     let import = async {
         match client.import(ReceiverStream::new(pieces)).await {
@@ -239,8 +241,23 @@ async fn give_to_slipway(docker: &Docker, endpoint: &str, image: &Wanted) -> Res
             Err(status) => Err(status.message().to_string()),
         }
     };
-    let (imported, sent) = tokio::join!(import, send);
-    sent.and(imported)
+    let mut import = pin!(import);
+    tokio::select! {
+        imported = &mut import => return imported,
+        sent = send => sent?,
+    }
+    timeout(SILENCE, import).await.map_err(silent)?
+}
+
+/// Removes what a process that was killed has left on its way.
+pub(super) fn forget() -> Result<(), Error> {
+    match std::fs::remove_file(ARCHIVE) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::new(
+            format!("remove {ARCHIVE}"),
+            format!("{error}; remove it by hand, then go on"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 async fn give_to_containerd(docker: &Docker, endpoint: &str, image: &Wanted) -> Result<(), String> {

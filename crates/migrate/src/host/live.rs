@@ -123,6 +123,11 @@ impl<P: DockerPods> Host for Live<P> {
         self.pods.stop(&self.docker, progress).await
     }
 
+    async fn forget(&self) -> Result<(), Error> {
+        images::forget()?;
+        self.pods.forget()
+    }
+
     async fn remove_pods(
         &self,
         endpoint: &str,

@@ -35,8 +35,11 @@ pub(super) async fn remove(
     others: &HashSet<String>,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
-    // Whoever never came up has no pods.
+    // Whoever never came up has no pods; whoever has died since may have left some.
     if !is_listening(socket) {
+        progress(&format!(
+            "nobody listens at {endpoint}: containers that it may have left running go with a reboot"
+        ));
         return Ok(());
     }
     let failed =

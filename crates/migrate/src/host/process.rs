@@ -32,10 +32,14 @@ pub(super) enum Failure {
 
 /// A command of a program, which speaks the language that all its readers know.
 pub(super) fn command(program: &str) -> Command {
-    let path = std::env::var("PATH").unwrap_or_default();
+    // An empty name in it would be the current directory.
+    let path = match std::env::var("PATH") {
+        Ok(path) if !path.is_empty() => format!("{path}:{PROGRAMS}"),
+        _ => PROGRAMS.to_string(),
+    };
     let mut command = Command::new(program);
     command
-        .env("PATH", format!("{path}:{PROGRAMS}"))
+        .env("PATH", path)
         .env("LC_ALL", "C")
         .kill_on_drop(true);
     command

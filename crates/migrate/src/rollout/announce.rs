@@ -67,7 +67,7 @@ impl<'a, C: ControlPlane> Announcer<'a, C> {
         let reason = wrong.unwrap_or("it was interrupted").to_string();
         self.say(match record.map(|record| &record.phase) {
             None => Phase::TakenBack { reason },
-            Some(Journalled::Applied) => Phase::Applied,
+            Some(Journalled::Applied | Journalled::Cleaning) => Phase::Applied,
             Some(Journalled::RolledBack { reason }) => Phase::TakenBack {
                 reason: reason.clone(),
             },

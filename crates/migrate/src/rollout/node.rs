@@ -81,7 +81,7 @@ impl Rollout<'_> {
             Some(End::Gone) => return Err("the cluster has no such Node any more".to_string()),
             None => {
                 return Err(format!(
-                    "it is not Ready on {target} after {}, and the last that it said of itself is: {}; see slipway migrate status on the node",
+                    "it is not Ready on {target} after {}, and the last that it said of itself is: {}; see slipway migrate status on the node, and end it with slipway migrate resume",
                     spoken(self.options.patience),
                     said(&last.borrow()),
                 ));
@@ -182,7 +182,10 @@ impl Rollout<'_> {
         let what = match failed {
             Ok(Ok(Some(()))) => "its Job failed".to_string(),
             Ok(Err(refusal)) => refusal.to_string(),
-            Ok(Ok(None)) | Err(_) => format!("it said nothing for {}", spoken(self.options.start)),
+            Ok(Ok(None)) | Err(_) => format!(
+                "it said nothing for {}; where its pod has ended, journalctl -u slipway-migrate on the node has the reason",
+                spoken(self.options.start)
+            ),
         };
         format!(
             "{what} ({NAME}/{}: {})",

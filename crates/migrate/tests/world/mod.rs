@@ -225,6 +225,15 @@ impl World {
     }
 
     fn set_active(&self, name: &str, active: bool) {
+        let is_target = !name.starts_with("kubelet") && !name.starts_with("docker");
+        if is_target && !active {
+            let state = self.state.borrow();
+            assert!(
+                state.target_pods.is_empty(),
+                "{name} was stopped with {:?}",
+                state.target_pods
+            );
+        }
         if name == "docker.service" && !active {
             let mut state = self.state.borrow_mut();
             assert!(
@@ -494,6 +503,10 @@ impl Host for World {
         self.state.borrow_mut().docker_pods.clear();
         self.point();
         Ok(())
+    }
+
+    async fn forget(&self) -> Result<(), host::Error> {
+        self.host("forget")
     }
 
     async fn remove_pods(

@@ -198,3 +198,18 @@ fn a_grace_period_is_what_the_kubelet_wrote() {
     assert_eq!((said("-1"), said("soon")), (USUAL_GRACE, USUAL_GRACE));
     assert_eq!(grace(&HashMap::new()), USUAL_GRACE);
 }
+
+#[test]
+fn namespaces_that_were_left_pinned_are_given_back() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (root, state) = (scratch.path().join("root"), scratch.path().join("state"));
+    let pin = state.join("docker/netns/pod");
+    fs::create_dir_all(&root).unwrap();
+    fs::create_dir_all(pin.parent().unwrap()).unwrap();
+    fs::write(&pin, "").unwrap();
+    rustix::mount::mount_bind("/proc/self/ns/net", &pin).unwrap();
+    for _ in 0..2 {
+        forget_in(&root, &state).unwrap();
+        assert!(!root.exists() && !state.exists());
+    }
+}

@@ -137,12 +137,23 @@ async fn go_on(cluster: ClusterArgs, direction: Direction) -> anyhow::Result<()>
         (Phase::Applied, Direction::On) => Some(format!(
             "The move to {target} is over: there is nothing to go on with.\n"
         )),
+        (Phase::Cleaning, _) => Some(format!(
+            "What Docker has left is being removed after the move to {target}: finish that with slipway migrate clean --yes.\n"
+        )),
         (Phase::RolledBack { .. }, _) => Some(format!(
             "The move to {target} was taken back: there is nothing to do.\n"
         )),
         _ => None,
     };
     if let Some(text) = over {
+        if record.begun.settings.announce {
+            // Whoever ended it may have been killed before this was said.
+            let access = cluster.or(&record.begun.access)?;
+            let live = connect(&access, &record.begun.node, &record.begun.settings).await?;
+            Announcer::new(&live, target)
+                .end(Some(record), None)
+                .await?;
+        }
         return output::write_stdout(text.as_bytes());
     }
     let access = cluster.or(&record.begun.access)?;

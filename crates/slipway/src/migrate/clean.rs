@@ -5,13 +5,11 @@ use std::fmt::Write as _;
 use anyhow::{bail, ensure};
 use clap::Args;
 use slipway_migrate::apply::{self, Journals, Phase};
-use slipway_migrate::host::{Host as _, Live};
 use slipway_migrate::plan::Target;
 use slipway_migrate::{Root, clean};
 
 use super::needs_root;
 use crate::client::output::write_stdout;
-use crate::docker_pods::DockerPods;
 
 #[derive(Debug, Args)]
 pub(super) struct CleanArgs {
@@ -27,28 +25,30 @@ impl CleanArgs {
         let nothing = "this node has not moved: there is nothing of a move to clean up";
         ensure!(apply::last(&root)?.is_some(), nothing);
         let journals = Journals::hold(&root)?;
-        let target = match journals.last()? {
-            None => bail!(nothing),
-            Some(journal) if journal.record().phase == Phase::Applied => {
-                journal.record().begun.plan.target
-            }
-            Some(journal) if journal.record().is_over() => {
+        let Some(mut journal) = journals.last()? else {
+            bail!(nothing);
+        };
+        match journal.record().phase {
+            Phase::Applied | Phase::Cleaning => {}
+            Phase::RolledBack { .. } => {
                 bail!("the last move of this node was taken back: Docker's data is in use")
             }
-            Some(_) => bail!(
+            Phase::Applying | Phase::RollingBack { .. } => bail!(
                 "the move is not over: finish it with slipway migrate resume or rollback first"
             ),
-        };
+        }
+        let target = journal.record().begun.plan.target;
         ensure!(
             target != Target::CriDockerd,
             "this node has moved to cri-dockerd, which has its pods in Docker: its data is in use"
         );
-        let docker = Live::new(DockerPods).await.unit("docker.service").await?;
-        ensure!(
-            !docker.active,
-            "docker.service runs: when slipway engines says that no pods are left in it, stop it (systemctl disable --now docker.socket docker.service), then clean again"
-        );
         let leftovers = clean::leftovers(&root).await?;
+        for leftover in &leftovers {
+            clean::check(&root, leftover)?;
+        }
+        if self.yes {
+            journal.begin_cleaning()?;
+        }
         let mut text = String::new();
         for leftover in &leftovers {
             let (path, mib) = (leftover.path.display(), leftover.bytes >> 20);
@@ -57,6 +57,9 @@ impl CleanArgs {
                 let _ = writeln!(text, "removed {path} ({mib} MiB)");
             } else {
                 let _ = writeln!(text, "would remove {path} ({mib} MiB)");
+            }
+            for other in &leftover.others {
+                let _ = writeln!(text, "  but not {}: it is not Docker's", other.display());
             }
         }
         if self.yes {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use slipway_migrate::Root;
 use slipway_migrate::apply::{self, Phase, Progress, Record};
 
-use super::Format;
+use super::{Format, needs_root};
 use crate::client::output::{self, write_stdout};
 
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ pub(super) struct StatusArgs {
 /// A move, for programs.
 #[derive(Serialize)]
 struct Shown {
-    /// `none`, `applying`, `applied`, `rolling-back` or `rolled-back`.
+    /// `none`, `applying`, `applied`, `cleaning`, `rolling-back` or `rolled-back`.
     phase: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<&'static str>,
@@ -42,6 +42,7 @@ struct ShownStep {
 
 impl StatusArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
+        needs_root()?;
         let record = apply::last(&Root::new("/"))?;
         let shown = Shown::of(record.as_ref());
         match self.output {
@@ -66,6 +67,7 @@ impl Shown {
         let (phase, reason) = match &record.phase {
             Phase::Applying => ("applying", None),
             Phase::Applied => ("applied", None),
+            Phase::Cleaning => ("cleaning", None),
             Phase::RollingBack { reason } => ("rolling-back", Some(reason.clone())),
             Phase::RolledBack { reason } => ("rolled-back", Some(reason.clone())),
         };
@@ -96,6 +98,9 @@ impl Shown {
                 "The move to {target} is not over: go on with slipway migrate resume, or take it back with slipway migrate rollback.\n"
             ),
             "applied" => format!("This node has moved to {target}.\n"),
+            "cleaning" => format!(
+                "This node has moved to {target}, and what Docker has left is being removed: finish that with slipway migrate clean --yes.\n"
+            ),
             "rolling-back" => format!(
                 "The move to {target} is being taken back: go on with slipway migrate rollback.\n"
             ),

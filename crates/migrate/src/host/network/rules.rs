@@ -221,7 +221,12 @@ impl<'a> Docker<'a> {
     /// Docker's comes last. `policy` is set where chains of Docker's are removed with it.
     pub(super) fn removal(&self, policy: Option<&str>) -> Vec<String> {
         let mut tables: Vec<_> = self.tables.iter().collect();
-        tables.sort_by_key(|table| table.name == "filter");
+        // What others' rules are told by goes after them: nat after raw, filter after all.
+        tables.sort_by_key(|table| match table.name.as_str() {
+            "filter" => 2,
+            "nat" => 1,
+            _ => 0,
+        });
         let mut transactions = Vec::new();
         for table in tables {
             let of_docker = self.of(table);

@@ -19,6 +19,10 @@ impl DockerPods for None {
     async fn stop(&self, _: &DockerNode, _: Progress<'_>) -> Result<(), Error> {
         unreachable!()
     }
+
+    fn forget(&self) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// A file of the machine that goes with this.
