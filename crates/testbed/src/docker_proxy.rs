@@ -73,6 +73,8 @@ struct Shared {
     state: Mutex<State>,
     /// How often what was held was let go.
     released: watch::Sender<u64>,
+    /// How much has come to where it is held.
+    held: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -98,6 +100,7 @@ impl DockerProxy {
             dockerd: docker.socket(),
             state: Mutex::default(),
             released: watch::Sender::new(0),
+            held: watch::Sender::new(0),
         });
         let (stop, stopped) = oneshot::channel();
         let listener = std::os::unix::net::UnixListener::bind(&socket)?;
@@ -142,6 +145,16 @@ impl DockerProxy {
         self.shared.lock().rule = None;
     }
 
+    /// Waits until one more is held than there was when this was called: with [`When::After`] dockerd
+    /// has done all of it by then.
+    pub fn holds(&self) -> impl Future<Output = ()> + use<> {
+        let mut held = self.shared.held.subscribe();
+        async move {
+            // The proxy outlives what waits for it, or nothing is to be waited for.
+            let _ = held.changed().await;
+        }
+    }
+
     /// Lets go of what is held.
     pub fn release(&self) {
         self.shared.released.send_modify(|count| *count += 1);
@@ -175,6 +188,7 @@ impl Shared {
     /// Waits until what is held is let go.
     async fn released(&self) {
         let mut released = self.released.subscribe();
+        self.held.send_modify(|count| *count += 1);
         let _ = released.changed().await;
     }
 }
