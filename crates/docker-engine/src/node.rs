@@ -259,14 +259,24 @@ impl Node {
                 told.container(&container);
                 started = self.take_container(*container);
             }
-            None => {
-                told.counted.remove(id);
-                self.forget(id);
-            }
+            None => self.forget(&mut told, id),
         }
         self.changes
             .send_modify(|count| *count = count.wrapping_add(1));
         if started { Seen::Started } else { Seen::Known }
+    }
+
+    /// Shows a pod no more that is to be undone: from here on it is half-made, whoever looks, and
+    /// however long Docker takes to remove it.
+    pub(crate) async fn withdraw(&self, id: &str) -> Result<()> {
+        // Whoever asks about it now has seen its checkpoint.
+        let _turn = self.turns.alone(id).await;
+        self.checkpoints.remove(id)?;
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        self.forget(&mut told, id);
+        self.changes
+            .send_modify(|count| *count = count.wrapping_add(1));
+        Ok(())
     }
 
     fn is_being_made(&self, docker_name: &str) -> bool {
@@ -329,7 +339,8 @@ impl Node {
         started
     }
 
-    fn forget(&self, id: &str) {
+    fn forget(&self, told: &mut Told, id: &str) {
+        told.counted.remove(id);
         if let Ok(Some(container)) = self.containers.find(id) {
             self.containers.remove(&container.id);
             self.observed.forget(&container.id);

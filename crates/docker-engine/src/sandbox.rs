@@ -256,7 +256,7 @@ pub(crate) async fn remove_container(node: &Node, docker: &Docker, id: &str) -> 
 /// Undoes a pod that was being made. Safe to repeat: its checkpoint, without which it is half-made,
 /// goes first.
 async fn undo(node: &Arc<Node>, docker: &Docker, id: &str) -> Result<()> {
-    node.checkpoints.remove(id)?;
+    node.withdraw(id).await?;
     detach(node, id).await?;
     remove_container(node, docker, id).await
 }

@@ -29,6 +29,8 @@ pub enum Fate {
     Pass,
     /// It passes after this time.
     Late(Duration),
+    /// It stays where it is until [`DockerProxy::release`], and passes then.
+    Kept,
     /// Its connection is cut.
     Cut(When),
     /// It stays where it is until [`DockerProxy::release`], and is cut then; held within its answer,
@@ -222,6 +224,10 @@ async fn pass_on(
         Fate::Pass => None,
         Fate::Late(time) => {
             tokio::time::sleep(time).await;
+            None
+        }
+        Fate::Kept => {
+            shared.released().await;
             None
         }
         Fate::Cut(when) | Fate::Held(when) => Some(when),

@@ -48,6 +48,7 @@ pub mod process;
 mod registry;
 mod runtime;
 mod scratch;
+mod slow_plugin;
 mod systemd;
 mod wait;
 
@@ -66,5 +67,6 @@ pub use node::{Engine, Node};
 pub use registry::{Pushed, Registry};
 pub use runtime::Runtime;
 pub use scratch::Scratch;
+pub use slow_plugin::SlowPlugin;
 pub use systemd::{FakeSystemd, Properties};
 pub use wait::{eventually, within};

@@ -12,8 +12,8 @@ use slipway_cri_api::v1::{
     RemoveImageRequest, RunPodSandboxRequest, UpdateContainerResourcesRequest,
 };
 use slipway_testbed::{
-    Cni, Cri, Daemon, Docker, DockerProxy, Fate, Image, Node, Registry, Scratch, When, eventually,
-    leaks, pod, read_log,
+    Cni, Cri, Daemon, DaemonBuilder, Docker, DockerProxy, Fate, Image, Node, Registry, Scratch,
+    SlowPlugin, When, eventually, leaks, pod, read_log,
 };
 use tonic::{Code, Request, Status};
 
@@ -43,16 +43,18 @@ struct Ground {
 
 impl Ground {
     async fn new(config: &str) -> Self {
+        Self::with(|daemon| daemon.config(config)).await
+    }
+
+    async fn with(configured: impl FnOnce(DaemonBuilder) -> DaemonBuilder) -> Self {
         let scratch = Scratch::new().unwrap();
         let cni = Cni::new(&scratch).unwrap();
         let registry = Registry::start(&scratch).await.unwrap();
         let docker = Docker::start(&scratch).await.unwrap();
         let proxy = DockerProxy::start(&scratch, &docker).unwrap();
-        let daemon = Daemon::builder(&scratch, &cni)
-            .config(config)
-            .docker_at(proxy.socket());
+        let daemon = Daemon::builder(&scratch, &cni).docker_at(proxy.socket());
         let node = Node {
-            daemon: daemon.start().await.unwrap(),
+            daemon: configured(daemon).start().await.unwrap(),
             docker: Some(docker),
             registry,
             cni,
@@ -470,6 +472,61 @@ async fn a_pod_that_nobody_asks_for_again_is_not_left_in_docker() {
         ground.proxy.pass();
         ground.is_clean();
     }
+    ground.finish().await;
+}
+
+/// A pod whose making fails at its last request. It has been seen whole by then, and is not shown to
+/// a kubelet, which would use it while it is taken away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_being_undone_is_not_listed() {
+    let slow = SlowPlugin::new().unwrap();
+    let directory = slow.directory().to_owned();
+    let ground = Ground::with(|daemon| daemon.argument("--cni-bin-dir").argument(directory)).await;
+    let (cri, config) = (ground.node.cri().clone(), ground.node.pod("web"));
+    slow.install(&ground.node.cni).unwrap();
+    let making = tokio::spawn({
+        let cri = cri.clone();
+        async move { cri.run_pod(&config).await }
+    });
+    slow.is_called("ADD").await.unwrap();
+
+    // Docker tells of something, so that the pod is asked about; the answer comes once it is whole.
+    let mut asked = 0;
+    let question = ground.proxy.holds();
+    ground.proxy.rule(move |what| {
+        asked += usize::from(what == "GET /containers/{id}/json");
+        match what {
+            "GET /containers/{id}/json" if asked == 1 => Fate::Kept,
+            "GET /containers/{id}/json" => Fate::Cut(When::Before),
+            "DELETE /containers/{id}" => Fate::Held(When::Before),
+            _ => Fate::Pass,
+        }
+    });
+    let id = ground.docker().cli(&["ps", "-q"]).unwrap();
+    let words = ["update", "--cpu-shares", "3", id.trim()];
+    ground.docker().cli(&words).unwrap();
+    question.await;
+    slow.answers().unwrap();
+    let pods = ground.node.daemon.root().join("docker/pods");
+    eventually("the pod to be whole", PATIENCE, async || {
+        Ok(std::fs::read_dir(&pods)?.next().is_some())
+    })
+    .await
+    .unwrap();
+    let removing = ground.proxy.holds();
+    ground.proxy.release();
+    removing.await;
+    assert_eq!(cri.pods().await.unwrap(), [], "it is being removed");
+
+    ground.proxy.pass();
+    ground.proxy.release();
+    refused(making.await.unwrap(), Code::Unavailable, &[]);
+    eventually("all of it to be gone", PATIENCE, async || {
+        Ok(ground.docker().cli(&["ps", "-aq"])?.is_empty())
+    })
+    .await
+    .unwrap();
+    ground.is_clean();
     ground.finish().await;
 }
 

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use slipway_cri_api::v1::{
@@ -14,7 +13,7 @@ use slipway_cri_api::v1::{
     StreamContainersRequest, StreamImagesRequest, StreamPodSandboxMetricsRequest,
     StreamPodSandboxStatsRequest, StreamPodSandboxesRequest,
 };
-use slipway_testbed::{Cri, Node, eventually, pod};
+use slipway_testbed::{Cri, Node, SlowPlugin, eventually, pod};
 
 use crate::{node, on_docker};
 
@@ -83,56 +82,33 @@ async fn a_pull_that_gets_no_answer_holds_nobody_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_network_plugin_that_takes_its_time_holds_nobody_up() {
-    let plugins = tempfile::tempdir().unwrap();
-    let gate = plugins.path().join("gate");
-    let script = format!(
-        "#!/bin/sh\ncat > /dev/null\necho $CNI_COMMAND >> {0}/called\n\
-         until [ -e {1} ]; do sleep 0.05; done\n\
-         [ $CNI_COMMAND = ADD ] && echo '{{\"cniVersion\":\"1.0.0\",\"ips\":[{{\"address\":\"10.9.9.9/24\"}}]}}'\n\
-         exit 0\n",
-        plugins.path().display(),
-        gate.display()
-    );
-    let plugin = plugins.path().join("slow");
-    fs::write(&plugin, script).unwrap();
-    fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
+    let plugin = SlowPlugin::new().unwrap();
     let node = Node::start_with(|builder| {
         let builder = builder.argument("--cni-bin-dir");
-        builder.argument(plugins.path())
+        builder.argument(plugin.directory())
     });
     let node = node.await.unwrap();
     let image = slipway_testbed::Image::busybox();
     let image = node.provide("busybox:1", &image).await.unwrap().reference;
     let (pod_id, container) = something(&node, &image).await;
-    let conflist = r#"{"cniVersion": "1.0.0", "name": "slow", "plugins": [{"type": "slow"}]}"#;
-    node.cni.write_conflist(conflist).unwrap();
-    let called = |what: &'static str| {
-        let log = plugins.path().join("called");
-        async move {
-            eventually("the plugin", Duration::from_secs(20), async || {
-                Ok(fs::read_to_string(&log).is_ok_and(|log| log.contains(what)))
-            })
-            .await
-            .unwrap();
-        }
-    };
+    plugin.install(&node.cni).unwrap();
 
     let (cri, slow) = (node.cri().clone(), node.pod("slow"));
     let run = tokio::spawn(async move { cri.run_pod(&slow).await });
-    called("ADD").await;
+    plugin.is_called("ADD").await.unwrap();
     look(node.cri(), &pod_id, &container).await;
     assert!(!run.is_finished());
-    fs::write(&gate, "").unwrap();
+    plugin.answers().unwrap();
     let slow = run.await.unwrap().unwrap();
 
-    fs::remove_file(&gate).unwrap();
+    plugin.waits().unwrap();
     let (cri, id) = (node.cri().clone(), slow.clone());
     let stop = tokio::spawn(async move { cri.stop_pod(&id).await });
-    called("DEL").await;
+    plugin.is_called("DEL").await.unwrap();
     // Also that very pod can be looked at.
     look(node.cri(), &slow, &container).await;
     assert!(!stop.is_finished());
-    fs::write(&gate, "").unwrap();
+    plugin.answers().unwrap();
     stop.await.unwrap().unwrap();
     node.finish().await.unwrap();
 }
