@@ -3,6 +3,7 @@
 //! The same sources make the same bytes: files have the time of the last commit and belong to root.
 
 mod deb;
+mod image;
 mod sbom;
 mod tarball;
 mod tree;
@@ -38,6 +39,8 @@ enum Artifact {
     Deb,
     /// An archive for any distribution, with static programs, to be unpacked at /
     Tarball,
+    /// An image with the static program, for `slipway migrate cluster`
+    Image,
     /// A list of all that the programs are made of (CycloneDX)
     Sbom,
 }
@@ -47,9 +50,8 @@ enum Artifact {
 /// # Errors
 /// When a tool is missing or a build fails.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let all = [Artifact::Deb, Artifact::Tarball, Artifact::Sbom];
-    let wanted: &[Artifact] = match arguments.artifacts.as_slice() {
-        [] => &all,
+    let wanted = match arguments.artifacts.as_slice() {
+        [] => Artifact::value_variants(),
         named => named,
     };
     prerequisites::packaging(build::STATIC)?;
@@ -63,6 +65,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 debian(&slipway, VERSION, Packing::Small, &directory)?
             }
             Artifact::Tarball => archive(&build::portable()?, VERSION, &directory)?,
+            Artifact::Image => image::write(&build::portable()?, VERSION, &directory)?,
             Artifact::Sbom => {
                 let file = directory.join(format!("slipway_{VERSION}.cdx.json"));
                 fs::write(&file, sbom::text()?)?;
@@ -110,6 +113,20 @@ fn stage(slipway: &Path, layout: Layout) -> Result<Tree> {
 fn configuration(slipway: &Path) -> Result<String> {
     let printed = program::run(Command::new(slipway).args(["config", "default"]))?;
     Ok(String::from_utf8(printed)?)
+}
+
+/// A `tar` that archives what is named after it in a directory: the same tree makes the same bytes,
+/// and all may read it.
+fn tar(directory: &Path, file: &Path) -> Result<Command> {
+    let mut tar = Command::new("tar");
+    tar.args(["--create", "--sort=name", "--mode=u=rwX,go=rX"])
+        .args(["--owner=0", "--group=0", "--numeric-owner"])
+        .arg(format!("--mtime=@{}", source_date()?))
+        .arg("--file")
+        .arg(file)
+        .arg("--directory")
+        .arg(directory);
+    Ok(tar)
 }
 
 /// When the sources were last changed, in seconds since 1970, as the variable `SOURCE_DATE_EPOCH`

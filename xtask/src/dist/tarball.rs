@@ -1,11 +1,10 @@
 //! The archive for any distribution.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::Result;
 
-use super::source_date;
+use super::tar;
 use super::tree::Tree;
 use crate::program;
 
@@ -13,14 +12,8 @@ use crate::program;
 pub(super) fn write(tree: &Tree, version: &str, directory: &Path) -> Result<PathBuf> {
     let file = directory.join(format!("slipway-{version}-linux-amd64.tar.gz"));
     program::run(
-        Command::new("tar")
-            .args(["--create", "--use-compress-program=gzip -9n"])
-            .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner"])
-            .arg(format!("--mtime=@{}", source_date()?))
-            .arg("--file")
-            .arg(&file)
-            .arg("--directory")
-            .arg(tree.path())
+        tar(tree.path(), &file)?
+            .arg("--use-compress-program=gzip -9n")
             .arg("usr"),
     )?;
     Ok(file)
@@ -29,6 +22,7 @@ pub(super) fn write(tree: &Tree, version: &str, directory: &Path) -> Result<Path
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::process::Command;
 
     use super::*;
     use crate::dist::tree::{Layout, pretended};

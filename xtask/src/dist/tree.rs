@@ -185,7 +185,8 @@ fn source(path: &str) -> Result<String> {
     fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-fn compress(file: &Path) -> Result<()> {
+/// Packs a file, with `.gz` after its name.
+pub(super) fn compress(file: &Path) -> Result<()> {
     program::run(Command::new("gzip").arg("-9n").arg(file))?;
     Ok(())
 }

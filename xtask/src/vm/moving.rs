@@ -5,6 +5,7 @@
 mod cluster;
 mod ground;
 mod life;
+mod rollout;
 mod snapshot;
 
 use std::path::Path;

@@ -102,17 +102,29 @@ impl Cluster {
 
     /// The node's object.
     pub(super) fn node(&self) -> Result<Value> {
-        self.server
-            .get("nodes", "", NODE)
-            .context("there is no Node")
+        self.get("nodes", "", NODE)
+    }
+
+    /// An object.
+    pub(super) fn get(&self, resource: &str, namespace: &str, name: &str) -> Result<Value> {
+        let found = self.server.get(resource, namespace, name);
+        found.with_context(|| format!("there is no {name} among the {resource}"))
+    }
+
+    /// All objects of a kind.
+    pub(super) fn list(&self, resource: &str) -> Vec<Value> {
+        self.server.list(resource)
+    }
+
+    /// The image of its pods.
+    pub(super) fn image(&self) -> &str {
+        &self.image
     }
 
     /// The kubelet's configuration in kubeadm's `ConfigMap`.
     pub(super) fn kubelet_configuration(&self) -> Result<String> {
-        let map = self
-            .server
-            .get("configmaps", "kube-system", "kubelet-config-1.23");
-        let text = map.context("there is no ConfigMap")?["data"]["kubelet"].clone();
+        let map = self.get("configmaps", "kube-system", "kubelet-config-1.23")?;
+        let text = map["data"]["kubelet"].clone();
         Ok(text.as_str().unwrap_or_default().to_owned())
     }
 

@@ -12,6 +12,7 @@ use slipway_testbed::eventually;
 
 use super::cluster::{CRI_SOCKET, Cluster, LONG};
 use super::ground;
+use super::rollout::roll_out;
 use super::snapshot::Snapshot;
 use crate::vm::package::{blocking, refused, shell, step};
 
@@ -115,13 +116,14 @@ async fn after_reboot(note: Note) -> Result<()> {
     })
     .await?;
     let before = Snapshot::take(&cluster)?;
-    step("a move to containerd", async {
-        migrate("apply --yes --to containerd")?;
+    step("a rollout to containerd", async {
+        roll_out(&cluster, "containerd").await?;
         is_moved(&cluster, "containerd://").await
     })
     .await?;
     step("back from containerd", async {
-        migrate("rollback")?;
+        // The rollout's credentials have gone with it.
+        migrate("rollback --kubeconfig /etc/kubernetes/admin.conf")?;
         is_back(&cluster).await?;
         before.is_same(&cluster)
     })
