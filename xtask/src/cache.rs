@@ -50,7 +50,7 @@ impl Cached {
         fs::create_dir_all(cache).with_context(|| cache.display().to_string())?;
         let lock = File::create(cache.join("lock"))?;
         lock.lock()?;
-        let directory = cache.join(digest(recipe));
+        let directory = cache.join(&digest(recipe)[..16]);
         if !directory.exists() {
             let scratch = tempfile::Builder::new()
                 .prefix(UNFINISHED)
@@ -109,10 +109,10 @@ fn prune(cache: &Path, since: SystemTime) -> Result<()> {
     Ok(())
 }
 
-fn digest(recipe: &str) -> String {
-    Sha256::digest(recipe)
+/// What tells contents apart, in hexadecimal digits.
+pub(crate) fn digest(content: impl AsRef<[u8]>) -> String {
+    Sha256::digest(content)
         .iter()
-        .take(8)
         .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use super::tar;
 use super::tree::compress;
+use crate::cache::digest;
 use crate::program;
 
 /// What it is called by those who load it without giving it a name.
@@ -81,10 +81,7 @@ struct Blob {
 impl Blob {
     fn of(bytes: &[u8], media_type: &str) -> Self {
         Self {
-            hash: Sha256::digest(bytes)
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
+            hash: digest(bytes),
             size: bytes.len(),
             media_type: media_type.to_owned(),
         }
