@@ -99,6 +99,10 @@ pub async fn make(root: &Root, options: &Options) -> Result<Plan, Error> {
     let mut look = Look::new(root);
     let facts = Facts::gather(&mut look, &options.node).await;
     refuse(&look, &facts, options)?;
+    let begun = begun_by_hand(root, &facts, options).await?;
+    if !options.drain && !facts.is_on_docker() {
+        return Err(Error::NotOnDocker);
+    }
     if leaves_docker(&facts, options) && !options.stop_others {
         let strangers = node::strangers(&look, &facts).await;
         let containers = strangers.map_err(|why| Error::StrangersUnknown { why })?;
@@ -114,7 +118,7 @@ pub async fn make(root: &Root, options: &Options) -> Result<Plan, Error> {
         options,
         version,
         steps: Vec::new(),
-        remarks: Vec::new(),
+        remarks: begun.into_iter().collect(),
     };
     planner.plan(&mut look)?;
     let Planner {
@@ -192,17 +196,6 @@ fn refuse(look: &Look<'_>, facts: &Facts, options: &Options) -> Result<(), Error
     if !options.drain && target != Target::Slipway {
         return Err(Error::DrainNeeded { target });
     }
-    if let Some(node::Runtime::Endpoint(endpoint)) = facts.runtime()
-        && target.is_at(node::Socket::of(&endpoint.value))
-    {
-        return Err(Error::AlreadyThere {
-            target,
-            endpoint: endpoint.value,
-        });
-    }
-    if !options.drain && !facts.is_on_docker() {
-        return Err(Error::NotOnDocker);
-    }
     if let Some(node::Runtime::Dockershim(_)) = facts.runtime() {
         let plugin = kubelet.flag("network-plugin").map(|said| said.value);
         match plugin.as_deref() {
@@ -218,6 +211,50 @@ fn refuse(look: &Look<'_>, facts: &Facts, options: &Options) -> Result<(), Error
         }
     }
     Ok(())
+}
+
+/// What somebody has begun, where the kubelet is pointed at the target and cannot run pods there.
+///
+/// # Errors
+///
+/// [`Error::AlreadyThere`] where nothing is known to keep it from that.
+async fn begun_by_hand(
+    root: &Root,
+    facts: &Facts,
+    options: &Options,
+) -> Result<Option<String>, Error> {
+    let target = options.target;
+    let endpoint = match facts.runtime() {
+        Some(node::Runtime::Endpoint(endpoint)) => endpoint.value,
+        _ => return Ok(None),
+    };
+    if !target.is_at(node::Socket::of(&endpoint)) {
+        return Ok(None);
+    }
+    let findings = node::check(root, &options.node).await.findings;
+    let found: Vec<_> = findings
+        .into_iter()
+        .filter(|finding| keeps_pods_away(finding.rule, target))
+        .map(|finding| finding.found)
+        .collect();
+    if found.is_empty() {
+        return Err(Error::AlreadyThere { target, endpoint });
+    }
+    Ok(Some(format!(
+        "the kubelet is pointed at {target} already, and cannot run pods there ({}): these steps end what was begun",
+        found.join("; ")
+    )))
+}
+
+/// Whether a finding keeps a kubelet that is pointed at a runtime from running pods there.
+fn keeps_pods_away(rule: &str, target: Target) -> bool {
+    // Under Docker, containerd needs no CRI.
+    let of_target = [(Target::Containerd, rules::CONTAINERD_CRI_DISABLED.id)];
+    let of_all = [
+        rules::KUBELET_FLAG_REFUSED.id,
+        rules::CGROUP_DRIVER_MISMATCH.id,
+    ];
+    of_all.contains(&rule) || of_target.contains(&(target, rule))
 }
 
 /// Whether Docker is stopped in the end.

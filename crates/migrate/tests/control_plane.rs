@@ -380,6 +380,29 @@ async fn pods_are_evicted_but_for_those_that_stay() {
 }
 
 #[tokio::test]
+async fn pods_whose_ends_no_kubelet_tells_are_not_waited_for() {
+    let cluster = Cluster::start().await;
+    cluster.server.claim("a");
+    let mut node = node("a", "Unknown", "containerd://1.6.20", "T0");
+    node["spec"]["unschedulable"] = true.into();
+    cluster.server.put(node);
+    for name in ["api", "web"] {
+        cluster.server.put(pod(name, "ReplicaSet"));
+    }
+    cluster.server.put(pod("agent", "DaemonSet"));
+    // Budgets count all the same.
+    let busy = Fault::Busy(0);
+    cluster.server.fault(of("create", "pods/eviction"), 2, busy);
+    cluster.drain(LONG).await.unwrap();
+    cluster.heard("not waited for");
+    for (name, going) in [("api", true), ("web", true), ("agent", false)] {
+        let pod = cluster.server.get("pods", "shop", name).unwrap();
+        let deleted = &pod["metadata"]["deletionTimestamp"];
+        assert_eq!(!deleted.is_null(), going, "{pod}");
+    }
+}
+
+#[tokio::test]
 async fn pods_that_would_be_lost_keep_all_from_being_evicted() {
     let mut cluster = Cluster::start().await;
     cluster.server.put(pod("web", "ReplicaSet"));

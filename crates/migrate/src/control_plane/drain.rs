@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::client::{Collection, Objects, Pauses};
 use super::live::Live;
-use super::node::{Seen, spoken};
+use super::node::{Seen, is_ready, spoken};
 use super::probe;
 use super::refusal::Refusal;
 use super::request::{PODS, Permission, Verb};
@@ -181,6 +181,8 @@ impl Live {
             return Ok(());
         }
         let version = self.eviction_version(until).await;
+        let hears = self.hears_of_ends(until).await;
+        let hears = hears.map_err(|refusal| failed(refusal.to_string()))?;
         progress(&format!(
             "evicting {}: {}",
             counted(pods_to_go.len()),
@@ -196,10 +198,16 @@ impl Live {
         };
         let evictions = pods_to_go.iter().filter(|pod| !pod.going);
         let evictions: FuturesUnordered<_> = evictions.map(|pod| self.evict(pod, &drain)).collect();
-        // Evictions that are done say nothing of pods that take their time to end.
         let evicted = async {
             evictions.try_collect::<()>().await?;
-            std::future::pending().await
+            if hears {
+                // Evictions that are done say nothing of pods that take their time to end.
+                std::future::pending::<()>().await;
+            }
+            progress(
+                "the Node is not Ready, and no kubelet says when pods have ended: they are not waited for",
+            );
+            Ok(drain.reasons.borrow().is_empty().then_some(()))
         };
         let seen = Seen::default();
         let gone = self.api.follow(&pods, until, |there| {
@@ -247,6 +255,11 @@ impl Live {
             why = format!("{refusal}; {why}");
         }
         Err(failed(why))
+    }
+
+    /// Whether there is a kubelet that takes pods out of the API once they have ended.
+    async fn hears_of_ends(&self, until: Instant) -> Result<bool, Refusal> {
+        Ok(is_ready(&self.get_node(until).await?))
     }
 
     fn pods(&self) -> Collection {

@@ -16,6 +16,9 @@ use crate::node::Unit;
 /// those of people who number theirs higher.
 const OWN: &str = "20-leaving-docker";
 
+/// What CRI-O has to agree on with the kubelet comes after all others: the last one counts.
+const CRIO: &str = "/etc/crio/crio.conf.d/99-z-leaving-docker.conf";
+
 /// Where containerd looks for registries' hosts.
 const CERTIFICATES: &str = "/etc/containerd/certs.d";
 
@@ -110,8 +113,7 @@ fn crio(files: &mut Files<'_>, wanted: &Wanted<'_>) -> Result<(), Error> {
             network.insert("plugin_dirs", value(array(&wanted.cni.plugins)));
         }
     }
-    let path = PathBuf::from(format!("/etc/crio/crio.conf.d/{OWN}.conf"));
-    files.write(&path, document.to_string().into_bytes())?;
+    files.write(Path::new(CRIO), document.to_string().into_bytes())?;
     registries(files, wanted.docker)
 }
 
