@@ -12,6 +12,7 @@ use std::time::Duration;
 use slipway_migrate::apply::{Begun, Error, Event, JournalError, Journals, Mover, Phase, Settings};
 use slipway_migrate::cluster::Access;
 use slipway_migrate::control_plane::DrainOptions;
+use slipway_migrate::host::DockerNode;
 use slipway_migrate::plan::{self, Step, Target};
 use slipway_migrate::{Root, apply};
 use tokio::runtime::{Builder, Runtime};
@@ -71,6 +72,7 @@ fn begin(world: &World, target: Target, drain: bool, settings: Settings) -> Resu
         access: Access::default(),
         settings,
         plan,
+        docker: Some(runtime().block_on(DockerNode::gather(&root))),
     };
     let journals = Journals::hold(&root)?;
     let journal = journals.begin(begun)?;
@@ -555,6 +557,50 @@ fn links_stay_and_permissions_too() {
     }
     go_on(&world, true).unwrap();
     assert_back(&world, &before, "rolled back");
+}
+
+#[test]
+fn what_was_known_of_docker_is_known_whatever_steps_have_changed() {
+    let world = World::new(NODE, Target::Containerd, false);
+    // A node that is down has nothing but its files.
+    for process in ["704", "812"] {
+        fs::remove_dir_all(world.directory.path().join("proc").join(process)).unwrap();
+    }
+    let flags = world
+        .directory
+        .path()
+        .join("var/lib/kubelet/kubeadm-flags.env");
+    let said = fs::read_to_string(&flags).unwrap().replace(
+        "--network-plugin=cni",
+        "--network-plugin=cni --cni-cache-dir=/data/cni --cni-bin-dir=/opt/a,/opt/b",
+    );
+    fs::write(&flags, said).unwrap();
+    let daemon = world.directory.path().join("etc/docker/daemon.json");
+    fs::create_dir_all(daemon.parent().unwrap()).unwrap();
+    fs::write(&daemon, r#"{"bridge": "br9"}"#).unwrap();
+    let before = DockerNode {
+        socket: "/var/run/docker.sock".into(),
+        bridge: Some("br9".to_string()),
+        cni_cache: "/data/cni".into(),
+        plugins: vec!["/opt/a".into(), "/opt/b".into()],
+    };
+    begin(&world, Target::Containerd, true, settings()).unwrap();
+
+    let root = root(&world);
+    let now = runtime().block_on(DockerNode::gather(&root));
+    assert_ne!(now, before, "no step has changed what tells it");
+    let record = apply::last(&root).unwrap().unwrap();
+    assert_eq!(runtime().block_on(record.begun.docker(&root)), before);
+
+    // A journal of before it was written down.
+    let journal = world.directory.path().join("var/lib/slipway-migrate/journal");
+    let text = fs::read_to_string(&journal).unwrap();
+    let said = format!(",\"docker\":{}", serde_json::to_string(&before).unwrap());
+    assert!(text.contains(&said), "{text}");
+    fs::write(&journal, text.replace(&said, "")).unwrap();
+    let record = apply::last(&root).unwrap().unwrap();
+    assert_eq!(record.begun.docker, None);
+    assert_eq!(runtime().block_on(record.begun.docker(&root)), now);
 }
 
 #[test]

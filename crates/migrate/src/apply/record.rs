@@ -6,8 +6,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::step::Before;
+use crate::Root;
 use crate::cluster::Access;
 use crate::control_plane::DrainOptions;
+use crate::host::DockerNode;
 use crate::plan::{self, Plan, Step};
 
 /// What was asked for, and what was planned then.
@@ -25,6 +27,20 @@ pub struct Begun {
     pub settings: Settings,
     /// The plan.
     pub plan: Plan,
+    /// What was known of Docker then; journals of before do not have it.
+    #[serde(default)]
+    pub docker: Option<DockerNode>,
+}
+
+impl Begun {
+    /// What was known of Docker when the move began, whatever its steps have changed since. Where an
+    /// older journal does not say it, the files do, as they are by now.
+    pub async fn docker(&self, root: &Root) -> DockerNode {
+        match &self.docker {
+            Some(docker) => docker.clone(),
+            None => DockerNode::gather(root).await,
+        }
+    }
 }
 
 /// How a move is carried out.

@@ -1,7 +1,7 @@
 //! The node that this process runs on.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::docker_pods::{DockerNode, DockerPods};
 use super::kernel::Kernel;
@@ -10,14 +10,7 @@ use super::packages::Packages;
 use super::units::Units;
 use super::{Error, Host, KernelState, NetworkState, Progress, UnitState, images, pods};
 use crate::Root;
-use crate::node::{Facts, Look, Options, docker_socket};
 use crate::plan::Target;
-
-/// Where Docker is, where nobody says otherwise.
-const DOCKER: &str = "/var/run/docker.sock";
-
-/// Where the kubelet has libcni's records, where nobody says otherwise (`--cni-cache-dir`).
-const CNI_CACHE: &str = "/var/lib/cni/cache";
 
 /// The node that this process runs on: systemd by D-Bus, the package manager, `iptables-save` and
 /// `iptables-restore`, and Docker by its socket.
@@ -32,29 +25,15 @@ pub struct Live<P> {
 }
 
 impl<P: DockerPods> Live<P> {
-    /// Finds out where Docker listens, which bridge it was told to use, and where the kubelet has
-    /// CNI's files. Nothing is connected to yet.
-    pub async fn new(pods: P) -> Self {
+    /// With what was known of Docker before the move. Nothing is connected to yet.
+    pub fn new(pods: P, docker: DockerNode) -> Self {
         let root = Root::new("/");
-        let mut look = Look::new(&root);
-        let facts = Facts::gather(&mut look, &Options::default()).await;
-        let docker = facts.runtimes.docker.as_ref();
-        let socket = docker.and_then(|docker| docker_socket(&look, docker));
-        let bridge = docker.and_then(|docker| docker.says("bridge"));
-        let flag = |name: &str| facts.kubelet.flag(name).map(|said| said.value);
-        let cni_cache = flag("cni-cache-dir").unwrap_or_else(|| CNI_CACHE.to_string());
-        let plugins = flag("cni-bin-dir").unwrap_or_default();
-        let plugins = plugins.split(',').filter(|path| !path.is_empty());
         Self {
             units: Units::new(),
             packages: Packages::new(root.clone()),
             kernel: Kernel::new(root.clone()),
-            network: Network::new(root.clone(), bridge),
-            docker: DockerNode {
-                socket: socket.unwrap_or_else(|| PathBuf::from(DOCKER)),
-                cni_cache: cni_cache.into(),
-                plugins: plugins.map(PathBuf::from).collect(),
-            },
+            network: Network::new(root, docker.bridge.clone()),
+            docker,
             pods,
         }
     }

@@ -49,6 +49,7 @@ impl Node {
     fn node(&self) -> DockerNode {
         DockerNode {
             socket: self.docker.socket(),
+            bridge: None,
             cni_cache: self.scratch.join("cni-cache"),
             plugins: vec![self.cni.bin_dir().to_owned()],
         }

@@ -9,6 +9,7 @@ use slipway_migrate::apply::{
 };
 use slipway_migrate::cluster::Access;
 use slipway_migrate::control_plane::{self, ControlPlane as _};
+use slipway_migrate::host::DockerNode;
 use slipway_migrate::rollout::Announcer;
 use slipway_migrate::{Root, host, plan};
 use tokio::signal::unix::{SignalKind, signal};
@@ -80,6 +81,7 @@ impl ApplyArgs {
                 options,
                 access: access.clone(),
                 settings: settings.clone(),
+                docker: Some(DockerNode::gather(&root).await),
                 plan,
             };
             let journal = journals.begin(begun)?;
@@ -193,7 +195,7 @@ impl Work {
         let begun = journal.record().begun.clone();
         let steps = journal.record().steps.len();
         let target = begun.plan.target;
-        let host = host::Live::new(DockerPods).await;
+        let host = host::Live::new(DockerPods, begun.docker(&self.root).await);
         let control_plane = connect(access, &begun.node, &begun.settings).await?;
         let announcer = Announcer::new(&control_plane, target);
         let heard = |event: Event<'_>| {

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use slipway_migrate::Root;
 use slipway_migrate::host::{
     DockerNode, DockerPods, Enablement, Error, Host as _, Live, Progress, UnitState,
 };
@@ -23,6 +24,10 @@ impl DockerPods for None {
     fn forget(&self) -> Result<(), Error> {
         Ok(())
     }
+}
+
+async fn live() -> Live<None> {
+    Live::new(None, DockerNode::gather(&Root::new("/")).await)
 }
 
 /// A file of the machine that goes with this.
@@ -70,7 +75,7 @@ fn pair(enabled: &str, active: &str) -> (String, String) {
 #[ignore = "changes units of the machine"]
 async fn a_unit_is_enabled_started_anew_and_made_what_it_was() {
     own();
-    let host = Live::new(None).await;
+    let host = live().await;
     let name = "slipway-e2e-sleeps.service";
     assert_eq!(
         host.unit(name).await.unwrap(),
@@ -139,7 +144,7 @@ async fn a_unit_is_enabled_started_anew_and_made_what_it_was() {
 #[ignore = "changes units of the machine"]
 async fn why_a_unit_does_not_run_is_said_and_forgotten_before_the_next_start() {
     own();
-    let host = Live::new(None).await;
+    let host = live().await;
     let name = "slipway-e2e-fails.service";
     let service = "Type=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c 'test -e /run/slipway-e2e-ready || exit 7'";
     let made = unit(name, service);
@@ -193,7 +198,7 @@ async fn why_a_unit_does_not_run_is_said_and_forgotten_before_the_next_start() {
 #[ignore = "changes units of the machine"]
 async fn sockets_links_and_units_for_this_boot_stay_what_they_are() {
     own();
-    let host = Live::new(None).await;
+    let host = live().await;
     let socket = "slipway-e2e-heard.socket";
     let text =
         "[Socket]\nListenStream=/run/slipway-e2e-heard.sock\n[Install]\nWantedBy=sockets.target\n";
@@ -241,7 +246,7 @@ async fn sockets_links_and_units_for_this_boot_stay_what_they_are() {
 #[ignore = "loads modules into the machine's kernel"]
 async fn modules_and_parameters_are_set_and_made_what_they_were() {
     own();
-    let host = Live::new(None).await;
+    let host = live().await;
     let _ = Command::new("modprobe")
         .args(["-r", "br_netfilter"])
         .status();
@@ -337,7 +342,7 @@ impl Repository {
 #[ignore = "installs a package on the machine"]
 async fn a_package_is_installed_its_service_does_not_run_and_nothing_is_left_of_it() {
     own();
-    let host = Live::new(None).await;
+    let host = live().await;
     let (package, service) = ("cri-dockerd", "cri-dockerd-e2e.service");
     let said = std::cell::RefCell::new(Vec::new());
     let progress = |line: &str| said.borrow_mut().push(line.to_owned());
