@@ -232,7 +232,7 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
                 step: step.to_string(),
                 why,
             };
-            if self.is_without_kubelet(number) && kubelet == Kubelet::Unknown {
+            if self.journal.record().is_without_kubelet(number) && kubelet == Kubelet::Unknown {
                 self.stop_kubelet().await.map_err(stopped)?;
                 kubelet = Kubelet::Stopped;
             }
@@ -290,7 +290,7 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
             };
             (self.heard)(Event::Undoing(number, &step));
             let undone = async {
-                if self.is_without_kubelet(number) && kubelet == Kubelet::Unknown {
+                if self.journal.record().is_without_kubelet(number) && kubelet == Kubelet::Unknown {
                     self.leave_target().await?;
                     kubelet = Kubelet::Stopped;
                 }
@@ -306,7 +306,7 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
                     failed.push((number + 1, step.to_string(), why));
                     // Pods have not left, or what the kubelet reads is not back: whatever follows
                     // would take their runtime away, or start it on one that goes.
-                    if step == Step::Uncordon || self.is_without_kubelet(number) {
+                    if step == Step::Uncordon || self.journal.record().is_without_kubelet(number) {
                         break;
                     }
                 }

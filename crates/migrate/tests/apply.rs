@@ -593,7 +593,10 @@ fn what_was_known_of_docker_is_known_whatever_steps_have_changed() {
     assert_eq!(runtime().block_on(record.begun.docker(&root)), before);
 
     // A journal of before it was written down.
-    let journal = world.directory.path().join("var/lib/slipway-migrate/journal");
+    let journal = world
+        .directory
+        .path()
+        .join("var/lib/slipway-migrate/journal");
     let text = fs::read_to_string(&journal).unwrap();
     let said = format!(",\"docker\":{}", serde_json::to_string(&before).unwrap());
     assert!(text.contains(&said), "{text}");

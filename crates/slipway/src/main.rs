@@ -33,7 +33,8 @@ Exit codes:
   1          the operation failed, or there is no such container, pod or image
   2          the command line was wrong
   125        `run`: the runtime failed before the container ran
-  130        `run`: ended by Ctrl-C or SIGTERM; pod and container have been removed
+  130        `run`: ended by Ctrl-C or SIGTERM; pod and container have been removed.
+             `migrate`: cut off by Ctrl-C (143: by SIGTERM), to be gone on with or taken back
   141        whoever read the output went away
   otherwise  `run` and `exec`: that of the command in the container (128+N: ended by signal N)";
 
@@ -96,7 +97,7 @@ fn main() -> ExitCode {
         Command::Client(command) => client::run(command, &cli.connection),
         Command::Config(args) => client::finish(args.run()),
         Command::Check(args) => args.run(),
-        Command::Migrate(args) => client::finish(args.run()),
+        Command::Migrate(args) => args.run(),
         Command::Completions(args) => client::finish(args.run(Cli::command())),
         Command::Man(args) => client::finish(args.run(Cli::command())),
     }

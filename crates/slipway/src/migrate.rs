@@ -4,14 +4,24 @@ mod apply;
 mod clean;
 mod cluster;
 mod how;
+mod interrupt;
 mod plan;
 mod status;
+
+use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::ensure;
 use clap::{Args, Subcommand, ValueEnum};
 use slipway_migrate::node;
 use slipway_migrate::plan::{Options, Target};
 use tokio::runtime;
+
+use crate::client;
+use interrupt::Interrupted;
+
+/// How long what works on threads of its own may take to end, once it is not wanted any more.
+const GIVEN_UP: Duration = Duration::from_secs(5);
 
 /// What `slipway migrate` is told.
 #[derive(Debug, Args)]
@@ -152,22 +162,35 @@ impl Move {
 
 impl MigrateArgs {
     /// Does what was asked for.
-    pub(crate) fn run(self) -> anyhow::Result<()> {
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(async {
-            match self.command {
-                MigrateCommand::Plan(args) => args.run().await,
-                MigrateCommand::Apply(args) => args.run().await,
-                MigrateCommand::Resume(args) => args.run().await,
-                MigrateCommand::Rollback(args) => args.run().await,
-                MigrateCommand::Cluster(args) => args.run().await,
-                MigrateCommand::NodeJob(args) => args.run().await,
-                MigrateCommand::Status(args) => args.run(),
-                MigrateCommand::Clean(args) => args.run().await,
-            }
-        })
+    pub(crate) fn run(self) -> ExitCode {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => return client::fail(&error.into(), 1),
+        };
+        let ended = runtime.block_on(self.command.run());
+        // What was given up may be in the middle of a call.
+        runtime.shutdown_timeout(GIVEN_UP);
+        let Err(error) = ended else {
+            return ExitCode::SUCCESS;
+        };
+        let cut = error.downcast_ref::<Interrupted>();
+        client::fail(&error, cut.map_or(1, Interrupted::exit_code))
+    }
+}
+
+impl MigrateCommand {
+    async fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Plan(args) => args.run().await,
+            Self::Apply(args) => args.run().await,
+            Self::Resume(args) => args.run().await,
+            Self::Rollback(args) => args.run().await,
+            Self::Cluster(args) => args.run().await,
+            Self::NodeJob(args) => args.run().await,
+            Self::Status(args) => args.run(),
+            Self::Clean(args) => args.run().await,
+        }
     }
 }
 

@@ -10,7 +10,11 @@ use crate::Root;
 use crate::cluster::Access;
 use crate::control_plane::DrainOptions;
 use crate::host::DockerNode;
-use crate::plan::{self, Plan, Step};
+use crate::plan::{self, KUBELET, Plan, Step};
+
+/// What can be done with a move that is cut off.
+const GO_ON: &str =
+    "go on with slipway migrate resume, or take all of it back with slipway migrate rollback";
 
 /// What was asked for, and what was planned then.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -163,6 +167,45 @@ impl Record {
         match &self.steps.get(step)?.1 {
             Progress::Begun(before) | Progress::Done(before) => Some(before),
             Progress::Pending | Progress::Undone(_) => None,
+        }
+    }
+
+    /// The step that is being done or taken back, or will be next.
+    pub fn current(&self) -> Option<usize> {
+        match self.phase {
+            Phase::Applying => self.next(),
+            Phase::RollingBack { .. } => self.last_begun(),
+            Phase::Applied | Phase::Cleaning | Phase::RolledBack { .. } => None,
+        }
+    }
+
+    /// Whether the kubelet is stopped while this step is done, or taken back.
+    pub fn is_without_kubelet(&self, number: usize) -> bool {
+        let at = |wanted: fn(&Step) -> bool| self.steps.iter().position(|(step, _)| wanted(step));
+        let stop = at(|step| matches!(step, Step::Stop { unit } if unit == KUBELET));
+        let start = at(|step| matches!(step, Step::Start { unit } if unit == KUBELET));
+        stop.is_some_and(|stop| stop < number) && start.is_none_or(|start| number <= start)
+    }
+
+    /// Where a move stands that nobody is at any more, and how it is gone on with, for people.
+    pub fn standing(&self) -> String {
+        let of = self.steps.len();
+        let Some(number) = self.current() else {
+            return "at its end: slipway migrate status has more".to_string();
+        };
+        let (step, progress) = &self.steps[number];
+        let place = format!("step {} of {of} ({step})", number + 1);
+        let without = if self.is_without_kubelet(number) {
+            "; the kubelet is stopped until then"
+        } else {
+            ""
+        };
+        match (&self.phase, progress) {
+            (Phase::RollingBack { .. }, _) => format!(
+                "while {place} was being taken back: slipway migrate rollback goes on with that{without}"
+            ),
+            (_, Progress::Pending) => format!("before {place}: {GO_ON}{without}"),
+            _ => format!("in {place}: {GO_ON}{without}"),
         }
     }
 

@@ -183,15 +183,6 @@ impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
         before == Some(&Before::Cordoned(true))
     }
 
-    /// Whether the kubelet is stopped while this step is done, or taken back.
-    pub(super) fn is_without_kubelet(&self, number: usize) -> bool {
-        let steps = &self.journal.record().steps;
-        let at = |wanted: fn(&Step) -> bool| steps.iter().position(|(step, _)| wanted(step));
-        let stop = at(|step| matches!(step, Step::Stop { unit } if unit == KUBELET));
-        let start = at(|step| matches!(step, Step::Start { unit } if unit == KUBELET));
-        stop.is_some_and(|stop| stop < number) && start.is_none_or(|start| number <= start)
-    }
-
     /// Stops the kubelet, which a boot may have started in the middle of the move.
     pub(super) async fn stop_kubelet(&self) -> Result<(), StepError> {
         Ok(self.host.stop(KUBELET).await?)

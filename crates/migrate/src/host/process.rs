@@ -30,7 +30,9 @@ pub(super) enum Failure {
     Silent(Duration),
 }
 
-/// A command of a program, which speaks the language that all its readers know.
+/// A command of a program, which speaks the language that all its readers know. Ctrl-C at the
+/// terminal is for this process, and ends the program with it: one that ended by itself first would
+/// be a step that has failed.
 pub(super) fn command(program: &str) -> Command {
     // An empty name in it would be the current directory.
     let path = match std::env::var("PATH") {
@@ -41,6 +43,7 @@ pub(super) fn command(program: &str) -> Command {
     command
         .env("PATH", path)
         .env("LC_ALL", "C")
+        .process_group(0)
         .kill_on_drop(true);
     command
 }

@@ -12,9 +12,9 @@ use slipway_migrate::control_plane::{self, ControlPlane as _};
 use slipway_migrate::host::DockerNode;
 use slipway_migrate::rollout::Announcer;
 use slipway_migrate::{Root, host, plan};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::how::{ClusterArgs, How};
+use super::interrupt::{Interrupted, Signals};
 use super::{Move, needs_root};
 use crate::client::output;
 use crate::docker_pods::DockerPods;
@@ -185,13 +185,15 @@ struct Work {
 }
 
 impl Work {
-    /// Does the steps, or takes them back, until Ctrl-C.
+    /// Does the steps, or takes them back, until Ctrl-C: then nothing is finished, for all that was
+    /// begun is in the journal.
     async fn carry_out(
         self,
         journal: Journal,
         access: &Access,
         direction: Direction,
     ) -> anyhow::Result<()> {
+        let mut signals = Signals::listen()?;
         let begun = journal.record().begun.clone();
         let steps = journal.record().steps.len();
         let target = begun.plan.target;
@@ -225,24 +227,32 @@ impl Work {
                 }
                 std::future::pending::<()>().await;
             };
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            let mut terminate = signal(SignalKind::terminate())?;
             tokio::select! {
-                ended = work => ended,
+                biased;
+                signal = signals.next() => Err(signal),
+                ended = work => Ok(ended),
                 () = announce => unreachable!("it goes on for ever"),
-                _ = interrupt.recv() => Err(anyhow::anyhow!(CUT_OFF)),
-                _ = terminate.recv() => Err(anyhow::anyhow!(CUT_OFF)),
             }
         };
+        let record = mover.record();
+        let ended = ended.unwrap_or_else(|signal| {
+            let standing = record.standing();
+            Err(Interrupted { signal, standing }.into())
+        });
         if begun.settings.announce {
             let wrong = ended.as_ref().err().map(|error| format!("{error:#}"));
-            let said = announcer.end(Some(mover.record()), wrong.as_deref()).await;
+            let said = tokio::select! {
+                biased;
+                // Whoever waits for that says so by another one.
+                _ = signals.next() => Ok(()),
+                said = announcer.end(Some(record), wrong.as_deref()) => said,
+            };
             if let Err(error) = said {
                 show(Event::Line(&error.to_string()), steps);
             }
         }
         ended?;
-        let end = match mover.record().phase {
+        let end = match record.phase {
             Phase::Applied => format!(
                 "This node has moved to {target}. Docker's data stays until slipway migrate clean.\n"
             ),
@@ -251,8 +261,6 @@ impl Work {
         output::write_stdout(end.as_bytes())
     }
 }
-
-const CUT_OFF: &str = "interrupted: go on with slipway migrate resume, or take all of it back with slipway migrate rollback";
 
 /// A line on standard error for each thing that happens.
 fn show(event: Event<'_>, steps: usize) {

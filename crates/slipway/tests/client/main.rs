@@ -4,6 +4,7 @@
 mod check;
 mod engines;
 mod fake;
+mod interrupt;
 mod migrate;
 mod session;
 

@@ -10,7 +10,7 @@ use super::fake::{slipway, stderr};
 const FLAGS: &str = "/var/lib/kubelet/kubeadm-flags.env";
 
 /// A node of kubeadm on dockershim.
-fn node(directory: &Path) {
+pub(crate) fn node(directory: &Path) {
     for (path, text) in [
         ("proc/1/cmdline", "/sbin/init"),
         ("run/systemd/system/x", ""),

@@ -1,0 +1,235 @@
+//! Ctrl-C in the middle of a move: where it stands is said, the journal is whole, and it is gone on
+//! with or taken back. The command runs in a root directory of its own, which is a node.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+use serde_json::{Value, json};
+use slipway_testbed::{Fault, KubernetesServer, eventually};
+use tokio::io::AsyncReadExt as _;
+use tokio::process::{Child, Command};
+
+use super::fake::stderr;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const JOURNAL: &str = "var/lib/slipway-migrate/journal";
+
+/// A node whose drain waits for a disruption budget that does not open.
+struct Node {
+    root: tempfile::TempDir,
+    server: KubernetesServer,
+}
+
+impl Node {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        super::migrate::node(root.path());
+        let server = KubernetesServer::start().unwrap();
+        server.put(json!({
+            "kind": "Node", "metadata": { "name": "a" },
+            "status": {
+                "conditions": [{ "type": "Ready", "status": "True" }],
+                "nodeInfo": { "containerRuntimeVersion": "docker://20.10.8" },
+            },
+        }));
+        let owner = json!({ "kind": "ReplicaSet", "name": "o", "uid": "o", "controller": true });
+        server.put(json!({
+            "kind": "Pod",
+            "metadata": {
+                "namespace": "shop", "name": "web", "labels": { "app": "web" },
+                "ownerReferences": [owner],
+            },
+            "spec": { "nodeName": "a", "containers": [] },
+            "status": { "phase": "Running" },
+        }));
+        server.put(json!({
+            "kind": "PodDisruptionBudget", "metadata": { "name": "web", "namespace": "shop" },
+            "spec": { "selector": { "matchLabels": { "app": "web" } } },
+            "status": { "disruptionsAllowed": 0, "desiredHealthy": 1, "currentHealthy": 1 },
+        }));
+        let node = Self { root, server };
+        node.bring(Path::new(env!("CARGO_BIN_EXE_slipway")), "slipway");
+        let libraries = std::process::Command::new("ldd")
+            .arg(env!("CARGO_BIN_EXE_slipway"))
+            .output()
+            .unwrap();
+        let listed = String::from_utf8(libraries.stdout).unwrap();
+        for library in listed
+            .split_whitespace()
+            .filter(|word| word.starts_with('/'))
+        {
+            node.bring(Path::new(library), library.trim_start_matches('/'));
+        }
+        node.bring(&node.server.kubeconfig(), "kubeconfig");
+        // A client of TLS does without no more than one that uses it.
+        let certificates = "etc/ssl/certs/ca-certificates.crt";
+        node.bring(&Path::new("/").join(certificates), certificates);
+        // The target is there, so that nothing is installed.
+        node.bring(Path::new("/bin/true"), "usr/bin/containerd");
+        node
+    }
+
+    fn bring(&self, from: &Path, to: &str) {
+        let to = self.root.path().join(to);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        let from = from.canonicalize().unwrap();
+        if fs::hard_link(&from, &to).is_err() {
+            fs::copy(from, &to).unwrap();
+        }
+    }
+
+    fn migrate(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("chroot");
+        command
+            .arg(self.root.path())
+            .args(["/slipway", "migrate"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+
+    fn apply(&self, more: &[&str]) -> Child {
+        let known = ["--to", "containerd", "--yes", "--node", "a"];
+        let known = [&["apply"], &known[..]].concat();
+        let access = ["--kubeconfig", "/kubeconfig", "--kubelet-version", "1.23"];
+        self.migrate(&[&known, &access[..], more].concat())
+            .spawn()
+            .unwrap()
+    }
+
+    fn journal(&self) -> String {
+        fs::read_to_string(self.root.path().join(JOURNAL)).unwrap_or_default()
+    }
+
+    /// Waits until the server was asked to evict the pod.
+    async fn draining(&self, moving: &mut Child) {
+        self.asked(moving, "create pods/eviction shop/web").await;
+    }
+
+    async fn asked(&self, moving: &mut Child, wanted: &str) {
+        let asked = async || {
+            let asked = self.server.take();
+            Ok(asked.iter().any(|asked| asked.to_string() == wanted))
+        };
+        tokio::select! {
+            asked = eventually(wanted, PATIENCE, asked) => asked.unwrap(),
+            status = moving.wait() => {
+                let mut said = String::new();
+                let mut stderr = moving.stderr.take().unwrap();
+                stderr.read_to_string(&mut said).await.unwrap();
+                panic!("{}: {said}", status.unwrap());
+            }
+        }
+    }
+
+    fn status(&self) -> Value {
+        let output = std::process::Command::new("chroot")
+            .arg(self.root.path())
+            .args(["/slipway", "migrate", "status", "-o", "json"])
+            .output()
+            .unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+fn send(child: &Child, signal: Signal) {
+    let pid = i32::try_from(child.id().unwrap()).unwrap();
+    rustix::process::kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+#[track_caller]
+fn assert_cut(output: &Output, code: i32, words: &[&str]) {
+    let said = stderr(output);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    let last = said.lines().last().unwrap();
+    for words in words {
+        assert!(last.contains(words), "{words:?} is not in {last:?}");
+    }
+}
+
+#[tokio::test]
+async fn ctrl_c_says_where_it_stands_and_the_move_is_gone_on_with_or_taken_back() {
+    let node = Node::new();
+    let whole = ["resume", "rollback"];
+    let mut moving = node.apply(&[]);
+    node.draining(&mut moving).await;
+    send(&moving, Signal::INT);
+    let output = moving.wait_with_output().await.unwrap();
+    let words = ["slipway: interrupted in step 2 of ", "(drain"];
+    assert_cut(&output, 130, &[&words[..], &whole].concat());
+    let journal = node.journal();
+    assert!(journal.ends_with('\n'));
+    for line in journal.lines() {
+        serde_json::from_str::<Value>(line).unwrap();
+    }
+    let status = node.status();
+    assert_eq!(status["phase"], "applying");
+    assert_eq!(status["steps"][1]["progress"], "begun");
+
+    // Nobody holds it any more. By SIGTERM it is the same.
+    let mut moving = node.migrate(&["resume"]).spawn().unwrap();
+    node.draining(&mut moving).await;
+    send(&moving, Signal::TERM);
+    let output = moving.wait_with_output().await.unwrap();
+    assert_cut(&output, 143, &words);
+    assert_eq!(node.journal(), journal, "nothing was done again");
+
+    let mut back = node.migrate(&["rollback"]);
+    let output = back.output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(output.stdout, b"All is as it was.\n");
+    let node_object = node.server.get("nodes", "", "a").unwrap();
+    assert_ne!(node_object["spec"]["unschedulable"], true);
+    assert_eq!(node.status()["phase"], "rolled-back");
+}
+
+#[tokio::test]
+async fn ctrl_c_on_the_way_back_says_that_it_is_the_way_back() {
+    let node = Node::new();
+    let mut moving = node.apply(&[]);
+    node.draining(&mut moving).await;
+    send(&moving, Signal::INT);
+    moving.wait_with_output().await.unwrap();
+    let late = Fault::Late(Duration::from_secs(600));
+    node.server
+        .fault(|asked| asked.to_string() == "patch nodes a", 1, late);
+    let mut back = node.migrate(&["rollback"]).spawn().unwrap();
+    node.asked(&mut back, "patch nodes a").await;
+    send(&back, Signal::INT);
+    let output = back.wait_with_output().await.unwrap();
+    let words = [
+        "interrupted while step 1 of",
+        "taken back",
+        "rollback goes on",
+    ];
+    assert_cut(&output, 130, &words);
+    let mut back = node.migrate(&["resume"]);
+    let output = back.output().await.unwrap();
+    assert_eq!(output.stdout, b"All is as it was.\n", "{}", stderr(&output));
+}
+
+#[tokio::test]
+async fn a_second_ctrl_c_waits_for_nobody() {
+    let node = Node::new();
+    let mut moving = node.apply(&["--announce"]);
+    node.draining(&mut moving).await;
+    node.server.take();
+    // What is to be said to those who follow the node does not come through.
+    let late = Fault::Late(Duration::from_secs(600));
+    node.server
+        .fault(|asked| asked.to_string() == "patch nodes a", 10, late);
+    send(&moving, Signal::INT);
+    node.asked(&mut moving, "patch nodes a").await;
+    send(&moving, Signal::INT);
+    let ended = tokio::time::timeout(PATIENCE, moving.wait_with_output());
+    let output = ended.await.unwrap().unwrap();
+    assert!(output.status.signal().is_none());
+    assert_cut(&output, 130, &["interrupted in step 2 of ", "resume"]);
+}
