@@ -48,14 +48,15 @@ pub trait Host {
     /// Has systemd read its units again.
     async fn reload(&self) -> Result<(), Error>;
 
-    /// Whether a package is installed.
-    async fn has_package(&self, name: &str) -> Result<bool, Error>;
+    /// Whether a package is installed. A package manager that an earlier [`Self::install`] or
+    /// [`Self::remove`] has left at work is waited for.
+    async fn has_package(&self, name: &str, progress: Progress<'_>) -> Result<bool, Error>;
 
     /// Installs a package of the node's package manager, and has none of its services run by that.
     async fn install(&self, name: &str, progress: Progress<'_>) -> Result<(), Error>;
 
     /// Removes a package that was installed by [`Self::install`], with its configuration.
-    async fn remove(&self, name: &str) -> Result<(), Error>;
+    async fn remove(&self, name: &str, progress: Progress<'_>) -> Result<(), Error>;
 
     /// What the kernel has of these modules and parameters.
     async fn kernel(&self, modules: &[String], parameters: &[String])

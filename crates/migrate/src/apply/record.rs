@@ -197,6 +197,8 @@ impl Record {
         let place = format!("step {} of {of} ({step})", number + 1);
         let without = if self.is_without_kubelet(number) {
             "; the kubelet is stopped until then"
+        } else if matches!(step, Step::Install { .. }) && *progress != Progress::Pending {
+            "; a package manager that is at work comes to its end by itself"
         } else {
             ""
         };

@@ -42,7 +42,10 @@ impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
             Step::Cordon | Step::Uncordon => {
                 Before::Cordoned(self.control_plane.is_cordoned().await?)
             }
-            Step::Install { package } => Before::Installed(self.host.has_package(package).await?),
+            Step::Install { package } => {
+                let say = &|line: &str| self.say(line);
+                Before::Installed(self.host.has_package(package, say).await?)
+            }
             Step::Stop { unit } | Step::Start { unit } | Step::Disable { unit } => {
                 Before::Unit(self.host.unit(unit).await?)
             }
@@ -125,7 +128,7 @@ impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
                 self.control_plane.set_cordoned(*cordoned).await?;
             }
             (Step::Install { package }, Before::Installed(false)) => {
-                self.host.remove(package).await?;
+                self.host.remove(package, say).await?;
             }
             // It is stopped already, and the step that stopped it knows what it was.
             (Step::Start { unit }, _) if unit == KUBELET => {}

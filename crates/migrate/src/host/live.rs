@@ -64,16 +64,16 @@ impl<P: DockerPods> Host for Live<P> {
         self.units.reload().await
     }
 
-    async fn has_package(&self, name: &str) -> Result<bool, Error> {
-        self.packages.has(name).await
+    async fn has_package(&self, name: &str, progress: Progress<'_>) -> Result<bool, Error> {
+        self.packages.has(name, progress).await
     }
 
     async fn install(&self, name: &str, progress: Progress<'_>) -> Result<(), Error> {
         self.packages.install(name, progress).await
     }
 
-    async fn remove(&self, name: &str) -> Result<(), Error> {
-        self.packages.remove(name).await
+    async fn remove(&self, name: &str, progress: Progress<'_>) -> Result<(), Error> {
+        self.packages.remove(name, progress).await
     }
 
     async fn kernel(

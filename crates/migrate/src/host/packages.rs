@@ -7,15 +7,18 @@
 //! said of a policy-rc.d or of masked units, and it holds for services of what else is installed
 //! with the package. An older systemd starts the service, and it is started anew later.
 
+mod changes;
+
 use std::time::Duration;
 
+use changes::Changes;
 use tokio::process::Command;
 
 use super::process::{self, Failure};
 use super::{Error, Progress};
 use crate::Root;
 
-/// Downloads over a slow line, and triggers of other packages.
+/// Asking repositories over a slow line.
 const PATIENCE: Duration = Duration::from_mins(30);
 
 /// Looking something up in a database.
@@ -81,21 +84,27 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Packages {
     root: Root,
+    changes: Changes,
 }
 
 impl Packages {
     /// `root` is looked through for the package manager.
     pub(super) fn new(root: Root) -> Self {
-        Self { root }
+        Self {
+            changes: Changes::new(root.clone()),
+            root,
+        }
     }
 
     /// See [`super::Host::has_package`].
-    pub(super) async fn has(&self, name: &str) -> Result<bool, Error> {
+    pub(super) async fn has(&self, name: &str, progress: Progress<'_>) -> Result<bool, Error> {
         let what = || format!("look whether {name} is installed");
         let known = known(name).ok_or_else(|| Error::new(what(), UNKNOWN))?;
         let Some(manager) = self.manager() else {
             return Ok(false);
         };
+        let waited = self.changes.wait(progress).await;
+        waited.map_err(|failure| Error::new(what(), failure))?;
         let state = manager.states(known).await;
         let states = state.map_err(|failure| Error::new(what(), failure))?;
         Ok(states.iter().any(|(_, state)| *state == State::Installed))
@@ -117,10 +126,10 @@ impl Packages {
                 &"this node has none of apt-get, dnf, yum and zypper",
             ));
         };
-        if self.has(name).await? {
+        if self.has(name, progress).await? {
             return Ok(());
         }
-        manager.refresh(progress).await;
+        manager.refresh(&self.changes, progress).await;
         let mut package = None;
         for candidate in known.packages {
             let offered = manager.offers(candidate).await;
@@ -135,9 +144,9 @@ impl Packages {
             return Err(missing(&format!("{program} has no package {tried} here")));
         };
         progress(&format!("{} installs {package}", manager.program()));
-        let installed = manager.install(package).await;
+        let installed = manager.install(package, &self.changes, progress).await;
         installed.map_err(|failure| missing(&failure))?;
-        if self.has(name).await? {
+        if self.has(name, progress).await? {
             return Ok(());
         }
         let program = manager.program();
@@ -147,18 +156,21 @@ impl Packages {
     }
 
     /// See [`super::Host::remove`].
-    pub(super) async fn remove(&self, name: &str) -> Result<(), Error> {
+    pub(super) async fn remove(&self, name: &str, progress: Progress<'_>) -> Result<(), Error> {
         let what = format!("remove {name}");
         let known = known(name).ok_or_else(|| Error::new(&what, UNKNOWN))?;
         let Some(manager) = self.manager() else {
             return Ok(());
         };
+        let waited = self.changes.wait(progress).await;
+        waited.map_err(|failure| Error::new(&what, failure))?;
         let states = manager.states(known).await;
         for (package, state) in states.map_err(|failure| Error::new(&what, failure))? {
             if state == State::Absent {
                 continue;
             }
-            manager.remove(package).await.map_err(|failure| {
+            let removed = manager.remove(package, &self.changes, progress).await;
+            removed.map_err(|failure| {
                 let todo = "where another package needs it by now, remove that one first";
                 Error::new(&what, format!("{failure}; {todo}"))
             })?;
@@ -219,13 +231,14 @@ impl Manager {
     }
 
     /// Has it ask its repositories what they have. One that cannot be reached may not be needed.
-    async fn refresh(self, progress: Progress<'_>) {
+    async fn refresh(self, changes: &Changes, progress: Progress<'_>) {
         if self != Self::Apt {
             return;
         }
         progress("apt-get asks its repositories what they have");
         let mut command = changing(self.program());
-        if let Err(failure) = run(command.args(["--quiet", "update"]), PATIENCE).await {
+        command.args(["--quiet", "update"]);
+        if let Err(failure) = changes.run(command, progress).await {
             progress(&format!("not all of them answered: {failure}"));
         }
     }
@@ -250,13 +263,20 @@ impl Manager {
     }
 
     /// Installs a package, and what it cannot do without; nothing is removed for it.
-    async fn install(self, package: &str) -> Result<(), Failure> {
+    async fn install(
+        self,
+        package: &str,
+        changes: &Changes,
+        progress: Progress<'_>,
+    ) -> Result<(), Failure> {
         let install = || {
             let mut command = changing(self.program());
             match self {
                 Self::Apt => command
                     .args(["--yes", "--quiet", "--no-install-recommends", "--no-remove"])
-                    .args(["-o", LOCK, "-o", "Dpkg::Options::=--force-confdef"])
+                    // Through a terminal of its own, dpkg would end with it.
+                    .args(["-o", LOCK, "-o", "Dpkg::Use-Pty=0"])
+                    .args(["-o", "Dpkg::Options::=--force-confdef"])
                     .args(["-o", "Dpkg::Options::=--force-confold", "install"]),
                 Self::Dnf => command.args(["-y", "--setopt=install_weak_deps=False", "install"]),
                 Self::Yum => command.args(["-y", "install"]),
@@ -265,45 +285,44 @@ impl Manager {
             command.arg(package).env("SYSTEMD_OFFLINE", "1");
             command
         };
-        match run(&mut install(), PATIENCE).await {
+        match changes.run(install(), progress).await {
             Err(Failure::Failed(_, _, said)) if said.contains("dpkg was interrupted") => {
                 let mut command = changing("dpkg");
                 command.args(["--force-confdef", "--force-confold", "--configure", "-a"]);
-                run(command.env("SYSTEMD_OFFLINE", "1"), PATIENCE).await?;
-                run(&mut install(), PATIENCE).await.map(drop)
+                command.env("SYSTEMD_OFFLINE", "1");
+                changes.run(command, progress).await?;
+                changes.run(install(), progress).await
             }
-            other => other.map(drop),
+            other => other,
         }
     }
 
     /// Removes a package with its configuration, if nothing needs it.
-    async fn remove(self, package: &str) -> Result<(), Failure> {
-        let mut command = match self {
-            Self::Apt => changing("dpkg"),
-            _ => changing("rpm"),
-        };
-        let option = if self == Self::Apt {
-            "--purge"
+    async fn remove(
+        self,
+        package: &str,
+        changes: &Changes,
+        progress: Progress<'_>,
+    ) -> Result<(), Failure> {
+        let (program, option) = if self == Self::Apt {
+            ("dpkg", "--purge")
         } else {
-            "--erase"
+            ("rpm", "--erase")
         };
-        run(command.args([option, package]), PATIENCE)
-            .await
-            .map(drop)
+        let mut command = changing(program);
+        command.args([option, package]);
+        changes.run(command, progress).await
     }
 }
 
-/// A command that changes packages. It is not ended in the middle of it, neither with this process
-/// nor by a key that ends this process.
+/// A command that changes packages.
 fn changing(program: &str) -> Command {
     let mut command = process::command(program);
     command
         .env("DEBIAN_FRONTEND", "noninteractive")
         // On Ubuntu it would restart services of others, the kubelet too.
         .env("NEEDRESTART_SUSPEND", "1")
-        .env("APT_LISTCHANGES_FRONTEND", "none")
-        .process_group(0)
-        .kill_on_drop(false);
+        .env("APT_LISTCHANGES_FRONTEND", "none");
     command
 }
 

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -28,6 +29,10 @@ pub(super) enum Failure {
     Input(String),
     /// Nothing of that came, or was taken.
     Silent(Duration),
+    /// A file that it needs.
+    File(PathBuf, io::Error),
+    /// One that was started before has not ended; what it says is in the file.
+    StillAtWork(PathBuf, Duration),
 }
 
 /// A command of a program, which speaks the language that all its readers know. Ctrl-C at the
@@ -155,6 +160,13 @@ impl fmt::Display for Failure {
             Self::Silent(patience) => {
                 write!(out, "nothing has happened for {} s", patience.as_secs())
             }
+            Self::File(path, error) => write!(out, "{}: {error}", path.display()),
+            Self::StillAtWork(path, patience) => write!(
+                out,
+                "what was started before has not ended after {} s; fuser {path} shows its processes, and {path} what it says",
+                patience.as_secs(),
+                path = path.display()
+            ),
         }
     }
 }

@@ -135,6 +135,8 @@ impl Pod {
         let properties = vec![
             ("Description", text("Moves this node away from dockershim")),
             ("Type", text("simple")),
+            // A package manager that it has started is not ended with it.
+            ("KillMode", text("process")),
             ("ExecStart", Variant::from(vec![(program, command, false)])),
         ];
         let others: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();

@@ -399,7 +399,7 @@ impl Host for World {
         self.host("reload")
     }
 
-    async fn has_package(&self, name: &str) -> Result<bool, host::Error> {
+    async fn has_package(&self, name: &str, _: host::Progress<'_>) -> Result<bool, host::Error> {
         self.host("has-package")?;
         Ok(self.state.borrow().packages.contains(name))
     }
@@ -413,7 +413,7 @@ impl Host for World {
         Ok(())
     }
 
-    async fn remove(&self, name: &str) -> Result<(), host::Error> {
+    async fn remove(&self, name: &str, _: host::Progress<'_>) -> Result<(), host::Error> {
         self.host("remove")?;
         if !self.state.borrow_mut().packages.remove(name) {
             return Ok(());

@@ -29,7 +29,13 @@ if [ "$word" = update ]; then echo "E: no network" >&2; exit 100; fi
 if [ -e "fails/$me" ]; then cat "fails/$me" >&2; mv "fails/$me" "fails/$me.done"; exit 100; fi
 case "$*" in
 *--purge*|*--erase*) rm "has/$word" ;;
-*install*) echo installed > "has/$word" ;;
+*install*)
+    echo Unpacking
+    echo half-installed > "has/$word"
+    while [ -e slow ]; do sleep 0.05; done
+    # Whose output is gone ends here.
+    echo Done
+    echo installed > "has/$word" ;;
 esac
 "#;
 
@@ -98,21 +104,28 @@ async fn apt_installs_the_first_that_it_has_and_removes_it() {
     };
     let node = Node(Path::new(&tree));
     node.put("offers/containerd", "");
-    assert!(!node.packages().has("containerd").await.unwrap());
+    assert!(!node.packages().has("containerd", &|_| {}).await.unwrap());
     let said = node.install("containerd").await.unwrap();
-    assert!(said[1].contains("E: no network"), "{said:?}");
-    assert_eq!(said[2], "apt-get installs containerd");
+    assert_eq!(said[1], "E: no network");
+    assert!(
+        said[2].contains("not all of them answered") && said[2].contains("E: no network"),
+        "{said:?}"
+    );
+    assert_eq!(
+        said[3..],
+        ["apt-get installs containerd", "Unpacking", "Done"]
+    );
     let asked = node.asked();
     assert!(asked[1].contains(" --no-remove "), "{asked:?}");
     assert!(
         asked[1].ends_with("install containerd offline=1 restart=1"),
         "{asked:?}"
     );
-    assert!(node.packages().has("containerd").await.unwrap());
+    assert!(node.packages().has("containerd", &|_| {}).await.unwrap());
     node.install("containerd").await.unwrap();
     assert!(node.asked().is_empty());
     for _ in 0..2 {
-        node.packages().remove("containerd").await.unwrap();
+        node.packages().remove("containerd", &|_| {}).await.unwrap();
     }
     assert_eq!(
         node.asked(),
@@ -131,9 +144,79 @@ async fn apt_installs_the_first_that_it_has_and_removes_it() {
     assert!(asked[2].starts_with("dpkg --force-confdef --force-confold --configure -a"));
     assert!(asked[3].contains("install containerd.io"), "{asked:?}");
     node.put("has/containerd.io", "config-files");
-    assert!(!node.packages().has("containerd").await.unwrap());
-    node.packages().remove("containerd").await.unwrap();
+    assert!(!node.packages().has("containerd", &|_| {}).await.unwrap());
+    node.packages().remove("containerd", &|_| {}).await.unwrap();
     assert!(!node.0.join("has/containerd.io").exists());
+}
+
+#[tokio::test]
+async fn one_that_outlives_us_comes_to_its_end_and_is_waited_for() {
+    let Some(tree) = std::env::var_os(INSIDE) else {
+        return with(
+            "apt-get",
+            "one_that_outlives_us_comes_to_its_end_and_is_waited_for",
+        );
+    };
+    let node = Node(Path::new(&tree));
+    node.put("offers/containerd", "");
+    node.put("slow", "");
+    let unpacking = tokio::sync::Notify::new();
+    let progress = |line: &str| {
+        if line == "Unpacking" {
+            unpacking.notify_one();
+        }
+    };
+    let packages = node.packages();
+    tokio::select! {
+        installed = packages.install("containerd", &progress) => panic!("{installed:?}"),
+        () = unpacking.notified() => {}
+    }
+    drop(packages);
+
+    let said = RefCell::new(Vec::new());
+    let waiting = tokio::sync::Notify::new();
+    let progress = |line: &str| {
+        said.borrow_mut().push(line.to_string());
+        waiting.notify_one();
+    };
+    let packages = node.packages();
+    let looked = packages.has("containerd", &progress);
+    let goes_on = async {
+        waiting.notified().await;
+        fs::remove_file(node.0.join("slow")).unwrap();
+    };
+    let (has, ()) = tokio::join!(looked, goes_on);
+    assert!(has.unwrap(), "it was ended half-way");
+    let said = said.into_inner();
+    assert!(
+        said[0].contains("is still at work, and is waited for") && said[0].contains("packages.log"),
+        "{said:?}"
+    );
+    assert_eq!(said[1], "Done");
+
+    // What is removed is waited for as well.
+    node.put("slow", "");
+    node.put("has/containerd", "half-installed");
+    let unpacking = tokio::sync::Notify::new();
+    let progress = |line: &str| {
+        if line == "Unpacking" {
+            unpacking.notify_one();
+        }
+    };
+    tokio::select! {
+        installed = packages.install("containerd", &progress) => panic!("{installed:?}"),
+        () = unpacking.notified() => {}
+    }
+    let waiting = tokio::sync::Notify::new();
+    let progress = |_: &str| waiting.notify_one();
+    let removed = packages.remove("containerd", &progress);
+    let goes_on = async {
+        waiting.notified().await;
+        fs::remove_file(node.0.join("slow")).unwrap();
+    };
+    let (removed, ()) = tokio::join!(removed, goes_on);
+    removed.unwrap();
+    assert!(!node.0.join("has/containerd").exists());
 }
 
 #[tokio::test]
@@ -212,7 +295,7 @@ async fn dnf_yum_and_zypper_do_the_same() {
         asked[0].ends_with(" cri-o offline=1 restart=1"),
         "{asked:?}"
     );
-    assert!(node.packages().has("cri-o").await.unwrap());
-    node.packages().remove("cri-o").await.unwrap();
-    assert!(!node.packages().has("cri-o").await.unwrap());
+    assert!(node.packages().has("cri-o", &|_| {}).await.unwrap());
+    node.packages().remove("cri-o", &|_| {}).await.unwrap();
+    assert!(!node.packages().has("cri-o", &|_| {}).await.unwrap());
 }

@@ -357,10 +357,13 @@ async fn a_package_is_installed_its_service_does_not_run_and_nothing_is_left_of_
     );
 
     let repository = Repository::new();
-    assert!(!host.has_package(package).await.unwrap());
+    assert!(!host.has_package(package, &progress).await.unwrap());
     for _ in 0..2 {
         host.install(package, &progress).await.unwrap();
-        assert!(host.has_package(package).await.unwrap(), "{said:?}");
+        assert!(
+            host.has_package(package, &progress).await.unwrap(),
+            "{said:?}"
+        );
     }
     assert_eq!(
         host.unit(service).await.unwrap(),
@@ -373,8 +376,8 @@ async fn a_package_is_installed_its_service_does_not_run_and_nothing_is_left_of_
         .unwrap();
     fs::write("/etc/cri-dockerd-e2e", "as configured\n").unwrap();
     for _ in 0..2 {
-        host.remove(package).await.unwrap();
-        assert!(!host.has_package(package).await.unwrap());
+        host.remove(package, &progress).await.unwrap();
+        assert!(!host.has_package(package, &progress).await.unwrap());
     }
     host.reload().await.unwrap();
     assert_eq!(
