@@ -12,6 +12,7 @@ mod process;
 mod units;
 
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +41,8 @@ pub trait Host {
     async fn stop(&self, name: &str) -> Result<(), Error>;
 
     /// Stops a unit, and has it not start with the node; one that is not there is so already.
-    async fn disable(&self, name: &str) -> Result<(), Error>;
+    /// `before` is what it was when that was begun.
+    async fn disable(&self, name: &str, before: &UnitState) -> Result<(), Error>;
 
     /// Makes a unit what it was.
     async fn restore_unit(&self, name: &str, before: &UnitState) -> Result<(), Error>;
@@ -100,13 +102,17 @@ pub trait Host {
 }
 
 /// What there is of a unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnitState {
     /// Whether it starts with the node.
     pub enablement: Enablement,
     /// Whether it runs now.
     pub active: bool,
+    /// Its file, where that is in none of systemd's directories: somebody made a link to it with
+    /// systemctl link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linked: Option<PathBuf>,
 }
 
 impl fmt::Display for UnitState {

@@ -104,7 +104,11 @@ impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
                 ready.await?;
             }
             Step::Probe => self.control_plane.probe(settings.ready, say).await?,
-            Step::Disable { unit } => self.host.disable(unit).await?,
+            Step::Disable { unit } => {
+                if let Before::Unit(state) = before {
+                    self.host.disable(unit, state).await?;
+                }
+            }
             Step::CleanNetwork => self.host.clean_network(say).await?,
             Step::Uncordon => {
                 let cordoned = self.was_cordoned();

@@ -52,12 +52,12 @@ impl<P: DockerPods> Host for Live<P> {
         self.units.stop(name).await
     }
 
-    async fn disable(&self, name: &str) -> Result<(), Error> {
-        self.units.disable(name).await
+    async fn disable(&self, name: &str, before: &UnitState) -> Result<(), Error> {
+        self.units.disable(name, before).await
     }
 
     async fn restore_unit(&self, name: &str, before: &UnitState) -> Result<(), Error> {
-        self.units.restore(name, *before).await
+        self.units.restore(name, before).await
     }
 
     async fn reload(&self) -> Result<(), Error> {

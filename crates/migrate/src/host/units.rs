@@ -1,6 +1,7 @@
 //! Units of systemd: what they are, started, stopped, and made what they were.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use slipway_systemd::{Refusal, Systemd};
@@ -13,6 +14,16 @@ const MODE: &str = "replace";
 
 /// Longer than a unit's own limits, 90 seconds each to stop and to start, where nobody set others.
 const PATIENCE: Duration = Duration::from_mins(5);
+
+/// Below these systemd has units' files, and finds them by itself (systemd.unit(5), "Unit File Load
+/// Path").
+const DIRECTORIES: [&str; 5] = [
+    "/etc/systemd",
+    "/run/systemd",
+    "/usr/local/lib/systemd",
+    "/usr/lib/systemd",
+    "/lib/systemd",
+];
 
 /// What enabling and disabling change: kind, link, and what it leads to.
 type Changes = Vec<(String, String, String)>;
@@ -41,6 +52,7 @@ impl Units {
             Ok(UnitState {
                 enablement: self.enablement(name).await?,
                 active: self.activity(name).await?.is_active(),
+                linked: self.linked(name).await?,
             })
         };
         state
@@ -101,13 +113,14 @@ impl Units {
     }
 
     /// See [`super::Host::disable`].
-    pub(super) async fn disable(&self, name: &str) -> Result<(), Error> {
+    pub(super) async fn disable(&self, name: &str, before: &UnitState) -> Result<(), Error> {
         self.stop(name).await?;
         let disable = async {
+            let linked = self.linked_before(name, before).await?;
             if self.enablement(name).await? == Enablement::Enabled {
                 self.take_links(name).await?;
             }
-            Ok(())
+            self.link(name, linked.as_deref()).await
         };
         disable
             .await
@@ -115,9 +128,12 @@ impl Units {
     }
 
     /// See [`super::Host::restore_unit`].
-    pub(super) async fn restore(&self, name: &str, before: UnitState) -> Result<(), Error> {
+    pub(super) async fn restore(&self, name: &str, before: &UnitState) -> Result<(), Error> {
         let what = || format!("make {name} what it was ({before})");
         let refused = |refusal| Error::new(what(), refusal);
+        let linked = self.linked_before(name, before).await.map_err(refused)?;
+        let link = async || self.link(name, linked.as_deref()).await;
+        link().await.map_err(refused)?;
         let now = self.state(name).await?;
         if now.active && !before.active {
             self.stop(name).await?;
@@ -133,6 +149,7 @@ impl Units {
             self.restore_enablement(name, now.enablement, before.enablement)
                 .await
                 .map_err(refused)?;
+            link().await.map_err(refused)?;
         }
         if before.active && !self.state(name).await?.active {
             self.run(name, "StartUnit").await?;
@@ -181,23 +198,51 @@ impl Units {
     }
 
     /// Has it not start with the node. Where its file itself is a link that somebody made with
-    /// systemctl link, systemd takes that away as well, and it is made again.
+    /// systemctl link, systemd takes that away as well: [`Self::link`] makes it again.
     async fn take_links(&self, name: &str) -> Result<(), Refusal> {
-        let unit: OwnedObjectPath = self.systemd.call("LoadUnit", &name).await?;
-        let file: String = self.systemd.property(&unit, "Unit", "FragmentPath").await?;
-        let file = std::fs::canonicalize(&file).map(|file| file.to_string_lossy().into_owned());
         let body = (vec![name], false);
         let changes: Changes = self.systemd.call("DisableUnitFiles", &body).await?;
-        self.known(&changes).await?;
-        let Ok(file) = file else {
+        self.known(&changes).await
+    }
+
+    /// Links a unit's file again where it was linked before and systemd does not know it any more.
+    async fn link(&self, name: &str, linked: Option<&Path>) -> Result<(), Refusal> {
+        let Some(file) = linked.filter(|file| file.exists()) else {
             return Ok(());
         };
         if self.enablement(name).await? != Enablement::Absent {
             return Ok(());
         }
-        let body = (vec![file], false, false);
+        let body = (vec![file.to_string_lossy().into_owned()], false, false);
         let changes: Changes = self.systemd.call("LinkUnitFiles", &body).await?;
         self.known(&changes).await
+    }
+
+    /// What is known of it from before, or else by now: older journals do not say it.
+    async fn linked_before(
+        &self,
+        name: &str,
+        before: &UnitState,
+    ) -> Result<Option<PathBuf>, Refusal> {
+        match &before.linked {
+            Some(file) => Ok(Some(file.clone())),
+            None => self.linked(name).await,
+        }
+    }
+
+    /// Its file, where that is in none of systemd's directories.
+    async fn linked(&self, name: &str) -> Result<Option<PathBuf>, Refusal> {
+        let unit: OwnedObjectPath = match self.systemd.call("LoadUnit", &name).await {
+            Ok(unit) => unit,
+            Err(refusal) if refusal.is_absence() => return Ok(None),
+            Err(refusal) => return Err(refusal),
+        };
+        let file: String = self.systemd.property(&unit, "Unit", "FragmentPath").await?;
+        let Ok(file) = std::fs::canonicalize(&file) else {
+            return Ok(None);
+        };
+        let is_own = DIRECTORIES.iter().any(|own| file.starts_with(own));
+        Ok(Some(file).filter(|file| !is_own && file.is_file()))
     }
 
     async fn restore_enablement(

@@ -85,10 +85,11 @@ impl World {
         let running = UnitState {
             enablement: Enablement::Enabled,
             active: true,
+            linked: None,
         };
         let units = ["kubelet.service", "docker.service", "docker.socket"];
         let state = State {
-            units: units.map(|unit| (unit.to_string(), running)).into(),
+            units: units.map(|unit| (unit.to_string(), running.clone())).into(),
             packages: BTreeSet::new(),
             modules: BTreeSet::from(["overlay".to_string()]),
             parameters: parameters_at_boot(),
@@ -183,8 +184,9 @@ impl World {
         let stopped = UnitState {
             enablement: Enablement::Disabled,
             active: false,
+            linked: None,
         };
-        state.units.insert(unit.to_string(), stopped);
+        state.units.insert(unit.to_string(), stopped.clone());
         if package == "cri-dockerd" {
             state.units.insert("cri-docker.socket".to_string(), stopped);
         }
@@ -246,7 +248,7 @@ impl World {
         if name == "docker.service" && active {
             self.state.borrow_mut().network = of_docker();
         }
-        let was = self.state.borrow().units.get(name).copied();
+        let was = self.state.borrow().units.get(name).cloned();
         if name == "kubelet.service" && active && was.is_some_and(|unit| !unit.active) {
             self.start_kubelet();
         }
@@ -339,13 +341,14 @@ impl Host for World {
         let absent = UnitState {
             enablement: Enablement::Absent,
             active: false,
+            linked: None,
         };
         Ok(self
             .state
             .borrow()
             .units
             .get(name)
-            .copied()
+            .cloned()
             .unwrap_or(absent))
     }
 
@@ -369,7 +372,7 @@ impl Host for World {
         Ok(())
     }
 
-    async fn disable(&self, name: &str) -> Result<(), host::Error> {
+    async fn disable(&self, name: &str, _: &UnitState) -> Result<(), host::Error> {
         self.host("disable")?;
         self.enable(name, Enablement::Disabled);
         self.point();

@@ -453,15 +453,16 @@ async fn stopping_and_disabling_can_be_done_again() {
     fake.units.stop("a.service").await.unwrap();
     assert_eq!(fake.state("a.service").await, "enabled, stopped");
     fake.asked();
+    let before = fake.units.state("a.service").await.unwrap();
     for _ in 0..2 {
-        fake.units.disable("a.service").await.unwrap();
+        fake.units.disable("a.service", &before).await.unwrap();
         assert_eq!(fake.state("a.service").await, "disabled, stopped");
     }
     let asked = fake.asked();
     let stop = "StopUnit a.service";
     assert_eq!(asked, [stop, "DisableUnitFiles a.service", "Reload", stop]);
     fake.units.stop("absent.service").await.unwrap();
-    fake.units.disable("absent.service").await.unwrap();
+    fake.units.disable("absent.service", &before).await.unwrap();
 }
 
 #[tokio::test]
@@ -475,11 +476,28 @@ async fn a_file_that_was_linked_stays_linked() {
         ..Unit::new("enabled", "inactive")
     };
     let fake = Fake::new(&[(name, unit)]);
-    fake.units.disable(name).await.unwrap();
-    assert_eq!(fake.known.lock().unwrap().units[name].file_state, "linked");
-    assert!(
-        fake.asked()
-            .contains(&format!("LinkUnitFiles {}", path.display()))
+    let before = fake.units.state(name).await.unwrap();
+    assert_eq!(before.linked.as_ref(), Some(&path));
+    let link = format!("LinkUnitFiles {}", path.display());
+    let file_state = || fake.known.lock().unwrap().units[name].file_state;
+    fake.units.disable(name, &before).await.unwrap();
+    assert_eq!(file_state(), "linked");
+    assert!(fake.asked().contains(&link));
+
+    // Killed when systemd had taken the link away: systemd knows nothing of it any more.
+    let lost = |unit: &mut Unit| {
+        unit.file_state = "";
+        unit.fragment = String::new();
+    };
+    fake.change(name, lost);
+    fake.units.disable(name, &before).await.unwrap();
+    assert_eq!(file_state(), "linked");
+    fake.change(name, lost);
+    fake.units.restore(name, &before).await.unwrap();
+    assert_eq!(file_state(), "enabled");
+    assert_eq!(
+        fake.asked().iter().filter(|asked| **asked == link).count(),
+        2
     );
 }
 
@@ -497,11 +515,11 @@ async fn every_state_is_come_back_to() {
         let before = fake.units.state(name).await.unwrap();
         fake.units.start(name).await.unwrap();
         for _ in 0..2 {
-            fake.units.restore(name, before).await.unwrap();
+            fake.units.restore(name, &before).await.unwrap();
             assert_eq!(fake.units.state(name).await.unwrap(), before);
         }
-        fake.units.disable(name).await.unwrap();
-        fake.units.restore(name, before).await.unwrap();
+        fake.units.disable(name, &before).await.unwrap();
+        fake.units.restore(name, &before).await.unwrap();
         assert_eq!(fake.units.state(name).await.unwrap(), before);
     }
     // One that systemd started again and again does so again.
@@ -512,20 +530,21 @@ async fn every_state_is_come_back_to() {
     };
     let fake = Fake::new(&[(name, looping)]);
     let before = fake.units.state(name).await.unwrap();
-    fake.units.disable(name).await.unwrap();
-    fake.units.restore(name, before).await.unwrap();
+    fake.units.disable(name, &before).await.unwrap();
+    fake.units.restore(name, &before).await.unwrap();
     assert_eq!(fake.units.state(name).await.unwrap(), before);
     // One that a package brought is left as it can be removed; one that has gone is missed.
     let absent = UnitState {
         enablement: Enablement::Absent,
         active: false,
+        linked: None,
     };
-    fake.units.restore(name, absent).await.unwrap();
+    fake.units.restore(name, &absent).await.unwrap();
     assert_eq!(fake.state(name).await, "disabled, stopped");
-    fake.units.restore("gone.service", absent).await.unwrap();
+    fake.units.restore("gone.service", &absent).await.unwrap();
     let refused = fake
         .units
-        .restore("gone.service", before)
+        .restore("gone.service", &before)
         .await
         .unwrap_err();
     assert!(
@@ -536,8 +555,9 @@ async fn every_state_is_come_back_to() {
     let masked = UnitState {
         enablement: Enablement::Masked,
         active: false,
+        linked: None,
     };
-    fake.units.restore(name, masked).await.unwrap();
+    fake.units.restore(name, &masked).await.unwrap();
     assert_eq!(fake.state(name).await, "masked, stopped");
 }
 

@@ -64,7 +64,16 @@ fn seen(name: &str) -> (String, String) {
 }
 
 fn state(enablement: Enablement, active: bool) -> UnitState {
-    UnitState { enablement, active }
+    UnitState {
+        enablement,
+        active,
+        linked: None,
+    }
+}
+
+async fn disable(host: &Live<None>, name: &str) {
+    let before = host.unit(name).await.unwrap();
+    host.disable(name, &before).await.unwrap();
 }
 
 fn pair(enabled: &str, active: &str) -> (String, String) {
@@ -82,7 +91,7 @@ async fn a_unit_is_enabled_started_anew_and_made_what_it_was() {
         state(Enablement::Absent, false)
     );
     host.stop(name).await.unwrap();
-    host.disable(name).await.unwrap();
+    disable(&host, name).await;
     let refused = host.start(name).await.unwrap_err().to_string();
     assert!(refused.contains("there is no such unit"), "{refused}");
 
@@ -118,7 +127,7 @@ async fn a_unit_is_enabled_started_anew_and_made_what_it_was() {
         assert_eq!(host.unit(name).await.unwrap(), before);
     }
     for _ in 0..2 {
-        host.disable(name).await.unwrap();
+        disable(&host, name).await;
         assert_eq!(seen(name), pair("disabled", "inactive"));
     }
 
@@ -127,7 +136,7 @@ async fn a_unit_is_enabled_started_anew_and_made_what_it_was() {
     host.start(name).await.unwrap();
     let process = format!("/proc/{}/cmdline", property(name, "MainPID"));
     assert_eq!(fs::read_to_string(process).unwrap(), "/bin/sleep\x002000\0");
-    host.disable(name).await.unwrap();
+    disable(&host, name).await;
     systemctl(&["mask", name]);
     assert_eq!(
         host.unit(name).await.unwrap(),
@@ -135,7 +144,7 @@ async fn a_unit_is_enabled_started_anew_and_made_what_it_was() {
     );
     let refused = host.start(name).await.unwrap_err().to_string();
     assert!(refused.contains("systemctl unmask"), "{refused}");
-    host.disable(name).await.unwrap();
+    disable(&host, name).await;
     systemctl(&["unmask", name]);
     assert_eq!(host.unit(name).await.unwrap(), before);
 }
@@ -165,7 +174,7 @@ async fn why_a_unit_does_not_run_is_said_and_forgotten_before_the_next_start() {
     assert!(!started());
     host.start(name).await.unwrap();
     assert_eq!(seen(name), pair("enabled", "active"));
-    host.disable(name).await.unwrap();
+    disable(&host, name).await;
 
     // It is started again and again, and a start of it is under way when it is asked for.
     let text = "[Service]\nType=notify\nRestart=always\nRestartSec=0\nTimeoutStartSec=2\nExecStart=/bin/sleep 1000\n";
@@ -191,7 +200,7 @@ async fn why_a_unit_does_not_run_is_said_and_forgotten_before_the_next_start() {
         refused.contains("a condition of its unit is not met"),
         "{refused}"
     );
-    host.disable("slipway-e2e-skipped.service").await.unwrap();
+    disable(&host, "slipway-e2e-skipped.service").await;
 }
 
 #[tokio::test]
@@ -210,7 +219,7 @@ async fn sockets_links_and_units_for_this_boot_stay_what_they_are() {
         assert_eq!(seen(name), pair("enabled", "active"));
     }
     for name in [socket, service, socket] {
-        host.disable(name).await.unwrap();
+        disable(&host, name).await;
         assert_eq!(seen(name), pair("disabled", "inactive"));
     }
 
@@ -226,7 +235,14 @@ async fn sockets_links_and_units_for_this_boot_stay_what_they_are() {
     host.restore_unit(linked, &before).await.unwrap();
     assert_eq!(seen(linked), pair("linked", "inactive"));
     host.start(linked).await.unwrap();
-    host.disable(linked).await.unwrap();
+    disable(&host, linked).await;
+    assert_eq!(seen(linked), pair("linked", "inactive"));
+    // Killed before it was linked again.
+    systemctl(&["disable", linked]);
+    host.disable(linked, &before).await.unwrap();
+    assert_eq!(seen(linked), pair("linked", "inactive"));
+    systemctl(&["disable", linked]);
+    host.restore_unit(linked, &before).await.unwrap();
     assert_eq!(seen(linked), pair("linked", "inactive"));
     systemctl(&["disable", linked]);
 
