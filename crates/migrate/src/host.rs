@@ -22,6 +22,7 @@ pub use crate::failure::Failure as Error;
 
 pub use docker_pods::{DockerNode, DockerPods};
 pub use live::Live;
+pub use pods::{GRACE, grace_seconds};
 
 /// Whom the person who waits hears from, a line at a time.
 pub type Progress<'a> = &'a dyn Fn(&str);

@@ -1,9 +1,10 @@
 //! Pods behind a CRI socket, removed before the kubelet asks another one.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use slipway_cri_api::v1::runtime_service_client::RuntimeServiceClient;
 use slipway_cri_api::v1::{
     ContainerFilter, ContainerState, ContainerStateValue, ListContainersRequest,
@@ -16,14 +17,24 @@ use tonic::{Request, Status};
 
 use super::{Error, Progress};
 
-/// How long a container may take to end by itself, as a kubelet gives it by default.
-const GRACE: Duration = Duration::from_secs(30);
+/// The kubelet has written here how long a pod's containers have to stop (kubelet,
+/// `newContainerAnnotations`).
+pub const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
+
+/// How long they have where it is not said, in seconds.
+const USUAL_GRACE: i64 = 30;
 
 /// How long any answer may take beyond that: network plugins among the reasons.
 const PATIENCE: Duration = Duration::from_mins(4);
 
-/// How many pods are stopped at a time.
-const AT_ONCE: usize = 8;
+/// How many pods are stopped at a time: most of the time they are waited for.
+const AT_ONCE: usize = 64;
+
+/// How long a container has to stop by itself, in seconds, by its annotations.
+pub fn grace_seconds(annotations: &HashMap<String, String>) -> i64 {
+    let said = annotations.get(GRACE).and_then(|said| said.parse().ok());
+    said.filter(|said| *said >= 0).unwrap_or(USUAL_GRACE)
+}
 
 /// A node can have thousands of containers.
 const LARGEST_MESSAGE: usize = 16 << 20;
@@ -98,13 +109,24 @@ async fn remove_pod(
             filter: Some(filter),
         };
         let running = client.list_containers(limited(request, PATIENCE)).await?;
-        for container in running.into_inner().containers {
-            let request = StopContainerRequest {
-                container_id: container.id,
-                timeout: i64::try_from(GRACE.as_secs()).unwrap_or_default(),
-            };
-            let patience = GRACE + PATIENCE;
-            gone(client.stop_container(limited(request, patience)).await)?;
+        let stops = running
+            .into_inner()
+            .containers
+            .into_iter()
+            .map(|container| {
+                let mut client = client.clone();
+                async move {
+                    let timeout = grace_seconds(&container.annotations);
+                    let request = StopContainerRequest {
+                        container_id: container.id,
+                        timeout,
+                    };
+                    let patience = Duration::from_secs(timeout.unsigned_abs()) + PATIENCE;
+                    gone(client.stop_container(limited(request, patience)).await)
+                }
+            });
+        for stopped in join_all(stops).await {
+            stopped?;
         }
         let request = StopPodSandboxRequest {
             pod_sandbox_id: pod.id.clone(),
@@ -138,3 +160,6 @@ fn limited<T>(message: T, patience: Duration) -> Request<T> {
 fn is_listening(socket: &Path) -> bool {
     std::os::unix::net::UnixStream::connect(socket).is_ok()
 }
+
+#[cfg(test)]
+mod tests;
