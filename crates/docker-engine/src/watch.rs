@@ -42,10 +42,12 @@ type Events = UnboundedReceiver<Result<EventMessage>>;
 /// Where dockerd is of a kind that cannot be worked with. One that is not there is waited for.
 pub(crate) async fn start(node: &Arc<Node>) -> Result<()> {
     let first = connect(node).await;
-    if let Err(error) = &first
-        && error.kind() == Kind::FailedPrecondition
-    {
-        return Err(error.clone());
+    if let Err(error) = &first {
+        if error.kind() == Kind::FailedPrecondition {
+            return Err(error.clone());
+        }
+        // Whoever asks at once is told why.
+        node.dockerd.set(Link::Down(error.clone()));
     }
     tokio::spawn(follow(Arc::clone(node), first));
     Ok(())

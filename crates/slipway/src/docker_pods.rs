@@ -1,7 +1,7 @@
 //! Pods that dockershim or cri-dockerd has made, stopped by the engine that has learnt to be in
 //! their place: their networks are given back by what libcni has recorded of them.
 
-use std::collections::HashMap;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,18 +11,11 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use slipway_cri_api::v1::{Container, ContainerState, PodSandbox, PodSandboxState};
 use slipway_docker_engine::{DockerEngine, Settings};
-use slipway_engine::{Census, Engine as _};
+use slipway_engine::{Census, Engine as _, Kind};
 use slipway_migrate::apply::DIRECTORY;
 use slipway_migrate::host::{self, DockerNode, Error, Progress};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-
-/// The kubelet has written here how long a pod's containers have to stop (kubelet,
-/// `newContainerAnnotations`).
-const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
-
-/// How long they have where it is not said, in seconds.
-const USUAL_GRACE: i64 = 30;
 
 const WHAT: &str = "stop the pods that Docker has";
 
@@ -87,11 +80,11 @@ async fn stop_in(
             .worker_threads(2)
             .enable_all()
             .build()
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| Failed::Other(error.to_string()))?;
         runtime.block_on(async {
             tokio::select! {
                 stopped = stop_all(&docker, root, state, &lines) => stopped,
-                _ = unwanted => Err("it was given up".to_owned()),
+                _ = unwanted => Err(Failed::Other("it was given up".to_owned())),
             }
         })
     });
@@ -99,12 +92,52 @@ async fn stop_in(
         progress(&line);
     }
     let stopped = work.await.map_err(|error| Error::new(WHAT, error))?;
-    stopped.map_err(|why| {
-        Error::new(
-            WHAT,
-            format!("{why}; see to it that Docker runs (systemctl status docker), then go on"),
-        )
-    })
+    stopped.map_err(|failed| Error::new(WHAT, failed))
+}
+
+/// Why pods are not stopped.
+#[derive(Debug)]
+enum Failed {
+    /// Docker does not answer, in these words.
+    NoAnswer(String),
+    /// It does: what was asked, and what was found.
+    Other(String),
+}
+
+impl Failed {
+    /// Of several, it is Docker's fault where it does not answer one of them.
+    fn all(failed: Vec<Self>) -> Option<Self> {
+        let no_answer = failed.iter().any(|one| matches!(one, Self::NoAnswer(_)));
+        let whys = failed.into_iter().map(|one| match one {
+            Self::NoAnswer(why) | Self::Other(why) => why,
+        });
+        let whys: Vec<_> = whys.collect();
+        let whys = (!whys.is_empty()).then(|| whys.join("; "))?;
+        Some(if no_answer {
+            Self::NoAnswer(whys)
+        } else {
+            Self::Other(whys)
+        })
+    }
+
+    fn of_engine(what: impl fmt::Display) -> impl Fn(slipway_engine::Error) -> Self {
+        move |error| match error.kind() {
+            Kind::Unavailable => Self::NoAnswer(format!("{what}: {error}")),
+            _ => Self::Other(format!("{what}: {error}")),
+        }
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAnswer(why) => write!(
+                out,
+                "{why}; systemctl status docker says whether Docker runs: start it, then go on"
+            ),
+            Self::Other(why) => write!(out, "{why}; mend that, then go on"),
+        }
+    }
 }
 
 async fn stop_all(
@@ -112,7 +145,7 @@ async fn stop_all(
     root: PathBuf,
     state: PathBuf,
     progress: &UnboundedSender<String>,
-) -> Result<(), String> {
+) -> Result<(), Failed> {
     let settings = Settings {
         root: root.clone(),
         state: state.clone(),
@@ -125,10 +158,13 @@ async fn stop_all(
         census: Census::default(),
         network_metrics: slipway_network::Metrics::default(),
     };
-    let text = |error: slipway_engine::Error| error.to_string();
-    let engine = DockerEngine::open(settings).await.map_err(text)?;
-    let pods = engine.list_pods(None).await.map_err(text)?;
-    let containers = engine.list_containers(None).await.map_err(text)?;
+    let asking = |what: &str| Failed::of_engine(format!("{what} of {}", docker.socket.display()));
+    let engine = DockerEngine::open(settings).await;
+    let engine = engine.map_err(asking("reading the pods"))?;
+    let pods = engine.list_pods(None).await;
+    let pods = pods.map_err(asking("listing the pods"))?;
+    let containers = engine.list_containers(None).await;
+    let containers = containers.map_err(asking("listing the containers"))?;
     let stops = pods.iter().map(async |pod| {
         let name = name(pod);
         let own = containers.iter().filter(|one| one.pod_sandbox_id == pod.id);
@@ -137,20 +173,17 @@ async fn stop_all(
             // Nobody listens any more who has given up.
             let _ = progress.send(format!("{name} is stopped"));
         }
-        stopped.map_err(|error| format!("{name}: {error}"))
+        stopped.map_err(Failed::of_engine(name))
     });
-    let left: Vec<_> = join_all(stops)
-        .await
-        .into_iter()
-        .filter_map(Result::err)
-        .collect();
-    if !left.is_empty() {
-        return Err(left.join("; "));
+    let stopped = join_all(stops).await;
+    let left = stopped.into_iter().filter_map(Result::err).collect();
+    if let Some(failed) = Failed::all(left) {
+        return Err(failed);
     }
     // Nothing in them is needed for pods that are stopped.
     for directory in [root, state] {
         std::fs::remove_dir_all(&directory)
-            .map_err(|error| format!("{}: {error}", directory.display()))?;
+            .map_err(|error| Failed::Other(format!("{}: {error}", directory.display())))?;
     }
     Ok(())
 }
@@ -175,19 +208,13 @@ async fn stop_pod(
 ) -> Result<(), slipway_engine::Error> {
     let running = containers.filter(|one| one.state() == ContainerState::ContainerRunning);
     let stops = running.map(async |container| {
-        let seconds = grace(&container.annotations);
+        let seconds = host::grace_seconds(&container.annotations);
         engine.stop_container(&container.id, seconds).await
     });
     for stopped in join_all(stops).await {
         stopped?;
     }
     engine.stop_pod(&pod.id).await
-}
-
-/// How long a container has to stop, in seconds.
-fn grace(annotations: &HashMap<String, String>) -> i64 {
-    let said = annotations.get(GRACE).and_then(|said| said.parse().ok());
-    said.filter(|said| *said >= 0).unwrap_or(USUAL_GRACE)
 }
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ impl Node {
         let named = format!("--name=k8s_main_{pod}_default_{pod}-uid_0");
         let network = format!("--net=container:{sandbox}");
         let of = format!("--label=io.kubernetes.sandbox.id={sandbox}");
-        let grace = grace.map(|grace| format!("--label=annotation.{GRACE}={grace}"));
+        let grace = grace.map(|grace| format!("--label=annotation.{}={grace}", host::GRACE));
         let label = "--label=io.kubernetes.container.name=main";
         let mut more = vec![named.as_str(), network.as_str(), of.as_str(), label];
         more.extend(grace.as_deref());
@@ -165,6 +165,13 @@ async fn pods_end_in_their_own_time_and_give_their_networks_back() {
             .unwrap();
     }
 
+    // Docker runs, and nobody is sent to look whether it does.
+    fs::write(node.scratch.join("pods-root"), "").unwrap();
+    let refused = node.stop().await.unwrap_err().to_string();
+    assert!(refused.contains("pods-root"), "{refused}");
+    assert!(!refused.contains("Docker runs"), "{refused}");
+    fs::remove_file(node.scratch.join("pods-root")).unwrap();
+
     // An engine that was killed half-way is followed by another one.
     node.docker.freeze();
     let cut = tokio::time::timeout(std::time::Duration::from_millis(300), node.stop()).await;
@@ -189,15 +196,11 @@ async fn pods_end_in_their_own_time_and_give_their_networks_back() {
     }
     node.docker.stop().unwrap();
     let refused = node.stop().await.unwrap_err().to_string();
-    assert!(refused.contains("see to it that Docker runs"), "{refused}");
-}
-
-#[test]
-fn a_grace_period_is_what_the_kubelet_wrote() {
-    let said = |text: &str| grace(&HashMap::from([(GRACE.to_owned(), text.to_owned())]));
-    assert_eq!((said("0"), said("600")), (0, 600));
-    assert_eq!((said("-1"), said("soon")), (USUAL_GRACE, USUAL_GRACE));
-    assert_eq!(grace(&HashMap::new()), USUAL_GRACE);
+    let socket = node.docker.socket();
+    let unanswered = format!("cannot be reached at unix://{}", socket.display());
+    for words in [unanswered.as_str(), "systemctl status docker"] {
+        assert!(refused.contains(words), "{words:?} is not in {refused:?}");
+    }
 }
 
 #[test]

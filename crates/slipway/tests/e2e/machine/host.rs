@@ -14,9 +14,9 @@ use super::own;
 use super::systemd::{property, systemctl};
 
 /// These tests touch no pods.
-struct None;
+struct NoPods;
 
-impl DockerPods for None {
+impl DockerPods for NoPods {
     async fn stop(&self, _: &DockerNode, _: Progress<'_>) -> Result<(), Error> {
         unreachable!()
     }
@@ -26,8 +26,8 @@ impl DockerPods for None {
     }
 }
 
-async fn live() -> Live<None> {
-    Live::new(None, DockerNode::gather(&Root::new("/")).await)
+async fn live() -> Live<NoPods> {
+    Live::new(NoPods, DockerNode::gather(&Root::new("/")).await)
 }
 
 /// A file of the machine that goes with this.
@@ -71,7 +71,7 @@ fn state(enablement: Enablement, active: bool) -> UnitState {
     }
 }
 
-async fn disable(host: &Live<None>, name: &str) {
+async fn disable(host: &Live<NoPods>, name: &str) {
     let before = host.unit(name).await.unwrap();
     host.disable(name, &before).await.unwrap();
 }
