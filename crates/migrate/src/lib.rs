@@ -27,6 +27,7 @@ pub mod plan;
 pub mod rollout;
 mod root;
 pub mod rules;
+mod secrets;
 
 pub use finding::{Evidence, Finding, NodeRuntime, Report, Severity, Unseen, Verdict};
 pub use root::Root;

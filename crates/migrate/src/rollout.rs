@@ -12,6 +12,7 @@ mod node;
 mod objects;
 mod state;
 
+use std::collections::BTreeSet;
 use std::num::NonZero;
 use std::time::Duration;
 
@@ -82,6 +83,8 @@ pub enum Event<'a> {
     Says(&'a str, &'a Phase),
     /// A node has moved.
     Moved(&'a str),
+    /// A node is not in the cluster any more.
+    Gone(&'a str),
 }
 
 /// Why not all nodes have moved.
@@ -95,10 +98,10 @@ pub enum Error {
     ControlPlane(#[from] control_plane::Error),
     /// As many nodes are away as may be, or more.
     #[error(
-        "{} not Ready already, and no more than {allowed} may be: mend them first, or allow more with --max-unavailable", plural(.nodes)
+        "{}, and no more than {allowed} may be away: mend that first, or allow more with --max-unavailable", .nodes.join(", ")
     )]
     Unavailable {
-        /// Which.
+        /// Which, and why.
         nodes: Vec<String>,
         /// By [`Options::max_unavailable`].
         allowed: usize,
@@ -113,16 +116,24 @@ pub enum Error {
     },
 }
 
-fn plural(nodes: &[String]) -> String {
-    let are = if nodes.len() == 1 { "is" } else { "are" };
-    format!("{} {are}", nodes.join(", "))
-}
-
 fn not_begun(nodes: &[String]) -> String {
     match nodes {
         [] => String::new(),
         nodes => format!("; not begun: {}", nodes.join(", ")),
     }
+}
+
+/// What becomes of a node that is next.
+enum Next {
+    Moves(Value),
+    /// As many as may be are away; which, beside ours, and why.
+    Full(Vec<String>),
+    /// It has moved meanwhile.
+    There(Value),
+    /// It is not Ready any more.
+    Away,
+    /// The cluster has no such Node any more.
+    Gone,
 }
 
 /// How nodes are, in the order in which they come.
@@ -194,32 +205,51 @@ pub async fn run(
         let _ = rollout.clean_up().await;
         return Err(error);
     }
-    let mut failed = Vec::new();
-    let mut left = Vec::new();
-    // They go on whether or not they are followed.
-    let all = usize::MAX;
-    rollout
-        .move_all(std::mem::take(&mut lots.going), all, &mut failed, &mut left)
-        .await;
-    let allowed = options.max_unavailable.get();
-    let room = allowed.saturating_sub(lots.away.len());
-    if room == 0 && waiting > 0 && failed.is_empty() {
-        // That no node moved is the news.
-        let _ = rollout.clean_up().await;
-        let nodes = lots.away;
-        return Err(Error::Unavailable { nodes, allowed });
+    let mut so_far = SoFar {
+        alone: lots.asked_for(options),
+        ..SoFar::default()
+    };
+    let going = std::mem::take(&mut lots.going);
+    rollout.follow_all(&going, &mut so_far).await;
+    for (nodes, at_a_time) in [(lots.workers, usize::MAX), (lots.control_planes, 1)] {
+        rollout.move_all(&nodes, at_a_time, &mut so_far).await;
     }
-    let workers = std::mem::take(&mut lots.workers);
-    let control_planes = std::mem::take(&mut lots.control_planes);
-    for (nodes, at_a_time) in [(workers, room), (control_planes, 1)] {
-        rollout
-            .move_all(nodes, at_a_time, &mut failed, &mut left)
-            .await;
+    let cleaned = rollout.clean_up().await;
+    if let Some(nodes) = so_far.full {
+        let allowed = options.max_unavailable.get();
+        let error = Error::Unavailable { nodes, allowed };
+        if so_far.begun == 0 && so_far.failed.is_empty() {
+            // That no node moved is the news.
+            return Err(error);
+        }
+        so_far.failed.push(error.to_string());
     }
-    if let Err(error) = rollout.clean_up().await {
-        failed.push(error.to_string());
+    if let Err(error) = cleaned {
+        so_far.failed.push(error.to_string());
     }
-    ended(failed, left, lots.asked_for(options))
+    ended(so_far.failed, so_far.left, so_far.alone)
+}
+
+/// What has become of the nodes so far.
+#[derive(Debug, Default)]
+struct SoFar {
+    /// So many were asked to move, or followed.
+    begun: usize,
+    /// Why nodes have not moved.
+    failed: Vec<String>,
+    /// Who is away, where no other node may be.
+    full: Option<Vec<String>>,
+    /// Nodes that were not begun.
+    left: Vec<String>,
+    /// Nodes that were to move, and could not because they are away.
+    alone: Vec<String>,
+}
+
+impl SoFar {
+    /// Whether another node may be asked.
+    fn goes_on(&self) -> bool {
+        self.failed.is_empty() && self.full.is_none()
+    }
 }
 
 impl Rollout<'_> {
@@ -302,28 +332,84 @@ impl Rollout<'_> {
         Ok(lots)
     }
 
-    /// Moves nodes, so many at a time; none more once one has failed.
-    async fn move_all(
-        &self,
-        nodes: Vec<Value>,
-        at_a_time: usize,
-        failed: &mut Vec<String>,
-        left: &mut Vec<String>,
-    ) {
-        let mut waiting = nodes.iter();
-        let mut running = FuturesUnordered::new();
-        loop {
-            while failed.is_empty() && running.len() < at_a_time {
-                let Some(node) = waiting.next() else { break };
-                running.push(self.move_node(node));
-            }
-            match running.next().await {
-                Some(Ok(())) => {}
-                Some(Err(why)) => failed.push(why),
-                None => break,
-            }
+    /// Follows nodes that are about it, whether or not they could be asked to.
+    async fn follow_all(&self, nodes: &[Value], so_far: &mut SoFar) {
+        so_far.begun += nodes.len();
+        let mut going: FuturesUnordered<_> =
+            nodes.iter().map(|node| self.move_node(node)).collect();
+        while let Some(moved) = going.next().await {
+            so_far.failed.extend(moved.err());
         }
-        left.extend(waiting.map(|node| name(node).to_string()));
+    }
+
+    /// Moves nodes, as many at a time as may be away, and no more than `at_a_time`; none more once one
+    /// has failed. Much may have happened since the last one was asked, so the cluster is looked at
+    /// again before each.
+    async fn move_all(&self, nodes: &[Value], at_a_time: usize, so_far: &mut SoFar) {
+        let mut waiting = nodes.iter().map(name).peekable();
+        let mut running = FuturesUnordered::new();
+        let mut moving = BTreeSet::new();
+        loop {
+            while so_far.goes_on() && moving.len() < at_a_time {
+                let Some(next) = waiting.peek().copied() else {
+                    break;
+                };
+                match self.look_at(next, &moving).await {
+                    Ok(Next::Full(_)) if !moving.is_empty() => break,
+                    Ok(Next::Full(away)) => {
+                        so_far.full = Some(away);
+                        break;
+                    }
+                    Ok(Next::Moves(node)) => {
+                        moving.insert(next);
+                        so_far.begun += 1;
+                        running.push(async move { (next, self.move_node(&node).await) });
+                    }
+                    Ok(Next::Gone) => (self.heard)(Event::Gone(next)),
+                    Ok(Next::There(node)) => {
+                        (self.heard)(Event::Passed(next));
+                        let silenced = self.silence(&node).await;
+                        so_far
+                            .failed
+                            .extend(silenced.err().map(|error| error.to_string()));
+                    }
+                    Ok(Next::Away) => so_far.alone.push(next.to_string()),
+                    Err(error) => {
+                        so_far.failed.push(error.to_string());
+                        break;
+                    }
+                }
+                waiting.next();
+            }
+            let Some((name, moved)) = running.next().await else {
+                break;
+            };
+            moving.remove(name);
+            so_far.failed.extend(moved.err());
+        }
+        so_far.left.extend(waiting.map(str::to_string));
+    }
+
+    /// Looks whether a node can be asked now, while others of ours are `moving`.
+    async fn look_at(&self, next: &str, moving: &BTreeSet<&str>) -> Result<Next, Error> {
+        let listed = self.api.list(&Collection::of(NODES), soon()).await;
+        let (mut nodes, _) = listed.map_err(failed("listing the Nodes"))?;
+        let Some(node) = nodes.remove(&(String::new(), next.to_string())) else {
+            return Ok(Next::Gone);
+        };
+        let ready = control_plane::is_ready(&node);
+        if ready && is_there(&node, self.options.target) {
+            return Ok(Next::There(node));
+        }
+        if !ready {
+            return Ok(Next::Away);
+        }
+        let others = nodes.values().filter(|node| !moving.contains(name(node)));
+        let away: Vec<_> = others.filter_map(away).collect();
+        if away.len() + moving.len() < self.options.max_unavailable.get() {
+            return Ok(Next::Moves(node));
+        }
+        Ok(Next::Full(away))
     }
 
     async fn set_up(&self) -> Result<(), Error> {
@@ -420,6 +506,20 @@ fn account_needs() -> Vec<Permission> {
     };
     let needed = preflight::needed(all, "");
     needed.into_iter().chain(preflight::helpful()).collect()
+}
+
+/// Why pods cannot count on a node, where they cannot.
+fn away(node: &Value) -> Option<String> {
+    let why = if !control_plane::is_ready(node) {
+        "is not Ready"
+    } else if node["spec"]["unschedulable"] == true {
+        "is cordoned"
+    } else if State::of(node).is_some_and(|state| state.is_going_on()) {
+        "is moving"
+    } else {
+        return None;
+    };
+    Some(format!("{} {why}", name(node)))
 }
 
 /// Whether a node runs its pods on the target.

@@ -607,6 +607,25 @@ fn what_was_known_of_docker_is_known_whatever_steps_have_changed() {
 }
 
 #[test]
+fn a_password_of_a_proxy_is_for_root_alone() {
+    let world = World::new(NODE, Target::Containerd, false);
+    let at = |path: &str| world.directory.path().join(path);
+    let docker = at("etc/systemd/system/docker.service.d");
+    fs::create_dir_all(&docker).unwrap();
+    let own = "etc/systemd/system/containerd.service.d/20-leaving-docker.conf";
+    for (proxy, mode) in [("http://u:p@x:3128", 0o600), ("http://x:3128", 0o644)] {
+        let text = format!("[Service]\nEnvironment=HTTP_PROXY={proxy}\n");
+        fs::write(docker.join("proxy.conf"), text).unwrap();
+        begin(&world, Target::Containerd, true, settings()).unwrap();
+        assert!(fs::read_to_string(at(own)).unwrap().contains(proxy));
+        let permissions = fs::metadata(at(own)).unwrap().permissions();
+        assert_eq!(permissions.mode() & 0o777, mode, "{proxy}");
+        go_on(&world, true).unwrap();
+        assert!(!at(own).exists());
+    }
+}
+
+#[test]
 fn two_at_once_are_refused() {
     let world = World::new(NODE, Target::Slipway, false);
     let held = Journals::hold(&root(&world)).unwrap();

@@ -110,6 +110,7 @@ impl Cluster {
                 }
                 Event::Says(..) => return,
                 Event::Moved(node) => format!("{node} has moved"),
+                Event::Gone(node) => format!("{node} is gone"),
             };
             heard.lock().unwrap().push(line);
         };
@@ -355,6 +356,64 @@ async fn as_many_nodes_are_away_as_may_be() {
 }
 
 #[tokio::test]
+async fn what_happens_to_nodes_meanwhile_is_seen_before_each() {
+    let cluster = Cluster::start();
+    for name in ["a", "b", "c", "d", "e"] {
+        cluster.node(name, "docker://20.10.8");
+    }
+    // While the first one moves, the next is taken out of the cluster, and another one is cordoned.
+    let together = Arc::new(Barrier::new(2));
+    cluster.fate("a", Fate::MovesWith(Arc::clone(&together)));
+    let meanwhile = async {
+        while !cluster.log().contains(&"a begins".to_string()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(cluster.server.remove("nodes", "", "b"));
+        cluster.change("e", |node| node["spec"]["unschedulable"] = true.into());
+        together.wait().await;
+    };
+    let options = options();
+    let ((done, heard), ()) = tokio::join!(cluster.run(&options), meanwhile);
+    contains(
+        &done.unwrap_err(),
+        &[
+            "e is cordoned, and no more than 1 may be away",
+            "not begun: c, d, e",
+            "go on with the same command",
+        ],
+    );
+    assert_eq!(heard[heard.len() - 2..], ["a has moved", "b is gone"]);
+    assert_eq!(cluster.runtime("c"), "docker://20.10.8");
+    cluster.is_clean();
+
+    // One that was asked to move although it is cordoned is away already.
+    cluster.change("e", |node| node["spec"]["unschedulable"] = false.into());
+    cluster.change("c", |node| node["spec"]["unschedulable"] = true.into());
+    let together = Arc::new(Barrier::new(2));
+    cluster.fate("c", Fate::MovesWith(Arc::clone(&together)));
+    let meanwhile = async {
+        while !cluster.log().contains(&"c begins".to_string()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        cluster.change("c", |node| node["spec"]["unschedulable"] = false.into());
+        // The one that is next is lost, and the other one cannot be asked beside it.
+        cluster.change("d", |node| {
+            node["status"]["conditions"][0]["status"] = "Unknown".into();
+        });
+        together.wait().await;
+    };
+    let ((done, _), ()) = tokio::join!(cluster.run(&options), meanwhile);
+    contains(
+        &done.unwrap_err(),
+        &[
+            "d is not Ready, and no more than 1 may be away",
+            "not begun: e",
+        ],
+    );
+    assert_eq!(cluster.runtime("e"), "docker://20.10.8");
+}
+
+#[tokio::test]
 async fn the_first_node_that_does_not_come_back_is_the_last() {
     let cluster = Cluster::start();
     for name in ["a", "b", "c"] {
@@ -485,7 +544,7 @@ async fn a_node_that_is_lost_keeps_its_credentials_until_it_is_found() {
     let (done, _) = cluster.run(&short).await;
     contains(
         &done.unwrap_err(),
-        &["a is not Ready already", "--max-unavailable"],
+        &["a is not Ready, and no more", "--max-unavailable"],
     );
     assert_eq!(cluster.runtime("b"), "docker://20.10.8");
     // With room for two the other one moves, and it is said that one was left.

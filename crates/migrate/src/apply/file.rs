@@ -9,9 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::Root;
 use crate::plan::FileChange;
+use crate::secrets;
 
-/// Permissions of files that are made: they hold no secrets.
+/// Permissions of files that are made.
 const MODE: u32 = 0o644;
+
+/// Permissions of those that hold credentials, which others than root need not read.
+const PRIVATE: u32 = 0o600;
 
 /// What there was of a file beside its bytes, which its change has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,7 +102,20 @@ pub(super) fn write(change: &FileChange, state: &FileState) -> Result<(), Error>
     for directory in &state.missing {
         make_directory(directory)?;
     }
-    replace(&state.real, &change.after, state.metadata.as_ref())
+    let is_new = |bytes: &[u8]| {
+        let before = change.before.as_deref().unwrap_or_default();
+        secrets::has_credentials(bytes) && !secrets::has_credentials(before)
+    };
+    let metadata = state.metadata.as_ref();
+    let mut mode = mode_of(metadata);
+    if is_new(&change.after) {
+        mode &= PRIVATE;
+    }
+    replace(&state.real, &change.after, mode, metadata)
+}
+
+fn mode_of(metadata: Option<&Metadata>) -> u32 {
+    metadata.map_or(MODE, |metadata| metadata.mode)
 }
 
 /// Makes a file what it was. What somebody else has made of it in between is kept in `aside`, and
@@ -109,6 +126,7 @@ pub(super) fn restore(
     aside: &Path,
 ) -> Result<Option<PathBuf>, Error> {
     let real = &state.real;
+    let metadata = state.metadata.as_ref();
     let now = bytes(real)?;
     let mut kept = None;
     if let Some(now) = &now
@@ -122,12 +140,12 @@ pub(super) fn restore(
             number += 1;
             path = aside.join(format!("changed{name}.{number}"));
         }
-        replace(&path, now, state.metadata.as_ref())?;
+        replace(&path, now, mode_of(metadata), metadata)?;
         kept = Some(path);
     }
     match &change.before {
         Some(before) if now.as_ref() == Some(before) => {}
-        Some(before) => replace(real, before, state.metadata.as_ref())?,
+        Some(before) => replace(real, before, mode_of(metadata), metadata)?,
         None => {
             remove(real)?;
             remove(&unfinished(real))?;
@@ -161,7 +179,7 @@ fn unfinished(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.slipway-migrate"))
 }
 
-fn replace(path: &Path, bytes: &[u8], metadata: Option<&Metadata>) -> Result<(), Error> {
+fn replace(path: &Path, bytes: &[u8], mode: u32, metadata: Option<&Metadata>) -> Result<(), Error> {
     let unfinished = unfinished(path);
     let write = || -> io::Result<()> {
         remove_if_there(&unfinished)?;
@@ -171,7 +189,6 @@ fn replace(path: &Path, bytes: &[u8], metadata: Option<&Metadata>) -> Result<(),
             .mode(0o600)
             .open(&unfinished)?;
         file.write_all(bytes)?;
-        let mode = metadata.map_or(MODE, |metadata| metadata.mode);
         if let Some(metadata) = metadata {
             std::os::unix::fs::fchown(&file, Some(metadata.uid), Some(metadata.gid))?;
             for (name, value) in &metadata.attributes {

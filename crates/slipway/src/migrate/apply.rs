@@ -59,7 +59,6 @@ impl ApplyArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         needs_root()?;
         let root = Root::new("/");
-        not_moving(apply::last(&root)?.as_ref())?;
         let options = self.to.options(self.how.node());
         let made = plan::make(&root, &options).await;
         let told = made.as_ref().ok().and_then(|plan| plan.node.clone());
@@ -67,6 +66,7 @@ impl ApplyArgs {
         let access = self.cluster.clone().access()?;
         let settings = self.how.settings(self.announce);
         let begin = async {
+            not_moving(apply::last(&root)?.as_ref())?;
             let plan = made?;
             let control_plane = connect(&access, &name, &settings).await?;
             control_plane.preflight(apply::needs(&plan)).await?;
@@ -98,8 +98,13 @@ impl ApplyArgs {
                     && let Ok(control_plane) = connect(&access, &name, &settings).await
                 {
                     let announcer = Announcer::new(&control_plane, self.to.to);
+                    // One that is not over is what the node is in the middle of.
+                    let last = apply::last(&root).ok().flatten();
+                    let last = last.filter(|record| !record.is_over());
                     // What is wrong is said below in any case.
-                    let _ = announcer.end(None, Some(&format!("{error:#}"))).await;
+                    let _ = announcer
+                        .end(last.as_ref(), Some(&format!("{error:#}")))
+                        .await;
                 }
                 Err(error)
             }

@@ -18,7 +18,7 @@ pub(super) struct ClusterMoveArgs {
     #[command(flatten)]
     to: Move,
 
-    /// As many nodes may be away at a time, those that are not Ready already among them
+    /// As many nodes may be away at a time, those that are not Ready or cordoned among them
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
     max_unavailable: NonZeroUsize,
 
@@ -110,6 +110,7 @@ fn show(target: Target, event: Event<'_>) {
         Event::Begins(node) => format!("{node}: asked to move"),
         Event::Follows(node) => format!("{node}: moves already"),
         Event::Moved(node) => format!("{node}: has moved"),
+        Event::Gone(node) => format!("{node}: is not in the cluster any more, and is left out"),
         Event::Says(node, phase) => match phase {
             Phase::Asked => format!("{node}: waiting for its Job"),
             Phase::Applying { step, of, doing } => format!("{node}: [{step:>2}/{of}] {doing}"),

@@ -233,3 +233,41 @@ async fn a_second_ctrl_c_waits_for_nobody() {
     assert!(output.status.signal().is_none());
     assert_cut(&output, 130, &["interrupted in step 2 of ", "resume"]);
 }
+
+#[tokio::test]
+async fn who_is_refused_because_of_a_move_says_so_to_those_who_follow_the_node() {
+    let node = Node::new();
+    let mut moving = node.apply(&[]);
+    node.draining(&mut moving).await;
+    // Another one is at work.
+    let refused = node
+        .apply(&["--announce"])
+        .wait_with_output()
+        .await
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{}", stderr(&refused));
+    let said = || {
+        let object = node.server.get("nodes", "", "a").unwrap();
+        let state = &object["metadata"]["annotations"]["migrate.slipway/state"];
+        serde_json::from_str::<Value>(state.as_str().unwrap()).unwrap()
+    };
+    assert_eq!(said()["phase"], "stopped", "{}", said());
+    send(&moving, Signal::INT);
+    moving.wait_with_output().await.unwrap();
+    node.server.change("nodes", "", "a", |node| {
+        node["metadata"]["annotations"] = json!({});
+    });
+    // Nobody is, and it is not over.
+    let refused = node
+        .apply(&["--announce"])
+        .wait_with_output()
+        .await
+        .unwrap();
+    assert!(
+        stderr(&refused).contains("is not over"),
+        "{}",
+        stderr(&refused)
+    );
+    assert_eq!(said()["phase"], "stopped", "{}", said());
+    assert!(said()["reason"].as_str().unwrap().contains("is not over"));
+}

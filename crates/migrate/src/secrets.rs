@@ -1,0 +1,57 @@
+//! Secrets in what people wrote: they carry over, and are shown to nobody.
+
+/// In place of a secret.
+const HIDDEN: &str = "…";
+
+/// Text without the credentials of its addresses: what is between `://` and `@`.
+pub(crate) fn without_credentials(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut left = text;
+    while let Some(at) = left.find("://") {
+        let (before, after) = left.split_at(at + "://".len());
+        shown.push_str(before);
+        let end = after.find(|one: char| one.is_whitespace() || "\"'<>".contains(one));
+        let address = &after[..end.unwrap_or(after.len())];
+        // A password may have a slash or an at sign that should have been encoded.
+        let host = match address.rfind('@') {
+            Some(end) => {
+                shown.push_str(HIDDEN);
+                &address[end..]
+            }
+            None => address,
+        };
+        shown.push_str(host);
+        left = &after[address.len()..];
+    }
+    shown.push_str(left);
+    shown
+}
+
+/// Whether it has credentials in addresses.
+pub(crate) fn has_credentials(bytes: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(bytes);
+    without_credentials(&text) != text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_of_addresses_are_not_shown() {
+        for (text, shown) in [
+            ("http://u:p@x:3128", "http://…@x:3128"),
+            ("http://x:3128/", "http://x:3128/"),
+            ("localhost,10.0.0.0/8", "localhost,10.0.0.0/8"),
+            ("http://u:p/q@r@x/, http://y", "http://…@x/, http://y"),
+            (
+                "Environment=\"A=http://u:%%40@x\" \"B=https://t@y/z\"\n",
+                "Environment=\"A=http://…@x\" \"B=https://…@y/z\"\n",
+            ),
+            ("://", "://"),
+        ] {
+            assert_eq!(without_credentials(text), shown);
+            assert_eq!(has_credentials(text.as_bytes()), text != shown);
+        }
+    }
+}
