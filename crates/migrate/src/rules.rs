@@ -151,7 +151,7 @@ rules! {
     UNIT_CALLS_DOCKER "unit-calls-docker" Warning
         "A systemd unit calls docker or docker-compose"
     UNIT_NEEDS_DOCKER "unit-needs-docker" Warning
-        "A systemd unit waits for Docker's, or goes down with it"
+        "A systemd unit starts Docker's with it, or goes down with it"
     PROFILE_CALLS_DOCKER "profile-calls-docker" Note
         "A shell's profile has docker in it"
     COMPOSE_FILE "compose-file" Warning

@@ -27,6 +27,38 @@ pub(crate) fn without_credentials(text: &str) -> String {
     shown
 }
 
+/// Options whose values are secrets: of Docker's log drivers, and of the kubelet.
+const OPTIONS: [&str; 3] = ["splunk-token", "logentries-token", "manifest-url-header"];
+
+/// An option's value as it is shown.
+pub(crate) fn option(name: &str, value: &str) -> String {
+    if OPTIONS.contains(&name) {
+        return HIDDEN.to_string();
+    }
+    without_credentials(value)
+}
+
+/// Text of any file as it is shown: without credentials of addresses, and without what follows the
+/// names of options that are secrets.
+pub(crate) fn hidden(text: &str) -> String {
+    let mut shown = without_credentials(text);
+    for name in OPTIONS {
+        let mut from = 0;
+        while let Some(at) = shown[from..].find(name) {
+            let after = from + at + name.len();
+            let value = shown[after..].trim_start_matches(['"', '\'', ' ', ':', '=']);
+            let start = shown.len() - value.len();
+            let end = value.find(|one: char| "\"'\n".contains(one) || one == ' ');
+            let end = start + end.unwrap_or(value.len());
+            if start > after && end > start {
+                shown.replace_range(start..end, HIDDEN);
+            }
+            from = after;
+        }
+    }
+    shown
+}
+
 /// Whether it has credentials in addresses.
 pub(crate) fn has_credentials(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes);
@@ -50,8 +82,35 @@ mod tests {
             ),
             ("://", "://"),
         ] {
-            assert_eq!(without_credentials(text), shown);
+            assert_eq!(hidden(text), shown);
             assert_eq!(has_credentials(text.as_bytes()), text != shown);
         }
+    }
+
+    #[test]
+    fn secrets_of_options_are_not_shown() {
+        for (text, shown) in [
+            (
+                "--log-opt splunk-token=abc --x",
+                "--log-opt splunk-token=… --x",
+            ),
+            (
+                "{\"splunk-token\": \"a\", \"max-size\": \"1m\"}",
+                "{\"splunk-token\": \"…\", \"max-size\": \"1m\"}",
+            ),
+            (
+                "--manifest-url-header=Authorization:x",
+                "--manifest-url-header=…",
+            ),
+            (
+                "--authentication-token-webhook=true",
+                "--authentication-token-webhook=true",
+            ),
+            ("splunk-token", "splunk-token"),
+        ] {
+            assert_eq!(hidden(text), shown);
+        }
+        assert_eq!(option("splunk-token", "abc"), "…");
+        assert_eq!(option("loki-url", "https://u:p@x/push"), "https://…@x/push");
     }
 }

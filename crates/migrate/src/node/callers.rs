@@ -275,7 +275,7 @@ fn unit_file(look: &mut Look<'_>, path: &Path, todo: &str) {
         } else if setting.section == "Unit"
             && matches!(
                 setting.key.as_str(),
-                "Requires" | "BindsTo" | "Requisite" | "PartOf" | "Wants" | "After"
+                "Requires" | "BindsTo" | "Requisite" | "PartOf" | "Wants"
             )
             && value
                 .split_whitespace()
@@ -285,7 +285,7 @@ fn unit_file(look: &mut Look<'_>, path: &Path, todo: &str) {
                 &rules::UNIT_NEEDS_DOCKER,
                 [evidence],
                 format!("{}={}", setting.key, value.trim()),
-                "Name the new runtime's unit instead; After= and Wants= alone do no harm",
+                "Name the new runtime's unit instead; Wants= starts Docker again where it is not disabled",
             );
         }
     }

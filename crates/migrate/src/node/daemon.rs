@@ -10,6 +10,7 @@ use super::runtimes::Docker;
 use crate::Evidence;
 use crate::document::{EnvFile, Node};
 use crate::rules::{self, Rule};
+use crate::secrets;
 
 /// What becomes of a setting.
 struct Carried {
@@ -161,6 +162,9 @@ const SETTINGS: &[Carried] = &[
 
 const PROXY: &str = "Write the same variables into a drop-in of the target's unit, /etc/systemd/system/containerd.service.d/proxy.conf (crio, slipway), with Environment=; in NO_PROXY, the ranges of pods and services belong as well";
 
+/// Options of the log driver.
+const LOG_OPTIONS: &str = "log-opts";
+
 /// dockerd's own, since 23.0: they may have passwords, and are read one by one.
 const PROXIES: &str = "proxies";
 
@@ -230,7 +234,11 @@ pub(super) fn check(look: &mut Look<'_>, facts: &Facts) {
         look.report.find(
             &rules::DOCKER_PROXY,
             [proxy.evidence],
-            format!("{} is {}", proxy.name, without_password(&proxy.value)),
+            format!(
+                "{} is {}",
+                proxy.name,
+                secrets::without_credentials(&proxy.value)
+            ),
             PROXY,
         );
     }
@@ -250,22 +258,42 @@ fn settings(docker: &Docker) -> Vec<Set> {
             }
             all.push(Set {
                 key: entry.key.clone(),
-                value: entry.value.brief(),
+                value: if entry.key == LOG_OPTIONS {
+                    log_options(&entry.value)
+                } else {
+                    secrets::without_credentials(&entry.value.brief())
+                },
                 evidence: Evidence::at(&config.source, entry.key_range.start),
             });
         }
     }
     let of_flag = |flag: &Flag| {
         let known = FLAGS.iter().find(|(name, _)| *name == flag.name);
+        let key = known.map_or(flag.name.as_str(), |(_, key)| key).to_string();
+        let value = match flag.value.split_once('=') {
+            Some((name, value)) if key == LOG_OPTIONS => {
+                format!("{name}={}", secrets::option(name, value))
+            }
+            _ => secrets::without_credentials(&flag.value),
+        };
         Set {
-            key: known.map_or(flag.name.as_str(), |(_, key)| key).to_string(),
-            value: flag.value.clone(),
+            key,
+            value,
             evidence: flag.origin.evidence(),
         }
     };
     let others = docker.flags.iter().filter(|flag| !is_proxy(&flag.name));
     all.extend(others.map(of_flag));
     all
+}
+
+/// Options of log drivers, some of which are secrets.
+fn log_options(options: &Node) -> String {
+    let shown = options.entries().iter().map(|entry| {
+        let value = entry.value.brief();
+        format!("{}={}", entry.key, secrets::option(&entry.key, &value))
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 /// Whether it says no more than what is so anyway.
@@ -386,17 +414,6 @@ pub(crate) fn proxies(look: &mut Look<'_>, docker: &Docker) -> Vec<Proxy> {
     found
 }
 
-/// A report is passed on: what is between `://` and `@` is not.
-fn without_password(value: &str) -> String {
-    match value
-        .split_once("://")
-        .and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1)))
-    {
-        Some((scheme, rest)) => format!("{scheme}://…@{rest}"),
-        None => value.to_string(),
-    }
-}
-
 fn certificates(look: &mut Look<'_>) {
     for path in look.list("/etc/docker/certs.d") {
         let host = path
@@ -442,15 +459,5 @@ mod tests {
         for (_, key) in FLAGS {
             assert!(seen.contains(key), "{key}");
         }
-    }
-
-    #[test]
-    fn passwords_stay_where_they_are() {
-        assert_eq!(without_password("http://u:p@x:3128"), "http://…@x:3128");
-        assert_eq!(without_password("http://x:3128/"), "http://x:3128/");
-        assert_eq!(
-            without_password("localhost,10.0.0.0/8"),
-            "localhost,10.0.0.0/8"
-        );
     }
 }

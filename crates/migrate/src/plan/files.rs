@@ -12,6 +12,7 @@ use similar::TextDiff;
 use super::Error;
 use crate::Root;
 use crate::document::Source;
+use crate::secrets;
 
 /// Lines around a change that are shown.
 const CONTEXT: usize = 3;
@@ -33,7 +34,7 @@ impl FileChange {
         self.path.starts_with("/etc/systemd/system")
     }
 
-    /// The difference, as diff(1) has it with `-u`.
+    /// The difference, as diff(1) has it with `-u`, with a dot for each secret.
     pub fn diff(&self) -> String {
         let path = self.path.display();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -43,11 +44,12 @@ impl FileChange {
             Some(_) => path.to_string(),
             None => "/dev/null".to_string(),
         };
-        TextDiff::from_lines(&before, &after)
+        let difference = TextDiff::from_lines(&before, &after)
             .unified_diff()
             .context_radius(CONTEXT)
             .header(&from, &path.to_string())
-            .to_string()
+            .to_string();
+        secrets::hidden(&difference)
     }
 }
 

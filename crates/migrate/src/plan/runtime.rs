@@ -9,7 +9,7 @@ use super::certificates::{self, Certificates};
 use super::files::Files;
 use super::target::Target;
 use super::{Error, Settings};
-use crate::document::{Place, Source};
+use crate::document::Source;
 use crate::node::Unit;
 
 /// The name that files get which are ours alone: they come after those of packages and before
@@ -151,20 +151,10 @@ fn registries(files: &mut Files<'_>, docker: &Settings) -> Result<(), Error> {
 fn containerd(files: &mut Files<'_>, wanted: &Wanted<'_>) -> Result<(), Error> {
     let path = Path::new("/etc/containerd/config.toml");
     let source = files.read(path)?;
-    let text = source.as_ref().map_or("", Source::text);
-    let mut document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| {
-        let at = error.span().map_or(0, |span| span.start);
-        let place = source
-            .as_ref()
-            .map_or(Place { line: 1, column: 1 }, |source| source.place(at));
-        Error::Malformed {
-            path: path.to_path_buf(),
-            malformed: crate::document::Malformed {
-                place,
-                problem: error.message().to_string(),
-            },
-        }
-    })?;
+    let mut document = match &source {
+        Some(source) => document(path, source)?,
+        None => DocumentMut::new(),
+    };
     let root = document.as_table_mut();
     let plugins = Plugins::of(root);
     if let Some(disabled) = root
@@ -308,7 +298,7 @@ fn hosts(files: &mut Files<'_>, docker: &Settings) -> Result<(), Error> {
                 text.push_str(&certificates(host));
             }
         }
-        files.write(&path("docker.io"), text.into_bytes())?;
+        host_file(files, &path("docker.io"), &text)?;
     }
     for registry in &docker.insecure_registries {
         let certificates = certificates(registry);
@@ -316,9 +306,58 @@ fn hosts(files: &mut Files<'_>, docker: &Settings) -> Result<(), Error> {
             "server = \"https://{registry}\"\n\n[host.\"https://{registry}\"]\n{CAPABILITIES}skip_verify = true\n{certificates}\n\
              [host.\"http://{registry}\"]\n{CAPABILITIES}"
         );
-        files.write(&path(registry), text.into_bytes())?;
+        host_file(files, &path(registry), &text)?;
     }
     Ok(())
+}
+
+/// Writes a `hosts.toml`. Of one that somebody has written already nothing is changed: the hosts that
+/// it does not have come after those that it has.
+fn host_file(files: &mut Files<'_>, path: &Path, text: &str) -> Result<(), Error> {
+    let Some(source) = files.read(path)? else {
+        return files.write(path, text.as_bytes().to_vec());
+    };
+    let mut there = document(path, &source)?;
+    let Ok(ours) = text.parse::<DocumentMut>() else {
+        unreachable!("it was written above");
+    };
+    let has = |url: &str| {
+        let hosts = there.get("host").and_then(Item::as_table_like);
+        hosts.is_some_and(|hosts| hosts.contains_key(url))
+    };
+    let hosts = ours.get("host").and_then(Item::as_table_like);
+    let hosts = hosts.into_iter().flat_map(TableLike::iter);
+    let missing: Vec<_> = hosts.filter(|(url, _)| !has(url)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let all = table(there.as_table_mut(), &["host"]);
+    for (url, host) in missing {
+        let mut host = host.clone();
+        if let Some(host) = host.as_table_mut() {
+            host.set_position(None);
+            host.decor_mut().set_prefix("\n");
+        }
+        all.insert(url, host);
+    }
+    files.write(path, there.to_string().into_bytes())
+}
+
+/// A file of TOML.
+fn document(path: &Path, source: &Source) -> Result<DocumentMut, Error> {
+    source
+        .text()
+        .parse()
+        .map_err(|error: toml_edit::TomlError| {
+            let at = error.span().map_or(0, |span| span.start);
+            Error::Malformed {
+                path: path.to_path_buf(),
+                malformed: crate::document::Malformed {
+                    place: source.place(at),
+                    problem: error.message().to_string(),
+                },
+            }
+        })
 }
 
 /// What dockershim did with the kubelet's flags, cri-dockerd does with its own.

@@ -25,6 +25,9 @@ pub struct Settings {
     pub max_log_files: Option<u32>,
 }
 
+/// Docker Hub, by the names that dockerd takes for the same.
+const HUB: [&str; 2] = ["docker.io", "index.docker.io"];
+
 impl Settings {
     /// Reads them from a Docker's files, command line and unit.
     pub(crate) fn of(docker: &Docker, proxies: Vec<(String, String)>) -> Self {
@@ -46,6 +49,8 @@ impl Settings {
                 Some((_, host)) => host.to_string(),
                 None => registry.clone(),
             });
+        // dockerd asks its own registry with TLS whatever is said here.
+        let insecure = insecure.filter(|host| !HUB.contains(&host.as_str()));
         let (ranges, hosts) = once_each(insecure).partition(|registry| registry.contains('/'));
         let mirrors = listed("registry-mirrors", "registry-mirror");
         let mirrors = mirrors
