@@ -221,6 +221,18 @@ impl KubernetesServer {
         )
     }
 
+    /// A token of a service account, who may do what its roles say.
+    pub fn token_of(&self, namespace: &str, name: &str) -> String {
+        let user = User::ServiceAccount {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        };
+        let mut state = self.shared.lock();
+        let token = format!("{user}-{}", state.tokens.len());
+        state.tokens.insert(token.clone(), user);
+        token
+    }
+
     /// A directory of the server's, which goes with it.
     pub fn directory(&self) -> &Path {
         self.directory.path()

@@ -146,14 +146,14 @@ impl Journals {
         let file = OpenOptions::new().append(true).create(true).open(&path);
         let mut file = file.map_err(file_error(&path))?;
         file.set_len(0).map_err(file_error(&path))?;
-        let entry = Entry::Begun(begun);
+        let entry = Entry::Begun(Box::new(begun));
         let at = append(&mut file, &path, &entry)?;
         let directory = File::open(&self.directory).and_then(|directory| directory.sync_all());
         directory.map_err(file_error(&self.directory))?;
         let Entry::Begun(begun) = entry else {
             unreachable!("it was made above");
         };
-        let record = Record::new(at, begun);
+        let record = Record::new(at, *begun);
         Ok(Journal { path, file, record })
     }
 
@@ -267,7 +267,7 @@ fn read(path: &Path) -> Result<Option<(Record, u64)>, Error> {
         let line: Line<Entry> =
             serde_json::from_slice(line).map_err(|error| corrupt(number, error.to_string()))?;
         match (&mut record, line.entry) {
-            (None, Entry::Begun(begun)) => record = Some(Record::new(line.at, begun)),
+            (None, Entry::Begun(begun)) => record = Some(Record::new(line.at, *begun)),
             (None, _) => return Err(corrupt(number, "nothing has begun".to_string())),
             (Some(record), entry) => record.accept(entry).map_err(|why| corrupt(number, why))?,
         }

@@ -72,7 +72,7 @@ pub struct Settings {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Entry {
     /// The first one.
-    Begun(Begun),
+    Begun(Box<Begun>),
     /// What follows a step is planned anew: what was installed brought files.
     Planned { after: usize, steps: Vec<Step> },
     /// A step begins.

@@ -1,6 +1,7 @@
 //! Pods behind a CRI socket, removed before the kubelet asks another one.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasher;
 use std::path::Path;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ const PATIENCE: Duration = Duration::from_mins(4);
 const AT_ONCE: usize = 64;
 
 /// How long a container has to stop by itself, in seconds, by its annotations.
-pub fn grace_seconds(annotations: &HashMap<String, String>) -> i64 {
+pub fn grace_seconds<S: BuildHasher>(annotations: &HashMap<String, String, S>) -> i64 {
     let said = annotations.get(GRACE).and_then(|said| said.parse().ok());
     said.filter(|said| *said >= 0).unwrap_or(USUAL_GRACE)
 }

@@ -14,19 +14,20 @@ use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 
 use super::fake::stderr;
+use super::root_directory::RootDirectory;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const JOURNAL: &str = "var/lib/slipway-migrate/journal";
 
 /// A node whose drain waits for a disruption budget that does not open.
 struct Node {
-    root: tempfile::TempDir,
+    root: RootDirectory,
     server: KubernetesServer,
 }
 
 impl Node {
     fn new() -> Self {
-        let root = tempfile::tempdir().unwrap();
+        let root = RootDirectory::new();
         super::migrate::node(root.path());
         let server = KubernetesServer::start().unwrap();
         server.put(json!({
@@ -52,46 +53,19 @@ impl Node {
             "status": { "disruptionsAllowed": 0, "desiredHealthy": 1, "currentHealthy": 1 },
         }));
         let node = Self { root, server };
-        node.bring(Path::new(env!("CARGO_BIN_EXE_slipway")), "slipway");
-        let libraries = std::process::Command::new("ldd")
-            .arg(env!("CARGO_BIN_EXE_slipway"))
-            .output()
-            .unwrap();
-        let listed = String::from_utf8(libraries.stdout).unwrap();
-        for library in listed
-            .split_whitespace()
-            .filter(|word| word.starts_with('/'))
-        {
-            node.bring(Path::new(library), library.trim_start_matches('/'));
-        }
-        node.bring(&node.server.kubeconfig(), "kubeconfig");
-        // A client of TLS does without no more than one that uses it.
-        let certificates = "etc/ssl/certs/ca-certificates.crt";
-        node.bring(&Path::new("/").join(certificates), certificates);
+        node.root.bring(&node.server.kubeconfig(), "kubeconfig");
         // The target is there, so that nothing is installed.
-        node.bring(Path::new("/bin/true"), "usr/bin/containerd");
+        node.root
+            .bring(Path::new("/bin/true"), "usr/bin/containerd");
         node
     }
 
-    fn bring(&self, from: &Path, to: &str) {
-        let to = self.root.path().join(to);
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        let from = from.canonicalize().unwrap();
-        if fs::hard_link(&from, &to).is_err() {
-            fs::copy(from, &to).unwrap();
-        }
-    }
-
     fn migrate(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("chroot");
+        let mut command = self.root.slipway(&[&["migrate"], arguments].concat());
         command
-            .arg(self.root.path())
-            .args(["/slipway", "migrate"])
-            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+            .stderr(Stdio::piped());
         command
     }
 
@@ -129,12 +103,9 @@ impl Node {
         }
     }
 
-    fn status(&self) -> Value {
-        let output = std::process::Command::new("chroot")
-            .arg(self.root.path())
-            .args(["/slipway", "migrate", "status", "-o", "json"])
-            .output()
-            .unwrap();
+    async fn status(&self) -> Value {
+        let mut command = self.migrate(&["status", "-o", "json"]);
+        let output = command.output().await.unwrap();
         serde_json::from_slice(&output.stdout).unwrap()
     }
 }
@@ -169,7 +140,7 @@ async fn ctrl_c_says_where_it_stands_and_the_move_is_gone_on_with_or_taken_back(
     for line in journal.lines() {
         serde_json::from_str::<Value>(line).unwrap();
     }
-    let status = node.status();
+    let status = node.status().await;
     assert_eq!(status["phase"], "applying");
     assert_eq!(status["steps"][1]["progress"], "begun");
 
@@ -187,7 +158,7 @@ async fn ctrl_c_says_where_it_stands_and_the_move_is_gone_on_with_or_taken_back(
     assert_eq!(output.stdout, b"All is as it was.\n");
     let node_object = node.server.get("nodes", "", "a").unwrap();
     assert_ne!(node_object["spec"]["unschedulable"], true);
-    assert_eq!(node.status()["phase"], "rolled-back");
+    assert_eq!(node.status().await["phase"], "rolled-back");
 }
 
 #[tokio::test]
@@ -197,7 +168,7 @@ async fn ctrl_c_on_the_way_back_says_that_it_is_the_way_back() {
     node.draining(&mut moving).await;
     send(&moving, Signal::INT);
     moving.wait_with_output().await.unwrap();
-    let late = Fault::Late(Duration::from_secs(600));
+    let late = Fault::Late(Duration::from_mins(10));
     node.server
         .fault(|asked| asked.to_string() == "patch nodes a", 1, late);
     let mut back = node.migrate(&["rollback"]).spawn().unwrap();
@@ -222,7 +193,7 @@ async fn a_second_ctrl_c_waits_for_nobody() {
     node.draining(&mut moving).await;
     node.server.take();
     // What is to be said to those who follow the node does not come through.
-    let late = Fault::Late(Duration::from_secs(600));
+    let late = Fault::Late(Duration::from_mins(10));
     node.server
         .fault(|asked| asked.to_string() == "patch nodes a", 10, late);
     send(&moving, Signal::INT);

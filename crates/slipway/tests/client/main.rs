@@ -4,8 +4,10 @@
 mod check;
 mod engines;
 mod fake;
+mod in_cluster;
 mod interrupt;
 mod migrate;
+mod root_directory;
 mod session;
 
 use std::fs;
