@@ -715,6 +715,7 @@ async fn a_pod_of_a_job_has_the_host_begin() {
             r#""migrate", "apply", "--to", "containerd", "--kubeconfig", "/var/lib/slipway-migrate/kubeconfig""#,
         ],
     );
+    contains(&properties["KillMode"], &["process"]);
     assert_eq!(pod.begin(&arguments).await.unwrap(), Begun::Before);
     let nowhere = Pod {
         root: Root::new("/proc/self/fdinfo"),

@@ -170,3 +170,19 @@ impl fmt::Display for Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_at_the_terminal_is_for_us_and_not_for_what_we_run() {
+        // The fifth field of proc_pid_stat(5).
+        let mut command = command("cut");
+        command.args(["-d", " ", "-f", "1,5", "/proc/self/stat"]);
+        let said = run(&mut command, b"", Duration::from_mins(1)).await;
+        let said = said.unwrap_or_else(|failure| panic!("{failure}"));
+        let (process, group) = said.trim().split_once(' ').unwrap();
+        assert_eq!(process, group, "it is in our process group");
+    }
+}
