@@ -102,13 +102,10 @@ pub(super) fn write(change: &FileChange, state: &FileState) -> Result<(), Error>
     for directory in &state.missing {
         make_directory(directory)?;
     }
-    let is_new = |bytes: &[u8]| {
-        let before = change.before.as_deref().unwrap_or_default();
-        secrets::has_credentials(bytes) && !secrets::has_credentials(before)
-    };
+    let before = change.before.as_deref().unwrap_or_default();
     let metadata = state.metadata.as_ref();
     let mut mode = mode_of(metadata);
-    if is_new(&change.after) {
+    if secrets::has_credentials(&change.after) && !secrets::has_credentials(before) {
         mode &= PRIVATE;
     }
     replace(&state.real, &change.after, mode, metadata)

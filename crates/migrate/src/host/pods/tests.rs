@@ -104,7 +104,7 @@ async fn containers_have_the_time_of_their_pods_all_at_once() {
     tokio::spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
     let others = HashSet::from(["pod-0".to_string()]);
     let removed = remove("unix://x", &socket, &others, &|_| {});
-    let removed = tokio::time::timeout(Duration::from_secs(60), removed);
+    let removed = tokio::time::timeout(Duration::from_mins(1), removed);
     removed.await.expect("one waits for another one").unwrap();
     let calls = calls.lock().unwrap();
     for number in 1..PODS {
