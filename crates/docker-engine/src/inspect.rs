@@ -58,6 +58,8 @@ pub(crate) struct Container {
     pub(crate) image_id: String,
     /// The image as the request named it.
     pub(crate) image: String,
+    /// Whether Slipway has made it.
+    pub(crate) is_own: bool,
     /// Where a kubelet looks for its log.
     pub(crate) log_path: Option<PathBuf>,
     /// Docker's own file; none before it was started, or with another log driver.
@@ -139,6 +141,7 @@ pub(crate) fn read(
                 pid,
                 image_id: inspected.image.unwrap_or_default(),
                 image: all.get(naming::IMAGE).cloned().unwrap_or(image),
+                is_own: all.contains_key(naming::IMAGE),
                 log_path: all
                     .get(naming::LOG_PATH)
                     .filter(|path| !path.is_empty())

@@ -74,6 +74,7 @@ use slipway_network::Network;
 use tokio::io::AsyncRead;
 
 pub use config::Config;
+use log::Logs;
 use node::Node;
 
 /// Where an engine keeps its things, and the configuration of its parts.
@@ -91,6 +92,8 @@ pub struct Settings {
     pub census: Census,
     /// Where it is counted how long networks take.
     pub network_metrics: slipway_network::Metrics,
+    /// Whether it writes the logs of containers; false beside another one that does, or has done.
+    pub writes_logs: bool,
 }
 
 /// The engine. It implements [`Engine`], which is how it is used.
@@ -114,15 +117,22 @@ impl DockerEngine {
             network,
             census,
             network_metrics,
+            writes_logs,
         } = settings;
         // Those that the engine on this kernel takes: there are never two daemons in one place.
         let locks = [lock(&root)?, lock(&state)?];
         let (root, state) = (root.join("docker"), state.join("docker"));
-        for directory in [node::checkpoints(&root), node::limits(&root)] {
+        for directory in [
+            node::checkpoints(&root),
+            node::limits(&root),
+            node::logs(&root),
+        ] {
             private_directory(&directory)?;
         }
         let network = Network::new(network, node::cni(&root)).measured_by(&network_metrics);
-        let node = Arc::new(Node::new(docker, network, &census, &root, &state, locks)?);
+        let logs = Logs::new(node::logs(&root), writes_logs)?;
+        let node = Node::new(docker, network, &census, logs, [&root, &state], locks)?;
+        let node = Arc::new(node);
         watch::start(&node).await?;
         Ok(Self { node })
     }
@@ -345,7 +355,7 @@ impl Engine for DockerEngine {
 
     async fn reopen_container_log(&self, id: &str) -> Result<()> {
         let container = self.node.container(id)?;
-        Err(log::cannot_reopen(&container.id))
+        self.node.logs.reopen(&container).await
     }
 
     async fn pull_image(

@@ -223,7 +223,9 @@ pub(crate) async fn remove(node: &Arc<Node>, id: &str) -> Result<()> {
     let Some(container) = node.containers.find(id)? else {
         return Ok(());
     };
-    log::unlink(&container);
+    if let Some(path) = &container.log_path {
+        log::remove_link(path);
+    }
     let docker: Docker = node.dockerd.up()?.docker;
     sandbox::remove_container(node, &docker, &container.id).await?;
     node.refresh(&container.id).await

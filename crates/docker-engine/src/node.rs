@@ -7,7 +7,6 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use bollard::models::ContainerInspectResponse;
 use slipway_cgroup::Hierarchy;
 use slipway_cri_api::v1::{ContainerEventResponse, ContainerEventType, LinuxContainerResources};
 use slipway_engine::{
@@ -26,10 +25,11 @@ use crate::files::Files;
 use crate::gates::Gates;
 use crate::images::ImageNames;
 use crate::inspect::{Container, Found, Pod, read};
+use crate::log::Logs;
 use crate::pins::Pins;
 use crate::progress::Pulls;
 use crate::stats::Observed;
-use crate::{log, naming, views};
+use crate::{naming, views};
 
 /// How something is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +87,7 @@ pub(crate) struct Node {
     pub(crate) checkpoints: Checkpoints,
     /// Of containers whose limits were updated, those that Docker has no place for.
     pub(crate) limits: Files<LinuxContainerResources>,
+    pub(crate) logs: Logs,
     pub(crate) pins: Pins,
     hierarchy: OnceLock<Hierarchy>,
     pub(crate) pods: Index<PodName, Pod>,
@@ -122,8 +123,8 @@ impl Node {
         config: Config,
         network: Network,
         census: &Census,
-        root: &Path,
-        state: &Path,
+        logs: Logs,
+        [root, state]: [&Path; 2],
         locks: [std::fs::File; 2],
     ) -> Result<Self> {
         Ok(Self {
@@ -132,6 +133,7 @@ impl Node {
             network,
             checkpoints: Checkpoints::new(checkpoints(root)),
             limits: Files::new(limits(root)),
+            logs,
             hierarchy: OnceLock::new(),
             pins: Pins::new(state.join("netns")),
             pods: Index::new("pod"),
@@ -224,30 +226,26 @@ impl Node {
                 self.image_names
                     .learn(&self.dockerd, limit, docker, image)
                     .await;
-                let seen = self.take(id, Some(inspected));
-                if seen == Seen::Started {
-                    // Whoever started it may have been killed over it, or not have heard of it.
-                    log::link(self, id).await;
+                let name = inspected.name.clone().unwrap_or_default();
+                let found = read(inspected, &self.checkpoints, &self.limits);
+                if let Some(Found::Container(container)) = &found {
+                    self.logs.attend(container).await;
                 }
-                Ok(seen)
+                Ok(self.take(id, &name, found))
             }
-            Err(error) if error.kind() == Kind::NotFound => Ok(self.take(id, None)),
+            Err(error) if error.kind() == Kind::NotFound => {
+                self.logs.forget(id).await;
+                Ok(self.take(id, "", None))
+            }
             Err(error) => Err(error),
         }
     }
 
     /// Knows from now on what Docker says of a container, and tells of the difference.
-    fn take(&self, id: &str, inspected: Option<ContainerInspectResponse>) -> Seen {
-        let name = inspected
-            .as_ref()
-            .and_then(|inspected| inspected.name.clone())
-            .unwrap_or_default();
-        let found =
-            inspected.and_then(|inspected| read(inspected, &self.checkpoints, &self.limits));
+    fn take(&self, id: &str, docker_name: &str, found: Option<Found>) -> Seen {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut started = false;
         match found {
-            Some(Found::Pod(_) | Found::HalfMade) if self.is_being_made(&name) => {
+            Some(Found::Pod(_) | Found::HalfMade) if self.is_being_made(docker_name) => {
                 return Seen::Making;
             }
             Some(Found::HalfMade) => return Seen::HalfMade,
@@ -257,13 +255,13 @@ impl Node {
             }
             Some(Found::Container(container)) => {
                 told.container(&container);
-                started = self.take_container(*container);
+                self.take_container(*container);
             }
             None => self.forget(&mut told, id),
         }
         self.changes
             .send_modify(|count| *count = count.wrapping_add(1));
-        if started { Seen::Started } else { Seen::Known }
+        Seen::Known
     }
 
     /// Shows a pod no more that is to be undone: from here on it is half-made, whoever looks, and
@@ -310,8 +308,7 @@ impl Node {
         noted.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers whether it was started since it was last seen.
-    fn take_container(&self, mut container: Container) -> bool {
+    fn take_container(&self, mut container: Container) {
         if self.out_of_memory().contains(&container.id) {
             container.state = container.state.out_of_memory();
         }
@@ -328,15 +325,13 @@ impl Node {
             before,
             Some(ContainerState::Running { .. } | ContainerState::Exited(_))
         );
-        let started = began && now.has_run();
-        if started {
+        if began && now.has_run() {
             self.tell(&pod, &id, ContainerEventType::ContainerStartedEvent);
         }
         let ended = matches!(now, ContainerState::Exited(_));
         if ended && !matches!(before, Some(ContainerState::Exited(_))) {
             self.tell(&pod, &id, ContainerEventType::ContainerStoppedEvent);
         }
-        started
     }
 
     fn forget(&self, told: &mut Told, id: &str) {
@@ -419,8 +414,6 @@ impl Node {
 pub(crate) enum Seen {
     /// It is known as it is now, and if it is gone, that is known.
     Known,
-    /// As [`Seen::Known`]: a container that has been started since it was last seen.
-    Started,
     /// A pod that somebody is making.
     Making,
     /// A pod that nobody makes any more, and that is not complete.
@@ -457,6 +450,11 @@ pub(crate) fn checkpoints(root: &Path) -> PathBuf {
 /// Where updated limits are.
 pub(crate) fn limits(root: &Path) -> PathBuf {
     root.join("limits")
+}
+
+/// Where it is noted how far logs are written.
+pub(crate) fn logs(root: &Path) -> PathBuf {
+    root.join("logs")
 }
 
 /// Nanoseconds since the epoch.

@@ -163,6 +163,7 @@ async fn synchronise(node: &Arc<Node>, up: &Up) -> Result<Outcome> {
     let checkpointed = node.checkpoints.ids()?;
     let pinned = node.pins.pods();
     let limited = node.limits.ids()?;
+    let logged = node.logs.noted();
     let filters = HashMap::from([("label", vec![naming::TYPE])]);
     let options = ListContainersOptionsBuilder::default()
         .all(true)
@@ -216,6 +217,9 @@ async fn synchronise(node: &Arc<Node>, up: &Up) -> Result<Outcome> {
     }
     for id in limited.iter().filter(|id| !ids.contains(*id)) {
         node.limits.remove(id)?;
+    }
+    for id in logged.iter().filter(|id| !ids.contains(*id)) {
+        node.logs.forget(id).await;
     }
     for (id, seen) in &seen {
         let undone = match seen {

@@ -157,6 +157,7 @@ async fn stop_all(
         network: network(docker),
         census: Census::default(),
         network_metrics: slipway_network::Metrics::default(),
+        writes_logs: false,
     };
     let asking = |what: &str| Failed::of_engine(format!("{what} of {}", docker.socket.display()));
     let engine = DockerEngine::open(settings).await;

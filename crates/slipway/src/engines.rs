@@ -177,6 +177,7 @@ async fn docker(config: &Config, counts: &Counts) -> Result<Arc<DockerEngine>> {
         network: config.network.clone(),
         census: counts.census.clone(),
         network_metrics: counts.network.clone(),
+        writes_logs: true,
     };
     Ok(Arc::new(DockerEngine::open(settings).await?))
 }

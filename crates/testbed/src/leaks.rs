@@ -70,6 +70,7 @@ pub fn snapshot(scratch: &Scratch) -> BTreeSet<Leak> {
         daemon::root(scratch).join("cni"),
         daemon::state(scratch).join("docker/netns"),
         daemon::root(scratch).join("docker/pods"),
+        daemon::root(scratch).join("docker/logs"),
         daemon::root(scratch).join("docker/cni"),
         docker::data(scratch).join("containers"),
     ];

@@ -1,8 +1,8 @@
-//! Container logs in CRI's format, or in that of Docker's `json-file`, as kubelets read them.
+//! Container logs in CRI's format.
 
 use std::path::Path;
 
-/// A line of a log: `<RFC 3339 time> stdout|stderr P|F <text>`, or a JSON object of the same.
+/// A line of a log: `<RFC 3339 time> stdout|stderr P|F <text>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
     /// RFC 3339 with nanoseconds.
@@ -18,7 +18,7 @@ pub struct LogLine {
 /// The whole lines of a log file; none while there is no such file.
 ///
 /// # Panics
-/// On a line that is in neither format.
+/// On a line that is not in this format.
 pub fn read_log(path: &Path) -> Vec<LogLine> {
     let text = std::fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
@@ -26,7 +26,6 @@ pub fn read_log(path: &Path) -> Vec<LogLine> {
         .filter_map(|line| line.strip_suffix('\n'))
         .map(|line| {
             parse(line)
-                .or_else(|| parse_json(line))
                 .unwrap_or_else(|| panic!("{}: not a CRI log line: {line:?}", path.display()))
         })
         .collect()
@@ -42,19 +41,6 @@ fn parse(line: &str) -> Option<LogLine> {
         stream: stream.to_owned(),
         full: tag == "F",
         text: text.to_owned(),
-    })
-}
-
-fn parse_json(line: &str) -> Option<LogLine> {
-    let entry: serde_json::Value = serde_json::from_str(line).ok()?;
-    let field = |name: &str| Some(entry.get(name)?.as_str()?.to_owned());
-    let text = field("log")?;
-    let full = text.ends_with('\n');
-    Some(LogLine {
-        time: field("time")?,
-        stream: field("stream")?,
-        full,
-        text: text.trim_end_matches('\n').to_owned(),
     })
 }
 

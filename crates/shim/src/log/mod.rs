@@ -1,4 +1,4 @@
-//! Container logs in the format that the CRI sets out: `<RFC 3339 time> stdout|stderr P|F <line>`.
+//! Container logs, from what streams bring to the lines of their files.
 
 mod file;
 mod split;
@@ -6,20 +6,14 @@ mod timestamp;
 
 use std::path::PathBuf;
 
+pub(crate) use slipway_log::Stream;
+use slipway_log::{Tag, write_line};
+
 use self::file::LogFile;
-use self::split::{Splitter, Tag};
+use self::split::Splitter;
 use self::timestamp::Timestamp;
 use crate::failure::Outcome;
 use crate::record::now;
-
-/// Which of a container's streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stream {
-    /// Standard output, or a terminal.
-    Out,
-    /// Standard error.
-    Error,
-}
 
 /// How much is written at once, in bytes, unless a single line is longer.
 const BATCH: usize = 32 * 1024;
@@ -92,18 +86,8 @@ impl<'a> Batch<'a> {
 
     fn line(&mut self, tag: Tag, head: &[u8], tail: &[u8]) {
         let time = self.time.get_or_insert_with(|| Timestamp::new(now()));
-        self.lines.extend_from_slice(time.as_bytes());
-        self.lines.extend_from_slice(match self.stream {
-            Stream::Out => b" stdout ",
-            Stream::Error => b" stderr ",
-        });
-        self.lines.extend_from_slice(match tag {
-            Tag::Full => b"F ",
-            Tag::Partial => b"P ",
-        });
-        self.lines.extend_from_slice(head);
-        self.lines.extend_from_slice(tail);
-        self.lines.push(b'\n');
+        let (time, text) = (time.as_bytes(), [head, tail]);
+        write_line(&mut self.lines, time, self.stream, tag, text);
         if self.lines.len() >= BATCH {
             self.write();
         }

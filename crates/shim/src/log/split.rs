@@ -1,16 +1,9 @@
 //! Cutting a stream of bytes into log lines.
 
+use slipway_log::Tag;
+
 /// The longest line that is written whole, in bytes: what the other CRI runtimes use.
 pub(super) const LONGEST: usize = 16 * 1024;
-
-/// Whether a piece ends its line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tag {
-    /// It does.
-    Full,
-    /// The line goes on in the stream's next piece.
-    Partial,
-}
 
 /// Cuts at newlines, and every [`LONGEST`] bytes where there is none. How the bytes arrive makes
 /// no difference to the pieces.

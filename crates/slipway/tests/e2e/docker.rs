@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use slipway_cri_api::v1::{
-    ContainerState, LinuxContainerResources, PodSandboxState, ReopenContainerLogRequest,
-    RuntimeConfigRequest, StatusRequest, UpdateContainerResourcesRequest,
+    ContainerState, LinuxContainerResources, PodSandboxState, RuntimeConfigRequest, StatusRequest,
+    UpdateContainerResourcesRequest,
 };
 use slipway_testbed::{
     Cni, Daemon, Docker, Engine, Image, Node, Scratch, eventually, leaks, pod, read_log,
@@ -100,20 +100,11 @@ async fn pods_are_named_and_labelled_as_dockershim_did() {
     assert_eq!(status.labels, container.labels);
     assert_eq!(status.image.unwrap().image, image);
 
-    // The log is Docker's own file, and goes with the container.
-    assert_eq!(
-        std::fs::read_link(&log).unwrap().to_str(),
-        inside["LogPath"].as_str()
-    );
-    assert_eq!(read_log(&log)[0].text, "ready");
-    let request = ReopenContainerLogRequest {
-        container_id: id.clone(),
-    };
-    let answer = Box::pin(cri.runtime().reopen_container_log(request)).await;
-    refused(answer, Code::Unimplemented, &["max-size", &id]);
+    // The log is a file of its own, which the kubelet removes.
     cri.stop(&id, 0).await.unwrap();
     cri.remove(&id).await.unwrap();
-    assert!(std::fs::symlink_metadata(&log).is_err());
+    assert!(std::fs::symlink_metadata(&log).unwrap().is_file());
+    assert_eq!(read_log(&log)[0].text, "ready");
 
     // The driver is what dockerd says.
     let answer = cri.runtime().runtime_config(RuntimeConfigRequest {}).await;

@@ -8,7 +8,7 @@ use slipway_cri_api::v1::ReopenContainerLogRequest;
 use slipway_testbed::{eventually, pod, read_log};
 use tonic::Code;
 
-use crate::{node, on_docker, refused};
+use crate::{node, refused};
 
 async fn lines(log: &Path, count: usize) {
     eventually("the log to grow", Duration::from_secs(20), async || {
@@ -31,12 +31,10 @@ async fn lines_are_in_cri_format_long_ones_are_split_and_the_last_one_is_kept() 
     cri.wait_for_exit(&id).await.unwrap();
     let log = pod::log_path(&config, &container);
     let lines = read_log(&log);
-    // Docker writes times without the zeros at their end.
     assert!(
-        on_docker()
-            || lines
-                .iter()
-                .all(|line| line.time.len() == "2026-01-02T03:04:05.000000006Z".len())
+        lines
+            .iter()
+            .all(|line| line.time.len() == "2026-01-02T03:04:05.000000006Z".len())
     );
     let of = |stream: &str| {
         lines
@@ -71,10 +69,6 @@ async fn lines_are_in_cri_format_long_ones_are_split_and_the_last_one_is_kept() 
 #[tokio::test]
 async fn a_log_that_is_rotated_loses_no_byte() {
     let (node, image) = node().await;
-    // Docker alone rotates its logs.
-    if on_docker() {
-        return node.finish().await.unwrap();
-    }
     let cri = node.cri();
     let config = node.pod("rotated");
     let pod = cri.run_pod(&config).await.unwrap();
