@@ -53,7 +53,7 @@ const STEPS: &[Step] = &[
         needed: false,
     },
     // What CRI promises, for pods on Docker. Left out is what starts a Docker itself and was among
-    // the tests (adoption, docker, docker_failures, leaving), what no engine has a part in (authority, config,
+    // the tests (adoption, docker, docker_failures, docker_logs, leaving), what no engine has a part in (authority, config,
     // dashboards, machine, notify), and:
     // - cdi: Docker 20.10 knows none, and later ones apply the specifications themselves;
     // - cgroup_driver: systemd is dockerd's to talk to;

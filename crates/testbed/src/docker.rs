@@ -111,6 +111,15 @@ impl Docker {
         let _ = fs::remove_file(containerd_pid(&self.scratch));
     }
 
+    /// Starts it again with another `daemon.json`, as [`restart`](Self::restart) does.
+    ///
+    /// # Errors
+    /// When it ends instead; with its log.
+    pub async fn reconfigure(&mut self, config: &str) -> Result<()> {
+        fs::write(configuration(&self.scratch), config)?;
+        self.restart().await
+    }
+
     /// Starts it again, after SIGKILL if it still runs, and waits until it answers.
     ///
     /// # Errors
@@ -170,8 +179,10 @@ impl Drop for Docker {
 }
 
 fn spawn(scratch: &Arc<Scratch>, driver: CgroupDriver) -> Result<Process> {
-    let config = scratch.join("docker.json");
-    fs::write(&config, "{}")?;
+    let config = configuration(scratch);
+    if !config.exists() {
+        fs::write(&config, "{}")?;
+    }
     let socket = socket(scratch);
     let _ = fs::remove_file(&socket);
     let mut command = program();
@@ -227,6 +238,10 @@ pub(crate) fn is_own_mount(scratch: &Scratch, point: &Path) -> bool {
 /// What a reboot would end.
 fn execution(scratch: &Scratch) -> PathBuf {
     scratch.join("docker-run")
+}
+
+fn configuration(scratch: &Scratch) -> PathBuf {
+    scratch.join("docker.json")
 }
 
 fn socket(scratch: &Scratch) -> PathBuf {

@@ -172,6 +172,8 @@ impl Follower {
         let next = match named(&self.paths.docker, found)? {
             Found::Known(_, None) | Found::Nothing => return Ok(false),
             Found::Known(_, Some(next)) => next,
+            // In the file that it had begun with there was nothing.
+            Found::Others { oldest, .. } if self.source.identity().first == 0 => oldest,
             Found::Others { oldest, alone } => {
                 self.tell_missing(if alone {
                     "Docker keeps one file of this log (max-file of its log options), and removes \
@@ -227,6 +229,11 @@ fn go_on(
 ) -> io::Result<(Source, u64, Target)> {
     let target = Target::resume(paths.log.clone(), position.log_inode, position.log_length);
     let mut target = named(&paths.log, target)?;
+    if position.source.first == 0 {
+        // It had begun with a file in which there was nothing yet.
+        let source = named(&paths.docker, source::oldest(&paths.docker))?;
+        return Ok((source, 0, target));
+    }
     let found = source::find(&paths.docker, position.source);
     match named(&paths.docker, found)? {
         Found::Known(source, _) => Ok((source, position.offset, target)),

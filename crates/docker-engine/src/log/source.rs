@@ -99,13 +99,17 @@ impl Source {
         self.identity.first = 0;
     }
 
+    fn has_something(&self) -> bool {
+        self.identity.first != 0
+    }
+
     fn is(&self, wanted: Identity) -> bool {
-        let Identity { inode, first } = self.identity;
+        if wanted.first == 0 {
+            return false;
+        }
         match &self.content {
-            Content::Plain(_) => {
-                inode == wanted.inode && (wanted.first == 0 || first == wanted.first)
-            }
-            Content::Compressed(..) => first != 0 && first == wanted.first,
+            Content::Plain(_) => self.identity == wanted,
+            Content::Compressed(..) => self.identity.first == wanted.first,
         }
     }
 }
@@ -146,35 +150,34 @@ fn of_what_is_there(read: io::Result<u64>) -> io::Result<u64> {
 /// What there is beside one of the files.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// The file itself, opened anew, and the one that Docker began after it, if it has.
+    /// The file itself, opened anew, and the next one after it that has something, if there is one.
     Known(Source, Option<Source>),
-    /// Others, of which this is the oldest.
+    /// Others that have something, of which this is the oldest.
     Others {
         oldest: Source,
         /// Whether Docker keeps no older ones, so that each is gone when the next begins.
         alone: bool,
     },
-    /// No file at all.
+    /// No file that has something.
     Nothing,
 }
 
-/// Looks for one of the files.
+/// Looks for one of the files. Those that are empty are passed over, for only by its first record is a
+/// file known again once it was compressed.
 pub(super) fn find(path: &Path, wanted: Identity) -> io::Result<Found> {
     loop {
         let before = inode(path)?;
-        let mut all = all(path)?;
-        if let Some(place) = all.iter().position(|source| source.is(wanted)) {
-            all.truncate(place + 1);
-            if let Some(known) = all.pop() {
-                return Ok(Found::Known(known, all.pop()));
-            }
+        let mut all = all(path, Some(wanted))?;
+        if let Some(known) = all.pop_if(|source| source.is(wanted)) {
+            let next = all.into_iter().rfind(Source::has_something);
+            return Ok(Found::Known(known, next));
         }
         // Docker may have renamed one that was not looked at yet to one that had been.
         if inode(path)? != before {
             continue;
         }
         let alone = all.len() == 1;
-        return Ok(match all.pop() {
+        return Ok(match all.into_iter().rfind(Source::has_something) {
             Some(oldest) => Found::Others { oldest, alone },
             None => Found::Nothing,
         });
@@ -183,7 +186,7 @@ pub(super) fn find(path: &Path, wanted: Identity) -> io::Result<Found> {
 
 /// The oldest that there is.
 pub(super) fn oldest(path: &Path) -> io::Result<Source> {
-    let oldest = all(path)?.pop();
+    let oldest = all(path, None)?.pop();
     oldest.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
@@ -196,9 +199,9 @@ pub(super) fn inode(path: &Path) -> io::Result<Option<u64>> {
     }
 }
 
-/// All of them, the newest first. Docker makes a file's number greater as it renames it, so that by
+/// All of them, the newest first, or as far as one that is looked for. Docker makes a file's number greater as it renames it, so that by
 /// going up none is missed, and one may be seen twice.
-fn all(path: &Path) -> io::Result<Vec<Source>> {
+fn all(path: &Path, wanted: Option<Identity>) -> io::Result<Vec<Source>> {
     let mut all: Vec<Source> = Vec::new();
     for number in 0..=highest(path)? + 1 {
         for compressed in [false, true] {
@@ -206,8 +209,12 @@ fn all(path: &Path) -> io::Result<Vec<Source>> {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 other => other?,
             };
+            let found = wanted.is_some_and(|wanted| source.is(wanted));
             if !all.iter().any(|seen| source.is(seen.identity)) {
                 all.push(source);
+            }
+            if found {
+                return Ok(all);
             }
             // Beside one that is whole there may be the beginning of its compressed form.
             break;

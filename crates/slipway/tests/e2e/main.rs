@@ -19,6 +19,7 @@ mod device;
 mod disk;
 mod docker;
 mod docker_failures;
+mod docker_logs;
 mod events;
 mod exec;
 mod handler;
