@@ -58,8 +58,7 @@ pub(crate) struct Container {
     pub(crate) image_id: String,
     /// The image as the request named it.
     pub(crate) image: String,
-    /// Whether Slipway has made it.
-    pub(crate) is_own: bool,
+    pub(crate) maker: Maker,
     /// Where a kubelet looks for its log.
     pub(crate) log_path: Option<PathBuf>,
     /// Docker's own file; none before it was started, or with another log driver.
@@ -75,6 +74,14 @@ pub(crate) struct Container {
     pub(crate) terminal: bool,
     pub(crate) stdin: bool,
     pub(crate) stdin_once: bool,
+}
+
+/// Who has made a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Maker {
+    Slipway,
+    /// dockershim or cri-dockerd.
+    Other,
 }
 
 /// Something of Kubernetes' that is in Docker.
@@ -141,7 +148,11 @@ pub(crate) fn read(
                 pid,
                 image_id: inspected.image.unwrap_or_default(),
                 image: all.get(naming::IMAGE).cloned().unwrap_or(image),
-                is_own: all.contains_key(naming::IMAGE),
+                maker: if all.contains_key(naming::IMAGE) {
+                    Maker::Slipway
+                } else {
+                    Maker::Other
+                },
                 log_path: all
                     .get(naming::LOG_PATH)
                     .filter(|path| !path.is_empty())

@@ -35,7 +35,7 @@ use tokio::time::timeout;
 use self::follower::{Follower, Paths, remove_position};
 use self::task::Task;
 use self::watcher::Watcher;
-use crate::inspect::Container;
+use crate::inspect::{Container, Maker};
 use crate::sandbox::blocking;
 
 pub(crate) use self::link::remove as remove_link;
@@ -153,11 +153,11 @@ impl Logs {
             log,
             position: self.positions.join(&container.id),
         };
-        let (id, own) = (container.id.clone(), container.is_own);
+        let (id, maker) = (container.id.clone(), container.maker);
         let follower = tokio::task::spawn_blocking({
             let paths = paths.clone();
             move || {
-                if !own || link::is_to(&paths.log, &paths.docker) {
+                if maker == Maker::Other || link::is_to(&paths.log, &paths.docker) {
                     return link::replace(&paths.log, &paths.docker).map(|()| None);
                 }
                 Follower::open(&id, paths).map(Some)
@@ -224,7 +224,7 @@ impl Logs {
                 Ok(true) => return,
                 Ok(false) => {}
                 Err(_) => {
-                    tracing::warn!(container = id, "the end of its log is still being written")
+                    tracing::warn!(container = id, "the end of its log is still being written");
                 }
             }
         }

@@ -144,7 +144,7 @@ async fn a_log_on_a_full_disk_is_written_when_there_is_room() {
     fs::create_dir(&full).unwrap();
     let size = Some(c"size=64k");
     mount("none", &full, "tmpfs", MountFlags::empty(), size).unwrap();
-    fs::write(full.join("filler"), [0; 60 * 1024]).unwrap();
+    fs::write(full.join("filler"), vec![0; 60 * 1024]).unwrap();
     config.log_directory = full.display().to_string();
     let pod = cri.run_pod(&config).await.unwrap();
     let script = "i=0; while [ $i -lt 1000 ]; do echo $i; i=$((i+1)); done; printf end; sleep 1000";
