@@ -92,10 +92,9 @@ async fn start_job(cluster: &Cluster) -> Result<()> {
     for word in command {
         words.push(text(word)?.to_owned());
     }
-    let said = shell(&format!(
-        "docker run --rm --network=none {} 2>&1",
-        words.join(" ")
-    ))?;
+    // As the kubelet's own, which a move may stop.
+    let run = "docker run --rm --network=none --label=io.kubernetes.docker.type=container";
+    let said = shell(&format!("{run} {} 2>&1", words.join(" ")))?;
     fs::remove_dir_all(directory)?;
     ensure!(said.contains("has begun to move"), "the Job said:\n{said}");
     Ok(())
