@@ -39,14 +39,14 @@ pub(crate) enum Action {
     /// Boot a machine and give its console; it ends with `poweroff`
     Shell(MachineArguments),
     /// Run the end-to-end tests that depend on what a node is in a machine, those that want one for
-    /// themselves as well, then what `package` and `meet` do
+    /// themselves as well, then what `package` and `meet` do, and of `move` what nothing comes in between
     Test(TestArguments),
     /// Install, upgrade, remove and purge the Debian package in a machine that is also rebooted,
     /// with pods running; then on a node without cgroup v2 and AppArmor
     Package(PackageArguments),
     /// Move a node away from Docker in a machine that is also rebooted, to each target that Debian has,
     /// and take it back
-    Move(PackageArguments),
+    Move(MoveArguments),
     /// Boot two machines on a private network, and have one call the other
     Meet,
 }
@@ -105,7 +105,7 @@ pub(crate) struct TestArguments {
     #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
     timeout: u64,
 
-    /// All end-to-end tests, not only those that depend on what the node is, and what `move` does
+    /// All end-to-end tests, not only those that depend on what the node is, and all of what `move` does
     #[arg(long, conflicts_with = "tests")]
     all: bool,
 
@@ -127,6 +127,17 @@ pub(crate) struct PackageArguments {
     /// After how many seconds the machine is taken for hung
     #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
     timeout: u64,
+}
+
+/// Which moves are tried.
+#[derive(Debug, Args)]
+pub(crate) struct MoveArguments {
+    #[command(flatten)]
+    machine: PackageArguments,
+
+    /// Kill nothing and reboot nothing: what `test` does
+    #[arg(long)]
+    undisturbed: bool,
 }
 
 /// Carries out a command of `cargo xtask vm`.
@@ -166,8 +177,13 @@ pub(crate) fn run(action: Action) -> Result<ExitCode> {
             bare(&image, arguments.machine, arguments.timeout)
         }
         Action::Move(arguments) => {
-            let share = prepare(&Work::Move)?;
-            boot(&image, &arguments.machine, share, arguments.timeout)
+            let work = if arguments.undisturbed {
+                Work::MoveUndisturbed
+            } else {
+                Work::Move
+            };
+            let PackageArguments { machine, timeout } = arguments.machine;
+            boot(&image, &machine, prepare(&work)?, timeout)
         }
         Action::Meet => pair::meet(&image).map(|()| ExitCode::SUCCESS),
         Action::Test(arguments) => {
@@ -184,12 +200,15 @@ pub(crate) fn run(action: Action) -> Result<ExitCode> {
             if code != ExitCode::SUCCESS || !work.packages() {
                 return Ok(code);
             }
-            if work == Work::All {
-                let share = prepare(&Work::Move)?;
-                let code = boot(&image, &arguments.machine, share, arguments.timeout)?;
-                if code != ExitCode::SUCCESS {
-                    return Ok(code);
-                }
+            let moves = if work == Work::All {
+                Work::Move
+            } else {
+                Work::MoveUndisturbed
+            };
+            let share = prepare(&moves)?;
+            let code = boot(&image, &arguments.machine, share, arguments.timeout)?;
+            if code != ExitCode::SUCCESS {
+                return Ok(code);
             }
             let code = bare(&image, arguments.machine, arguments.timeout)?;
             if code == ExitCode::SUCCESS {
@@ -222,7 +241,7 @@ fn prepare(work: &Work) -> Result<Share> {
     if work.packages() {
         package::prepare(&mut share, &slipway)?;
     }
-    if *work == Work::Move {
+    if work.moves() {
         moving::prepare(&mut share, &slipway)?;
     }
     // Not this very file: the build may have replaced it.

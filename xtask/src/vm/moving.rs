@@ -15,7 +15,7 @@ use anyhow::Result;
 use super::package;
 use super::share::Share;
 
-pub(super) use life::inside;
+pub(super) use life::{Extent, inside};
 
 /// The program, beside `slipway`.
 const KUBELET: &str = "stand-in-kubelet";

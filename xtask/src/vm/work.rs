@@ -6,7 +6,8 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use clap::Subcommand;
 
-use super::{moving, package};
+use super::moving::{self, Extent};
+use super::package;
 use crate::program;
 
 /// The test program, in the machine.
@@ -56,8 +57,10 @@ pub(crate) enum Work {
     Package,
     /// The package on a node without cgroup v2 and AppArmor
     Bare,
-    /// Moves of a node away from Docker
+    /// Moves of a node away from Docker, with what may come in between
     Move,
+    /// Moves of a node away from Docker that nothing comes in between
+    MoveUndisturbed,
     /// All end-to-end tests, and the package's life
     All,
     /// The end-to-end tests that depend on the node's shape, and the package's life
@@ -81,6 +84,7 @@ impl Work {
             Self::Package => "package",
             Self::Bare => "bare",
             Self::Move => "move",
+            Self::MoveUndisturbed => "move-undisturbed",
             Self::All => "all",
             Self::Shape => "shape",
         };
@@ -90,13 +94,17 @@ impl Work {
     pub(super) fn tests(&self) -> Option<Vec<String>> {
         match self {
             Self::Tests { names, .. } => Some(names.clone()),
-            Self::Package | Self::Bare | Self::Move => None,
+            Self::Package | Self::Bare | Self::Move | Self::MoveUndisturbed => None,
             Self::All => Some(Vec::new()),
             Self::Shape => {
                 let names = SHAPED.iter().chain(SHAPED_ON_DOCKER);
                 Some(names.map(ToString::to_string).collect())
             }
         }
+    }
+
+    pub(super) fn moves(&self) -> bool {
+        matches!(self, Self::Move | Self::MoveUndisturbed)
     }
 
     pub(super) fn packages(&self) -> bool {
@@ -111,7 +119,7 @@ impl Work {
                 let engine = if *docker { "docker" } else { "native" };
                 vec![(engine, names.clone())]
             }
-            Self::Package | Self::Bare | Self::Move => Vec::new(),
+            Self::Package | Self::Bare | Self::Move | Self::MoveUndisturbed => Vec::new(),
             Self::All => vec![("native", Vec::new()), ("docker", named(SHAPED_ON_DOCKER))],
             Self::Shape => vec![
                 ("native", named(SHAPED)),
@@ -145,7 +153,8 @@ impl Work {
     pub(crate) fn run(&self) -> Result<()> {
         match self {
             Self::Bare => return package::bare(),
-            Self::Move => return moving::inside(),
+            Self::Move => return moving::inside(Extent::All),
+            Self::MoveUndisturbed => return moving::inside(Extent::Undisturbed),
             _ => {}
         }
         if !package::has_begun() {
@@ -205,6 +214,7 @@ mod tests {
             tests(true),
             Work::Package,
             Work::Move,
+            Work::MoveUndisturbed,
             Work::All,
             Work::Shape,
         ] {

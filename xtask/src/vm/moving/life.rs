@@ -29,15 +29,25 @@ struct Note {
     objects: Vec<Value>,
 }
 
+/// How much is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::vm) enum Extent {
+    /// Moves that nothing comes in between.
+    Undisturbed,
+    /// Those, and moves that are killed, or that the machine is rebooted in.
+    All,
+}
+
 /// Goes on where it was before the machine was rebooted, or begins.
 ///
 /// # Errors
 /// What a step found; those before it are named on standard output.
-pub(in crate::vm) fn inside() -> Result<()> {
+pub(in crate::vm) fn inside(extent: Extent) -> Result<()> {
     blocking(async {
-        let outcome = match fs::read(NOTE) {
-            Err(_) => before_reboot().await,
-            Ok(note) => after_reboot(serde_json::from_slice(&note)?).await,
+        let outcome = match (fs::read(NOTE), extent) {
+            (Err(_), Extent::Undisturbed) => undisturbed().await,
+            (Err(_), Extent::All) => before_reboot().await,
+            (Ok(note), _) => after_reboot(serde_json::from_slice(&note)?).await,
         };
         if outcome.is_err() {
             let units = "-u kubelet -u slipway";
@@ -50,7 +60,18 @@ pub(in crate::vm) fn inside() -> Result<()> {
     })
 }
 
-async fn before_reboot() -> Result<()> {
+async fn undisturbed() -> Result<()> {
+    let (_, cluster, before) = begin().await?;
+    step(
+        "a move that evicts nothing",
+        without_drain(&before, &cluster),
+    )
+    .await?;
+    there_and_back(&cluster).await
+}
+
+/// A node with pods on Docker, its cluster, and how it is.
+async fn begin() -> Result<(String, Cluster, Snapshot)> {
     let image = step("a node with Docker", ground::make()).await?;
     let cluster = Cluster::start(&image, &[])?;
     cluster.populate(ground::CONFIGURATION);
@@ -66,6 +87,11 @@ async fn before_reboot() -> Result<()> {
         plans(&before, &cluster)
     })
     .await?;
+    Ok((image, cluster, before))
+}
+
+async fn before_reboot() -> Result<()> {
+    let (image, cluster, before) = begin().await?;
     step(
         "a move that evicts nothing",
         without_drain(&before, &cluster),
@@ -115,19 +141,7 @@ async fn after_reboot(note: Note) -> Result<()> {
         is_back(&cluster).await
     })
     .await?;
-    let before = Snapshot::take(&cluster)?;
-    step("a rollout to containerd", async {
-        roll_out(&cluster, "containerd").await?;
-        is_moved(&cluster, "containerd://").await
-    })
-    .await?;
-    step("back from containerd", async {
-        // The rollout's credentials have gone with it.
-        migrate("rollback --kubeconfig /etc/kubernetes/admin.conf")?;
-        is_back(&cluster).await?;
-        before.is_same(&cluster)
-    })
-    .await?;
+    there_and_back(&cluster).await?;
     step("no way back", async {
         migrate("apply --yes --to slipway")?;
         is_moved(&cluster, "slipway://").await?;
@@ -137,6 +151,22 @@ async fn after_reboot(note: Note) -> Result<()> {
             "Docker's data is there"
         );
         refused("slipway migrate rollback", &["slipway migrate apply"])
+    })
+    .await
+}
+
+async fn there_and_back(cluster: &Cluster) -> Result<()> {
+    let before = Snapshot::take(cluster)?;
+    step("a rollout to containerd", async {
+        roll_out(cluster, "containerd").await?;
+        is_moved(cluster, "containerd://").await
+    })
+    .await?;
+    step("back from containerd", async {
+        // The rollout's credentials have gone with it.
+        migrate("rollback --kubeconfig /etc/kubernetes/admin.conf")?;
+        is_back(cluster).await?;
+        before.is_same(cluster)
     })
     .await
 }
