@@ -25,7 +25,7 @@ const LIBRARIES: &str =
 
 /// Moves the only node there is, and waits until the rollout has ended.
 pub(super) async fn roll_out(cluster: &Cluster, target: &str) -> Result<()> {
-    let rollout = Command::new("slipway")
+    let mut rollout = Command::new("slipway")
         .args(["migrate", "cluster", "--to", target])
         .args(["--image", cluster.image(), "--nodes", NODE])
         .args(["--kubeconfig", "/etc/kubernetes/admin.conf"])
@@ -33,8 +33,13 @@ pub(super) async fn roll_out(cluster: &Cluster, target: &str) -> Result<()> {
         .stderr(Stdio::piped())
         .spawn()?;
     let started = start_job(cluster).await;
-    let said = ended(rollout)?;
-    started.with_context(|| format!("the rollout said:\n{said}"))?;
+    if started.is_err() {
+        // It would wait for a node that nobody moves.
+        rollout.kill()?;
+    }
+    let ended = ended(rollout);
+    started.with_context(|| format!("the rollout: {ended:?}"))?;
+    let said = ended?;
     for words in ["asked to move", "all steps are done", "has moved"] {
         ensure!(said.contains(words), "it did not say {words:?}:\n{said}");
     }
