@@ -50,13 +50,35 @@ pub(super) fn mount(
     attributes: MountAttrFlags,
     place: BorrowedFd<'_>,
 ) -> Outcome<()> {
-    match one_by_one(layers, attributes) {
-        Ok(tree) => attach(tree.as_fd(), place).system(|| "attach the overlay"),
-        // Kernels before 6.8 do not take layers one by one; some say so only in the end.
-        Err((Errno::INVAL, reason)) => at_once(layers, attributes, place)
-            .system(|| format!("the overlay ({reason}, so at once)")),
-        Err((_, reason)) => Err(Failure::system(format!("the overlay: {reason}"))),
+    let reason = match singly(|| one_by_one(layers, attributes)) {
+        Ok(tree) => return attach(tree.as_fd(), place).system(|| "attach the overlay"),
+        Err((Errno::INVAL, reason)) => reason,
+        Err((_, reason)) => return Err(Failure::system(format!("the overlay: {reason}"))),
+    };
+    at_once(layers, attributes, place).system(|| format!("the overlay ({reason}, so at once)"))
+}
+
+/// Gives layers to the kernel one by one, unless it is older than 6.8 and knows no such option:
+/// it would write that into its log each time. Some that are newer say so only in the end. It is
+/// `EINVAL` in either case.
+pub(super) fn singly(
+    mount: impl FnOnce() -> Result<OwnedFd, (Errno, String)>,
+) -> Result<OwnedFd, (Errno, String)> {
+    let release = rustix::system::uname();
+    let release = release.release().to_string_lossy();
+    if knows_single_layers(&release) {
+        mount()
+    } else {
+        Err((Errno::INVAL, format!("this is Linux {release}")))
     }
+}
+
+fn knows_single_layers(release: &str) -> bool {
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit());
+    let mut number = || numbers.next()?.parse::<u32>().ok();
+    let version = number().zip(number());
+    // Whoever names it otherwise is asked.
+    version.is_none_or(|version| version >= (6, 8))
 }
 
 pub(super) fn one_by_one(
@@ -109,6 +131,22 @@ fn at_once(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kernels_that_know_no_single_layers_are_told_by_their_release() {
+        for (release, knows) in [
+            ("5.15.0-91-generic", false),
+            ("6.1.0-50-cloud-amd64", false),
+            ("6.7.12", false),
+            ("6.8.0-31-generic", true),
+            ("6.12", true),
+            ("6.18+deb14-amd64", true),
+            ("10.0", true),
+            ("mine", true),
+        ] {
+            assert_eq!(knows_single_layers(release), knows, "{release}");
+        }
+    }
 
     #[test]
     fn a_list_of_layers_is_taken_apart() {

@@ -16,6 +16,7 @@ use super::mounts::{
     attach, clone_tree, clone_tree_at, is_directory, kernel_message, new_file_system,
 };
 use super::options::{Reach, propagation};
+use super::overlay::singly;
 use super::user::UserNamespace;
 use crate::failure::{Explain, Outcome};
 use crate::protocol::{Failure, Overlay};
@@ -68,22 +69,19 @@ pub(super) fn make(
         // An image without layers: there is nothing to lay over.
         return clone_tree(&overlay.upper, Reach::One).system(doing);
     }
-    match layered(overlay) {
-        Ok(tree) => Ok(tree),
-        // Kernels before 6.8 do not take layers one by one. Those before 6.5 say so only in the
-        // end, or once the options are longer than a page.
-        Err((Errno::INVAL, reason)) => {
-            let made = || {
-                make_place(path)?;
-                mount_at_once(overlay, path)?;
-                let tree = clone_tree(path, Reach::One)?;
-                rustix::mount::unmount(path, UnmountFlags::DETACH)?;
-                Ok::<_, Errno>(tree)
-            };
-            made().system(|| format!("{} ({reason}, so at once)", doing()))
-        }
-        Err((_, reason)) => Err(Failure::system(format!("{}: {reason}", doing()))),
-    }
+    let reason = match singly(|| layered(overlay)) {
+        Ok(tree) => return Ok(tree),
+        Err((Errno::INVAL, reason)) => reason,
+        Err((_, reason)) => return Err(Failure::system(format!("{}: {reason}", doing()))),
+    };
+    let made = || {
+        make_place(path)?;
+        mount_at_once(overlay, path)?;
+        let tree = clone_tree(path, Reach::One)?;
+        rustix::mount::unmount(path, UnmountFlags::DETACH)?;
+        Ok::<_, Errno>(tree)
+    };
+    made().system(|| format!("{} ({reason}, so at once)", doing()))
 }
 
 /// Covers the directories that the layers are in with id-mapped mounts of themselves. Kernels
