@@ -6,7 +6,7 @@ mod properties;
 mod unit;
 
 pub use properties::{Property, Value, properties};
-pub use unit::{scope_name, slice_path, unit_of};
+pub use unit::{scope_name, slice_at, slice_path, unit_of};
 
 pub(crate) use unit::is_slice;
 

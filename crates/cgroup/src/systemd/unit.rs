@@ -34,6 +34,25 @@ pub fn slice_path(name: &str) -> Result<CgroupPath, PathError> {
         })
 }
 
+/// The cgroup of a slice that is given by its name, or by the way to it from the root: a kubelet
+/// sends the latter (CRI's `LinuxPodSandboxConfig.cgroup_parent`).
+///
+/// # Errors
+///
+/// [`PathError::NoSlice`] when it is neither, also where the way is not the one that the name says.
+pub fn slice_at(parent: &str) -> Result<CgroupPath, PathError> {
+    let Some((_, name)) = parent.rsplit_once('/') else {
+        return slice_path(parent);
+    };
+    let refused = || PathError::NoSlice(parent.to_owned());
+    let path = slice_path(name).map_err(|_| refused())?;
+    if CgroupPath::parse(parent)? == path {
+        Ok(path)
+    } else {
+        Err(refused())
+    }
+}
+
 /// The scope of a container.
 pub fn scope_name(container: &str) -> String {
     format!("slipway-{container}{SCOPE}")
@@ -94,6 +113,25 @@ mod tests {
         }
         assert_eq!(slice_path(""), Err(PathError::Empty));
         assert!(slice_path(&format!("{}.slice", "a".repeat(250))).is_err());
+    }
+
+    #[test]
+    fn a_slice_is_where_a_kubelet_says_that_it_is() {
+        let path = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice";
+        for parent in [path, "kubepods-burstable-pod1_2.slice"] {
+            assert_eq!(slice_at(parent).unwrap().as_str(), path);
+        }
+        for parent in [
+            "/kubepods/burstable/pod1",
+            "/kubepods-burstable-pod1_2.slice",
+            "kubepods.slice/kubepods-pod1.slice",
+            "/a.slice/kubepods-pod1.slice",
+            "/kubepods.slice/../kubepods.slice",
+            "/kubepods.slice/",
+            "/",
+        ] {
+            assert!(slice_at(parent).is_err(), "{parent}");
+        }
     }
 
     #[test]

@@ -44,9 +44,10 @@ async fn with_the_systemd_driver_pods_are_slices_and_containers_scopes() {
     let mut config = node.pod("scoped");
     let stem = own.trim_end_matches(".slice");
     let slice = format!("{stem}-burstable-pod1.slice");
-    config.linux.as_mut().unwrap().cgroup_parent = slice.clone();
-    let pod = node.cri().run_pod(&config).await.unwrap();
+    // As a kubelet sends it: the whole way to a slice.
     let parent = format!("/{stem}.slice/{stem}-burstable.slice/{slice}");
+    config.linux.as_mut().unwrap().cgroup_parent = parent.clone();
+    let pod = node.cri().run_pod(&config).await.unwrap();
     assert_eq!(verbose(&node, &pod).await["cgroup"], parent.as_str());
 
     let mut container = pod::shell("main", &image.reference, "sleep 1000 & wait");
@@ -103,14 +104,20 @@ async fn with_the_systemd_driver_pods_are_slices_and_containers_scopes() {
     resources(&mut bad).unified = [("memory.nonsense".to_owned(), "1".to_owned())].into();
     let answer = node.cri().create(&other, &config, &bad).await;
     refused(answer, Code::InvalidArgument, &["memory.nonsense"]);
-    config.linux.as_mut().unwrap().cgroup_parent = "/kubepods/pod1".to_owned();
     config.metadata.as_mut().unwrap().uid = "third".to_owned();
-    let words = ["cgroup_parent", "/kubepods/pod1", "cgroup_driver"];
-    refused(
-        node.cri().run_pod(&config).await,
-        Code::InvalidArgument,
-        &words,
-    );
+    for parent in ["/kubepods/pod1", "/system.slice/kubepods-pod1.slice"] {
+        config.linux.as_mut().unwrap().cgroup_parent = parent.to_owned();
+        let words = ["cgroup_parent", parent, "cgroup_driver"];
+        refused(
+            node.cri().run_pod(&config).await,
+            Code::InvalidArgument,
+            &words,
+        );
+    }
+    // The name alone is enough.
+    config.linux.as_mut().unwrap().cgroup_parent = slice.clone();
+    let named = node.cri().run_pod(&config).await.unwrap();
+    assert_eq!(verbose(&node, &named).await["cgroup"], parent.as_str());
 
     node.cri().remove_all().await.unwrap();
     // What the pod named is not Slipway's to end.
@@ -124,13 +131,15 @@ async fn with_the_systemd_driver_pods_are_slices_and_containers_scopes() {
 async fn a_slice_is_refused_by_the_cgroupfs_driver() {
     let (node, _) = node().await;
     let mut config = node.pod("slice");
-    config.linux.as_mut().unwrap().cgroup_parent = "kubepods-pod1.slice".to_owned();
-    let words = ["cgroup_parent", "kubepods-pod1.slice", "systemd"];
-    refused(
-        node.cri().run_pod(&config).await,
-        Code::InvalidArgument,
-        &words,
-    );
+    for parent in ["kubepods-pod1.slice", "/kubepods.slice/kubepods-pod1.slice"] {
+        config.linux.as_mut().unwrap().cgroup_parent = parent.to_owned();
+        let words = ["cgroup_parent", parent, "systemd"];
+        refused(
+            node.cri().run_pod(&config).await,
+            Code::InvalidArgument,
+            &words,
+        );
+    }
     assert_eq!(driver(&node).await, CgroupDriver::Cgroupfs);
     node.finish().await.unwrap();
 }

@@ -90,7 +90,8 @@ async fn containers_are_scopes_in_the_kubelets_slices_and_systemd_keeps_their_li
     let slice = format!("{stem}-burstable-pod1.slice");
     systemctl(&["start", &slice]);
     systemctl(&["set-property", "--runtime", &slice, "MemoryMax=512M"]);
-    let config = in_slice(&node, "burstable", &slice);
+    let parent = format!("/{stem}.slice/{stem}-burstable.slice/{slice}");
+    let config = in_slice(&node, "burstable", &parent);
     let sandbox = cri.run_pod(&config).await.unwrap();
     let main = limited("main", &image, "sleep 1000 & wait");
     let id = cri.launch(&sandbox, &config, &main).await.unwrap();
