@@ -1,5 +1,6 @@
 //! What Docker is asked to make of a container's configuration.
 
+use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -141,7 +142,8 @@ fn host(
         }),
         log_config: (facts.logging_driver != JSON_FILE).then(|| HostConfigLogConfig {
             typ: Some(JSON_FILE.to_owned()),
-            config: None,
+            // dockerd's own options are another driver's.
+            config: Some(rotation()),
         }),
         ..HostConfig::default()
     };
@@ -149,6 +151,13 @@ fn host(
         Some(resources) => limited(host, &resources, facts),
         None => host,
     })
+}
+
+/// What keeps Docker's file from growing for ever: what a kubelet reads is written from it at once.
+fn rotation() -> HashMap<String, String> {
+    [("max-size", "10m"), ("max-file", "3")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
 }
 
 /// With the limits that Docker can set; for the others see [`limits`].

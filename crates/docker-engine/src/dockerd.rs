@@ -60,10 +60,18 @@ pub(crate) struct Facts {
     pub(crate) architecture: String,
     pub(crate) runtimes: Vec<String>,
     pub(crate) live_restore: bool,
+    pub(crate) experiments: Experiments,
     /// The lowest oom_score_adj that it can give to a container.
     pub(crate) lowest_oom_score: i64,
     /// The capabilities that it has itself; all that there are where that is not known.
     pub(crate) capabilities: CapabilitySet,
+}
+
+/// What dockerd does of what is experimental (`experimental` in daemon.json).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Experiments {
+    Done,
+    Refused,
 }
 
 impl Dockerd {
@@ -262,6 +270,10 @@ impl Dockerd {
             architecture: info.architecture.unwrap_or_default(),
             runtimes: info.runtimes.unwrap_or_default().into_keys().collect(),
             live_restore: info.live_restore_enabled.unwrap_or_default(),
+            experiments: match info.experimental_build {
+                Some(true) => Experiments::Done,
+                _ => Experiments::Refused,
+            },
             lowest_oom_score,
             capabilities,
         };

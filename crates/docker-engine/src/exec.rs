@@ -28,6 +28,9 @@ const MAX_OUTPUT: usize = 16 * 1024 * 1024 - 1024;
 /// How long the end of a command that was killed is waited for.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long Docker may take to say which process a command is, before it is killed without that.
+const KILL_PATIENCE: Duration = Duration::from_secs(2);
+
 /// The exit codes of a command that Docker could not execute, and how it says so in its output.
 const NOT_EXECUTED: [i32; 2] = [126, 127];
 const COMPLAINT: &str = "OCI runtime exec failed";
@@ -285,8 +288,9 @@ async fn inspect(node: &Node, exec: &str) -> Result<(Option<i32>, Option<i32>)> 
 
 /// Kills a command with all that it has started.
 async fn kill(node: &Node, container: &str, exec: &str, mark: String) -> Result<()> {
-    let first = match inspect(node, exec).await? {
-        (Some(pid), None) => Some(pid),
+    // What Docker does not say is found all the same, below.
+    let first = match tokio::time::timeout(KILL_PATIENCE, inspect(node, exec)).await {
+        Ok(Ok((Some(pid), None))) => Some(pid),
         _ => None,
     };
     let container = node.container(container)?;

@@ -1,6 +1,7 @@
 //! Docker's images in CRI's words.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use bollard::models::{CreateImageInfo, ImageInspect, ImageSummary};
 use bollard::query_parameters::{
     CreateImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptions,
 };
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use serde::Deserialize;
 use slipway_cri_api::v1::{
     AuthConfig, FilesystemIdentifier, FilesystemUsage, Image, ImageFsInfoResponse, ImageSpec,
@@ -24,8 +25,8 @@ use crate::dockerd::{Dockerd, Up};
 use crate::node::{Node, now};
 use crate::{failure, pause};
 
-/// How long Docker may say nothing of a pull: it tells of every piece that it has fetched or
-/// unpacked.
+/// How long Docker may say nothing of a pull, of which it tells every piece that it has fetched or
+/// unpacked, and of an export, which it gathers on its disk before the first byte.
 const SILENCE: Duration = Duration::from_mins(5);
 
 /// What Docker calls an image without a name.
@@ -146,11 +147,26 @@ pub(crate) fn watch(node: &Node, name: &str) -> PullProgressStream {
     node.pulls.watch(&tagged(name))
 }
 
-/// What `docker save` writes of an image; an end that comes too early is an error.
+/// What `docker save` writes of an image; an end that comes too early is an error, and so is silence.
 pub(crate) fn export(node: &Node, id: &str) -> Result<impl AsyncRead + Send + use<>> {
     let docker = node.dockerd.up()?.docker;
-    let bytes = docker.export_image(id).map_err(std::io::Error::other);
-    Ok(StreamReader::new(Box::pin(bytes)))
+    let bytes = docker.export_image(id).map_err(io::Error::other);
+    Ok(StreamReader::new(Box::pin(unless_silent(bytes, SILENCE))))
+}
+
+/// A stream that ends with an error when nothing comes for so long.
+fn unless_silent<T>(
+    stream: impl Stream<Item = io::Result<T>>,
+    limit: Duration,
+) -> impl Stream<Item = io::Result<T>> {
+    stream::unfold(Some(Box::pin(stream)), move |stream| async move {
+        let mut stream = stream?;
+        if let Ok(next) = tokio::time::timeout(limit, stream.next()).await {
+            return Some((next?, Some(stream)));
+        }
+        let message = format!("nothing has come for {} s", limit.as_secs());
+        Some((Err(io::Error::new(io::ErrorKind::TimedOut, message)), None))
+    })
 }
 
 /// A name with a tag: of one without a tag Docker would pull all of them.
@@ -183,21 +199,21 @@ fn named(image: &ImageSpec) -> Result<&str> {
     }
 }
 
-/// The image for pods' pause containers, which Docker has when this returns.
-pub(crate) async fn pause(node: &Node, up: &Up) -> Result<String> {
-    let configured = node.config.pause_image.as_deref();
-    let name = configured.unwrap_or(pause::IMAGE);
-    if find(node, name).await?.is_some() {
-        return Ok(name.to_owned());
-    }
+/// The image for pods' pause containers.
+pub(crate) fn pause_name(node: &Node) -> &str {
+    node.config.pause_image.as_deref().unwrap_or(pause::IMAGE)
+}
+
+/// Gives Docker the image for pods' pause containers, if it has it not.
+pub(crate) async fn provide_pause(node: &Node, up: &Up) -> Result<()> {
+    let name = pause_name(node);
     // Of several pods that need it one makes it.
     let _turn = node.gates.alone(name).await;
     if find(node, name).await?.is_some() {
-        return Ok(name.to_owned());
+        return Ok(());
     }
-    if configured.is_some() {
-        fetch(node, name, None).await?;
-        return Ok(name.to_owned());
+    if node.config.pause_image.is_some() {
+        return fetch(node, name, None).await;
     }
     let archive = pause::archive(&up.facts.architecture)?;
     let (repository, tag) = name.split_once(':').unwrap_or((name, "latest"));
@@ -212,7 +228,7 @@ pub(crate) async fn pause(node: &Node, up: &Up) -> Result<String> {
     let asked = up.docker.create_image(Some(options), Some(archive), None);
     follow(node, node.config.timeout(), &what, asked, |_| ()).await?;
     tracing::info!(image = name, "the pause image was given to Docker");
-    Ok(name.to_owned())
+    Ok(())
 }
 
 async fn find(node: &Node, name: &str) -> Result<Option<ImageInspect>> {
@@ -232,7 +248,7 @@ async fn find(node: &Node, name: &str) -> Result<Option<ImageInspect>> {
 }
 
 pub(crate) async fn list(node: &Node, wanted: Option<&ImageSpec>) -> Result<Vec<Image>> {
-    let pinned = pinned(node);
+    let pinned = pause_name(node);
     if let Some(name) = wanted
         .map(|image| image.image.as_str())
         .filter(|name| !name.is_empty())
@@ -264,7 +280,9 @@ pub(crate) async fn status(
         _ => HashMap::new(),
     };
     Ok(ImageStatusResponse {
-        image: found.as_ref().map(|image| inspected(image, pinned(node))),
+        image: found
+            .as_ref()
+            .map(|image| inspected(image, pause_name(node))),
         info,
     })
 }
@@ -324,11 +342,6 @@ pub(crate) async fn file_systems(node: &Node) -> Result<ImageFsInfoResponse> {
     })
 }
 
-fn pinned(node: &Node) -> &str {
-    let configured = node.config.pause_image.as_deref();
-    configured.unwrap_or(pause::IMAGE)
-}
-
 /// Names without Docker's word for none.
 fn real(names: &[String]) -> Vec<String> {
     let names = names.iter().filter(|name| !name.contains(NONE));
@@ -378,6 +391,24 @@ fn inspected(image: &ImageInspect, pinned: &str) -> Image {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn silence_ends_a_stream_with_an_error() {
+        let some = || stream::iter([Ok(1), Ok(2)]);
+        let silent = some().chain(stream::pending());
+        let got: Vec<_> = unless_silent(silent, Duration::from_millis(10))
+            .collect()
+            .await;
+        assert!(matches!(got[..2], [Ok(1), Ok(2)]), "{got:?}");
+        let [_, _, Err(error)] = &got[..] else {
+            panic!("{got:?}");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let got: Vec<_> = unless_silent(some(), Duration::from_mins(1))
+            .collect()
+            .await;
+        assert_eq!(got.len(), 2);
+    }
 
     #[test]
     fn one_tag_is_pulled_and_never_all_of_them() {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use bollard::models::{
     ContainerInspectResponse, ContainerState as DockerState, HostConfig, Mount as DockerMount,
-    MountBindOptionsPropagationEnum, NetworkSettings,
+    MountBindOptionsPropagationEnum, MountPoint, NetworkSettings,
 };
 use slipway_cri_api::v1::{
     ContainerMetadata, LinuxContainerResources, Mount, MountPropagation, NamespaceMode,
@@ -161,7 +161,16 @@ pub(crate) fn read(
                     .log_path
                     .filter(|path| !path.is_empty())
                     .map(PathBuf::from),
-                mounts: host.mounts.iter().flatten().map(mount).collect(),
+                mounts: match host.mounts.as_deref() {
+                    Some(mounts) if !mounts.is_empty() => mounts.iter().map(mount).collect(),
+                    // dockershim asked for them in Docker's older way (`Binds`).
+                    _ => inspected
+                        .mounts
+                        .iter()
+                        .flatten()
+                        .filter_map(bound)
+                        .collect(),
+                },
                 groups: groups.filter_map(|group| group.parse().ok()).collect(),
                 resources: limits::together(resources(&host), &beside),
                 beside,
@@ -289,6 +298,25 @@ fn mount(mount: &DockerMount) -> Mount {
         propagation: propagation.into(),
         ..Mount::default()
     }
+}
+
+/// What of the node is at a place in the container, whichever way it was asked for; no volumes of Docker's.
+fn bound(mount: &MountPoint) -> Option<Mount> {
+    if mount.typ.as_deref() != Some("bind") {
+        return None;
+    }
+    let propagation = match mount.propagation.as_deref() {
+        Some("rslave" | "slave") => MountPropagation::PropagationHostToContainer,
+        Some("rshared" | "shared") => MountPropagation::PropagationBidirectional,
+        _ => MountPropagation::PropagationPrivate,
+    };
+    Some(Mount {
+        container_path: mount.destination.clone().unwrap_or_default(),
+        host_path: mount.source.clone().unwrap_or_default(),
+        readonly: mount.rw == Some(false),
+        propagation: propagation.into(),
+        ..Mount::default()
+    })
 }
 
 fn resources(host: &HostConfig) -> LinuxContainerResources {

@@ -20,6 +20,7 @@ mod checkpoint;
 mod config;
 mod create;
 mod dockerd;
+mod dump;
 mod exec;
 mod execs;
 mod failure;
@@ -31,6 +32,7 @@ mod inspect;
 mod lifecycle;
 mod limits;
 mod log;
+mod making;
 mod metrics;
 mod naming;
 mod node;
@@ -129,6 +131,7 @@ impl DockerEngine {
         ] {
             private_directory(&directory)?;
         }
+        dump::clear(&root);
         let network = Network::new(network, node::cni(&root)).measured_by(&network_metrics);
         let logs = Logs::new(node::logs(&root), writes_logs)?;
         let node = Node::new(docker, network, &census, logs, [&root, &state], locks)?;
@@ -183,10 +186,6 @@ fn lock(directory: &Path) -> Result<File> {
         ))),
         Err(error) => Err(failed(error.into())),
     }
-}
-
-fn not_yet(what: &str) -> Error {
-    Error::unimplemented(format!("{what} is not there for pods on Docker"))
 }
 
 #[tonic::async_trait]
@@ -349,8 +348,8 @@ impl Engine for DockerEngine {
         set.map_err(|error| failure::of_network(&error))
     }
 
-    async fn checkpoint_container(&self, _: CheckpointContainerRequest) -> Result<()> {
-        Err(not_yet("CheckpointContainer"))
+    async fn checkpoint_container(&self, request: CheckpointContainerRequest) -> Result<()> {
+        dump::checkpoint(&self.node, request).await
     }
 
     async fn reopen_container_log(&self, id: &str) -> Result<()> {

@@ -162,9 +162,11 @@ pub(crate) async fn stop(node: &Arc<Node>, id: &str, timeout: i64) -> Result<()>
         return Ok(());
     }
     let id = container.id.as_str();
-    let Some(seconds) = i32::try_from(timeout).ok().filter(|&seconds| seconds > 0) else {
+    // For what is longer than Docker can count, it waits as long as it can.
+    let seconds = i32::try_from(timeout.max(0)).unwrap_or(i32::MAX);
+    if seconds == 0 {
         return kill(node, id).await;
-    };
+    }
     let options = StopContainerOptionsBuilder::default().t(seconds).build();
     let what = format!("stop container {id}");
     let longer = Duration::from_secs(u64::from(seconds.unsigned_abs()));

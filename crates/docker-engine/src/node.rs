@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use bollard::models::ContainerInspectResponse;
 use slipway_cgroup::Hierarchy;
 use slipway_cri_api::v1::{ContainerEventResponse, ContainerEventType, LinuxContainerResources};
 use slipway_engine::{
@@ -26,10 +27,11 @@ use crate::gates::Gates;
 use crate::images::ImageNames;
 use crate::inspect::{Container, Found, Pod, read};
 use crate::log::Logs;
+use crate::making::{Making, Makings, Meanwhile};
 use crate::pins::Pins;
 use crate::progress::Pulls;
 use crate::stats::Observed;
-use crate::{naming, views};
+use crate::{dump, views};
 
 /// How something is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,8 +94,7 @@ pub(crate) struct Node {
     hierarchy: OnceLock<Hierarchy>,
     pub(crate) pods: Index<PodName, Pod>,
     pub(crate) containers: Index<ContainerName, Container>,
-    /// Pods that are being made: nobody sees them yet.
-    making: Mutex<HashSet<PodName>>,
+    pub(crate) makings: Arc<Makings>,
     pub(crate) events: Events,
     pub(crate) execs: Execs,
     pub(crate) image_names: ImageNames,
@@ -106,6 +107,9 @@ pub(crate) struct Node {
     pub(crate) gates: Gates,
     /// Of pods and containers whose limits are being changed.
     pub(crate) updates: Gates,
+    /// Of containers whose processes' state is being written down.
+    pub(crate) dumps: Gates,
+    pub(crate) dump_directory: PathBuf,
     /// Held while Docker is asked about a container.
     turns: Gates,
     /// Held while something changes and is told of.
@@ -138,7 +142,7 @@ impl Node {
             pins: Pins::new(state.join("netns")),
             pods: Index::new("pod"),
             containers: Index::new("container"),
-            making: Mutex::default(),
+            makings: Arc::default(),
             events: Events::default(),
             execs: Execs::default(),
             image_names: ImageNames::default(),
@@ -147,6 +151,8 @@ impl Node {
             out_of_memory: Mutex::default(),
             gates: Gates::default(),
             updates: Gates::default(),
+            dumps: Gates::default(),
+            dump_directory: dump::parent(root),
             turns: Gates::default(),
             told: Mutex::new(Told::new(census)),
             changes: watch::Sender::new(0),
@@ -241,13 +247,34 @@ impl Node {
         }
     }
 
+    /// Ends the making of a pod, and shows it if nothing was heard of it: both at once, so that whoever
+    /// asks for the same pod again finds either.
+    fn take_made(&self, making: Making, id: &str, found: Option<Found>) -> Meanwhile {
+        let mut told = self.told();
+        let heard = making.end();
+        if heard == Meanwhile::Nothing {
+            self.know(&mut told, id, found);
+        }
+        heard
+    }
+
     /// Knows from now on what Docker says of a container, and tells of the difference.
     fn take(&self, id: &str, docker_name: &str, found: Option<Found>) -> Seen {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told();
         match found {
-            Some(Found::Pod(_) | Found::HalfMade) if self.is_being_made(docker_name) => {
-                return Seen::Making;
+            Some(Found::Pod(_) | Found::HalfMade) if self.makings.hears(docker_name) => {
+                Seen::Making
             }
+            found => self.know(&mut told, id, found),
+        }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn know(&self, told: &mut Told, id: &str, found: Option<Found>) -> Seen {
+        match found {
             Some(Found::HalfMade) => return Seen::HalfMade,
             Some(Found::Pod(pod)) => {
                 told.pod(&pod);
@@ -257,11 +284,28 @@ impl Node {
                 told.container(&container);
                 self.take_container(*container);
             }
-            None => self.forget(&mut told, id),
+            None => self.forget(told, id),
         }
         self.changes
             .send_modify(|count| *count = count.wrapping_add(1));
         Seen::Known
+    }
+
+    /// Shows a pod whose making has come to its end, as Docker said in the meantime that it is.
+    pub(crate) async fn complete(
+        &self,
+        making: Making,
+        id: &str,
+        inspected: Box<ContainerInspectResponse>,
+    ) -> Result<()> {
+        // Whoever has asked about it before has taken what it was then.
+        let turn = self.turns.alone(id).await;
+        let found = read(*inspected, &self.checkpoints, &self.limits);
+        if self.take_made(making, id, found) == Meanwhile::Something {
+            drop(turn);
+            return self.refresh(id).await;
+        }
+        Ok(())
     }
 
     /// Shows a pod no more that is to be undone: from here on it is half-made, whoever looks, and
@@ -270,16 +314,11 @@ impl Node {
         // Whoever asks about it now has seen its checkpoint.
         let _turn = self.turns.alone(id).await;
         self.checkpoints.remove(id)?;
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told();
         self.forget(&mut told, id);
         self.changes
             .send_modify(|count| *count = count.wrapping_add(1));
         Ok(())
-    }
-
-    fn is_being_made(&self, docker_name: &str) -> bool {
-        let making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        naming::parse_pod(docker_name).is_some_and(|name| making.contains(&name))
     }
 
     fn take_pod(&self, pod: Pod) {
@@ -388,24 +427,20 @@ impl Node {
     /// # Errors
     ///
     /// [`Kind::AlreadyExists`] where there is one, or one is being made.
-    pub(crate) fn make(self: &Arc<Self>, name: &PodName) -> Result<Making> {
-        let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        if making.contains(name) {
-            return Err(Error::already_exists(format!(
+    pub(crate) fn make(&self, name: &PodName) -> Result<Making> {
+        let _told = self.told();
+        let making = self.makings.begin(name).ok_or_else(|| {
+            Error::already_exists(format!(
                 "pod {name} is being made; wait for that, or use the next attempt number"
-            )));
-        }
+            ))
+        })?;
         if let Some(pod) = self.pods.named(name) {
             return Err(Error::already_exists(format!(
                 "pod {name} exists already as {}; remove it first or use the next attempt number",
                 pod.id
             )));
         }
-        making.insert(name.clone());
-        Ok(Making {
-            node: Arc::clone(self),
-            name: name.clone(),
-        })
+        Ok(making)
     }
 }
 
@@ -418,23 +453,6 @@ pub(crate) enum Seen {
     Making,
     /// A pod that nobody makes any more, and that is not complete.
     HalfMade,
-}
-
-/// The name of a pod that is being made. Dropping it gives the name back.
-pub(crate) struct Making {
-    node: Arc<Node>,
-    name: PodName,
-}
-
-impl Drop for Making {
-    fn drop(&mut self) {
-        let mut making = self
-            .node
-            .making
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        making.remove(&self.name);
-    }
 }
 
 /// Where the network keeps what each pod was attached with.

@@ -188,8 +188,9 @@ pub(crate) fn container(pod: &Pod, config: &ContainerConfig, facts: &Facts) -> R
 /// A container has what its pod has.
 fn namespaces(pod: &Pod, mut options: NamespaceOption) -> Result<()> {
     let of_pod = pod.namespaces();
-    // Of a pod of dockershim it is not known whether it has processes to share.
-    if pod.checkpoint.is_none() && options.pid == NamespaceMode::Pod as i32 {
+    // Of a pod of dockershim, also an adopted one, it is not known whether it has processes to share.
+    let config = pod.checkpoint.as_ref().and_then(|it| it.config.as_ref());
+    if config.is_none() && options.pid == NamespaceMode::Pod as i32 {
         options.pid = NamespaceMode::Container as i32;
     }
     refuse::container_namespaces(&of_pod, &options)

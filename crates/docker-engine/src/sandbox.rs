@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bollard::Docker;
-use bollard::models::{ContainerCreateBody, HostConfig};
+use bollard::models::{ContainerCreateBody, ContainerInspectResponse, HostConfig};
 use bollard::query_parameters::RemoveContainerOptionsBuilder;
 use slipway_cri_api::v1::{LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig};
-use slipway_engine::{Error, PodName, Result, resolver_configuration};
+use slipway_engine::{Error, Kind, PodName, Result, resolver_configuration};
 use slipway_network::Attachment;
 
 use crate::checkpoint::Checkpoint;
@@ -39,7 +39,7 @@ pub(crate) async fn run(
     let (checker, checked) = (Arc::clone(node), config.clone());
     blocking(move || slipway_resources::check_pod(checker.hierarchy()?, &checked)).await?;
     let runtime = runtime(&handler, &up.facts)?;
-    let image = images::pause(node, &up).await?;
+    let image = images::pause_name(node).to_owned();
     let body = body(&config, runtime, image, &up.facts);
     let making = node.make(&name)?;
     // What Docker has made without being heard of is found when it is asked about everything.
@@ -47,10 +47,7 @@ pub(crate) async fn run(
         .await
         .inspect_err(|_| node.doubt())?;
     let made = match build(node, &id, config, handler).await {
-        Ok(()) => {
-            drop(making);
-            node.refresh(&id).await
-        }
+        Ok(inspected) => node.complete(making, &id, Box::new(inspected)).await,
         Err(error) => Err(error),
     };
     match made {
@@ -65,11 +62,18 @@ pub(crate) async fn run(
     }
 }
 
-/// Has Docker make the container, also where its name is not free.
+/// Has Docker make the container, also where its name is not free, or the image is not there.
 async fn create(node: &Arc<Node>, name: &PodName, body: ContainerCreateBody) -> Result<String> {
     let what = format!("make pod {name}");
     let docker_name = naming::of_pod(name);
-    if let Some(id) = holder::create(node, &what, &docker_name, body.clone()).await? {
+    let created = match holder::create(node, &what, &docker_name, body.clone()).await {
+        Err(error) if error.kind() == Kind::NotFound => {
+            images::provide_pause(node, &node.dockerd.up()?).await?;
+            holder::create(node, &what, &docker_name, body.clone()).await
+        }
+        created => created,
+    };
+    if let Some(id) = created? {
         return Ok(id);
     }
     let other_name = match holder::holder(node, &docker_name).await? {
@@ -102,12 +106,13 @@ async fn create(node: &Arc<Node>, name: &PodName, body: ContainerCreateBody) -> 
     })
 }
 
+/// Makes a pod of the container, and answers what Docker says of it when it runs.
 async fn build(
     node: &Arc<Node>,
     id: &str,
     config: PodSandboxConfig,
     handler: String,
-) -> Result<()> {
+) -> Result<ContainerInspectResponse> {
     let what = format!("start the pause container of pod {id}");
     node.dockerd
         .call(&what, |docker| async move {
@@ -121,9 +126,9 @@ async fn build(
             docker.inspect_container(id, None).await
         })
         .await?;
-    let resolver = inspected.resolv_conf_path.unwrap_or_default();
+    let resolver = inspected.resolv_conf_path.as_deref().unwrap_or_default();
     write_resolver(PathBuf::from(resolver), &config).await?;
-    let state = inspected.state.unwrap_or_default();
+    let state = inspected.state.clone().unwrap_or_default();
     let pid = state
         .pid
         .filter(|_| state.running == Some(true))
@@ -146,7 +151,8 @@ async fn build(
     };
     let checkpoint = Checkpoint::new(config, handler, &addresses);
     let (node, id) = (Arc::clone(node), id.to_owned());
-    blocking(move || node.checkpoints.put(&id, &checkpoint)).await
+    blocking(move || node.checkpoints.put(&id, &checkpoint)).await?;
+    Ok(inspected)
 }
 
 /// Replaces what Docker has made of the node's resolver configuration. All containers of the pod

@@ -11,7 +11,8 @@ use bollard::query_parameters::{EventsOptionsBuilder, ListContainersOptionsBuild
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use slipway_engine::{Error, Kind, Result};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::time::sleep;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
 
 use crate::dockerd::{Link, Up};
 use crate::node::{Node, Seen};
@@ -20,6 +21,10 @@ use crate::{adopt, limits, naming, sandbox};
 /// How long after a failure dockerd is tried again, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long it is waited for at the daemon's start, before it is waited for in the background: another
+/// engine's pods may want something meanwhile.
+const FIRST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long what cannot be settled is left alone at most, before it is tried again.
 const LONGEST_REST: Duration = Duration::from_mins(1);
@@ -39,21 +44,28 @@ type Events = UnboundedReceiver<Result<EventMessage>>;
 ///
 /// # Errors
 ///
-/// Where dockerd is of a kind that cannot be worked with. One that is not there is waited for.
+/// Where dockerd is of a kind that cannot be worked with. One that is not there, or does not answer
+/// soon, is waited for.
 pub(crate) async fn start(node: &Arc<Node>) -> Result<()> {
-    let first = connect(node).await;
-    if let Err(error) = &first {
-        if error.kind() == Kind::FailedPrecondition {
-            return Err(error.clone());
-        }
+    let (tell, told) = oneshot::channel();
+    tokio::spawn(follow(Arc::clone(node), tell));
+    match timeout(FIRST_PATIENCE, told).await {
+        Ok(Ok(Some(error))) if error.kind() == Kind::FailedPrecondition => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// `first` is told what is wrong when dockerd was tried once.
+async fn follow(node: Arc<Node>, first: oneshot::Sender<Option<Error>>) {
+    let mut connected = connect(&node).await;
+    if let Err(error) = &connected {
         // Whoever asks at once is told why.
         node.dockerd.set(Link::Down(error.clone()));
     }
-    tokio::spawn(follow(Arc::clone(node), first));
-    Ok(())
-}
-
-async fn follow(node: Arc<Node>, mut connected: Result<Events>) {
+    let is_heard = first.send(connected.as_ref().err().cloned()).is_ok();
+    if is_heard && matches!(&connected, Err(error) if error.kind() == Kind::FailedPrecondition) {
+        return;
+    }
     let mut pause = FIRST_PAUSE;
     loop {
         let lost = match connected {
@@ -287,6 +299,10 @@ fn take(node: &Arc<Node>, event: EventMessage) {
     let pod = attributes
         .get(naming::TYPE)
         .is_some_and(|kind| kind == naming::SANDBOX);
+    let name = attributes.get("name").map(String::as_str);
+    if pod && name.is_some_and(|name| node.makings.knows(name, &action)) {
+        return;
+    }
     let node = Arc::clone(node);
     tokio::spawn(async move {
         let settled = match node.see(&id).await {

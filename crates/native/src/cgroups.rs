@@ -8,7 +8,9 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use slipway_cgroup::systemd::{device_properties, properties, scope_name, slice_path, unit_of};
+use slipway_cgroup::systemd::{
+    device_properties, properties, scope_name, slice_at, slice_path, unit_of,
+};
 use slipway_cgroup::{Cgroup, CgroupPath, DeviceRule, Hierarchy, PathError, Resources, Version};
 use slipway_cri_api::v1::CgroupDriver as Reported;
 use slipway_engine::{Error, Result};
@@ -74,13 +76,6 @@ impl Cgroups {
         })
     }
 
-    fn kind(&self) -> CgroupDriver {
-        match self.driver {
-            Driver::Cgroupfs => CgroupDriver::Cgroupfs,
-            Driver::Systemd(_) => CgroupDriver::Systemd,
-        }
-    }
-
     /// The driver, for a kubelet.
     pub(crate) fn reported(&self) -> Reported {
         match self.driver {
@@ -96,7 +91,17 @@ impl Cgroups {
 
     /// The cgroup that a `cgroup_parent` names.
     pub(crate) fn named(&self, parent: &str) -> std::result::Result<CgroupPath, PathError> {
-        parse(self.kind(), parent)
+        match self.driver {
+            Driver::Cgroupfs => {
+                let path = CgroupPath::parse(parent)?;
+                // A kubelet with the other driver sends the way to its slice.
+                match unit_of(&path) {
+                    Some(_) => Err(PathError::SystemdSlice(parent.to_owned())),
+                    None => Ok(path),
+                }
+            }
+            Driver::Systemd(_) => slice_at(parent),
+        }
     }
 
     /// The cgroup of a pod that names none.

@@ -16,6 +16,10 @@ use crate::conflist::Conflist;
 /// The kind of record that libcni has written since its version 0.8.
 const KIND: &str = "cniCacheV1";
 
+/// The network that dockershim and cri-dockerd have beside the pod's, and record for the same
+/// interface: its plugin brings `lo` up whatever it is told.
+const LOOPBACK: &str = "cni-loopback";
+
 /// A record of libcni.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -46,10 +50,11 @@ pub(crate) fn find(cache: &Path, pod: &str) -> io::Result<Option<Foreign>> {
         other => other?,
     };
     let ending = format!("-{pod}-{INTERFACE}");
+    let loopback = file_name(LOOPBACK, pod);
     for entry in entries {
         let file = entry?.path();
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        if !name.ends_with(&ending) {
+        if !name.ends_with(&ending) || name == loopback {
             continue;
         }
         match fs::read(&file).map_err(|error| error.to_string()) {
@@ -61,6 +66,24 @@ pub(crate) fn find(cache: &Path, pod: &str) -> io::Result<Option<Foreign>> {
         }
     }
     Ok(None)
+}
+
+/// Removes libcni's records of a pod that is detached now, of which this is the one that was found.
+pub(crate) fn forget(found: &Path, pod: &str) -> Result<(), (PathBuf, io::Error)> {
+    let loopback = found.with_file_name(file_name(LOOPBACK, pod));
+    // The one that is known goes last, so that a call which was cut off can be made again.
+    for path in [loopback, found.to_owned()] {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err((path, error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// What libcni calls its record of a pod's first interface.
+fn file_name(network: &str, pod: &str) -> String {
+    format!("{network}-{pod}-{INTERFACE}")
 }
 
 fn passed_over(file: &Path, reason: &str) {
@@ -111,11 +134,50 @@ mod tests {
         let list = json!({"cniVersion": "0.4.0", "name": "pods", "plugins": [{"type": "bridge"}]});
         let good = record(&list);
         fs::write(results.join("pods-one-eth0"), good.to_string()).unwrap();
-        fs::write(results.join("cni-loopback-one-lo"), "{}").unwrap();
         let found = find(cache.path(), "one").unwrap().unwrap();
         assert_eq!(found.list.name, "pods");
         assert_eq!(found.result["ips"][0]["address"], "10.0.0.9/24");
         assert!(find(cache.path(), "two").unwrap().is_none());
+    }
+
+    /// As cri-dockerd leaves it.
+    #[test]
+    fn a_record_of_the_loopback_is_none_of_the_pods_network_and_goes_with_it() {
+        let cache = tempfile::tempdir().unwrap();
+        let results = cache.path().join("results");
+        fs::create_dir(&results).unwrap();
+        let write = |network: &str, kind: &str, result: &Value| {
+            let plugins = json!([{"type": kind}]);
+            let list = json!({"cniVersion": "0.2.0", "name": network, "plugins": plugins});
+            let mut record = record(&list);
+            record["networkName"] = json!(network);
+            record["result"] = result.clone();
+            fs::write(
+                results.join(format!("{network}-one-eth0")),
+                record.to_string(),
+            )
+            .unwrap();
+        };
+        write(
+            "cni-loopback",
+            "loopback",
+            &json!({"cniVersion": "0.2.0", "dns": {}}),
+        );
+        assert!(find(cache.path(), "one").unwrap().is_none());
+        let ips = json!([{"version": "4", "address": "10.0.0.9/24"}]);
+        write(
+            "pods",
+            "bridge",
+            &json!({"cniVersion": "0.4.0", "ips": ips}),
+        );
+        fs::write(results.join("cni-loopback-two-eth0"), "{}").unwrap();
+        let found = find(cache.path(), "one").unwrap().unwrap();
+        assert_eq!(found.list.name, "pods");
+
+        forget(&found.file, "one").unwrap();
+        forget(&found.file, "one").unwrap();
+        let left: Vec<_> = fs::read_dir(&results).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
     }
 
     #[test]

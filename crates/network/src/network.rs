@@ -261,21 +261,13 @@ impl Inner {
         };
         detach(&chain, &entry, &record.attachment, netns)?;
         if let Some(foreign) = &record.foreign {
-            forget(foreign)?;
+            adoption::forget(foreign, &pod.pod_id).map_err(|(path, source)| Error::Cache {
+                action: "remove",
+                path,
+                source,
+            })?;
         }
         entry.remove()
-    }
-}
-
-/// Removes another runtime's record of what is detached now.
-fn forget(path: &Path) -> Result<(), Error> {
-    match std::fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Cache {
-            action: "remove",
-            path: path.to_owned(),
-            source,
-        }),
-        _ => Ok(()),
     }
 }
 

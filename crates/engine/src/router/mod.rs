@@ -117,10 +117,15 @@ impl Router {
     }
 }
 
+/// Whether an engine could not be asked, or did not answer.
+fn is_away(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Unavailable | Kind::DeadlineExceeded)
+}
+
 /// What both have to say, where the second one's absence takes away only figures.
 fn as_far_as_there<T>(leaves: Result<Vec<T>>) -> Result<Vec<T>> {
     match leaves {
-        Err(error) if error.kind() == Kind::Unavailable => Ok(Vec::new()),
+        Err(error) if is_away(&error) => Ok(Vec::new()),
         other => other,
     }
 }
@@ -365,14 +370,18 @@ impl Engine for Router {
             return Ok(stays);
         }
         match self.leaves.engine.image_status(image, verbosity).await {
-            Err(error) if error.kind() == Kind::Unavailable => Ok(stays),
+            Err(error) if is_away(&error) => Ok(stays),
             other => other,
         }
     }
 
     async fn remove_image(&self, image: ImageSpec) -> Result<()> {
         self.stays.remove_image(image.clone()).await?;
-        self.leaves.engine.remove_image(image).await
+        match self.leaves.engine.remove_image(image).await {
+            // A kubelet that is told of an error counts nothing as freed, and removes the next one.
+            Err(error) if is_away(&error) => Ok(()),
+            other => other,
+        }
     }
 
     async fn import_image(&self, id: &str, names: Vec<String>, archive: Output) -> Result<()> {
@@ -383,7 +392,7 @@ impl Engine for Router {
         let leaves = self.leaves.engine.image_fs_info();
         let (stays, leaves) = future::join(self.stays.image_fs_info(), leaves).await;
         match leaves {
-            Err(error) if error.kind() == Kind::Unavailable => stays,
+            Err(error) if is_away(&error) => stays,
             leaves => Ok(union::image_fs_info(stays?, leaves?)),
         }
     }

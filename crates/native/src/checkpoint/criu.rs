@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use slipway_checkpoint::{Checkpoint, Work};
 use slipway_engine::{Error, Result};
 use slipway_shim::protocol::Runtime;
 use tokio::process::Command;
 
-use super::overdue;
 use crate::config::Config;
 use crate::{blocking, handlers, program};
 
@@ -58,16 +58,16 @@ pub(super) struct Dump<'a> {
     /// The container's init.
     pub(super) pid: i32,
     pub(super) container: &'a str,
-    /// Takes the log and the statistics, and in `checkpoint` the images.
-    pub(super) work: &'a Path,
-    pub(super) limit: Option<Duration>,
+    /// Takes the log and the statistics, and the images.
+    pub(super) work: &'a Work,
+    pub(super) checkpoint: &'a Checkpoint,
 }
 
 impl Dump<'_> {
     /// Has CRIU dump a container of the built-in runtime, made from this `config.json`.
     pub(super) async fn run(&self, config: &Value) -> Result<()> {
         let (process, config) = (PathBuf::from(format!("/proc/{}", self.pid)), config.clone());
-        let images = self.images();
+        let images = self.work.images();
         let arguments = blocking::run(move || {
             note_streams(&process, &images)?;
             let mut arguments = namespaces(&process, &config)?;
@@ -83,9 +83,9 @@ impl Dump<'_> {
             .arg("dump")
             .args(["--tree", &self.pid.to_string()])
             .arg("--images-dir")
-            .arg(self.images())
+            .arg(self.work.images())
             .arg("--work-dir")
-            .arg(self.work)
+            .arg(self.work.directory())
             .args(["--log-file", "dump.log", "-v4", "--leave-running"])
             // What the container may have open beyond itself is kept as far as CRIU can.
             .args(["--tcp-established", "--ext-unix-sk", "--file-locks"])
@@ -108,29 +108,25 @@ impl Dump<'_> {
         }
         command
             .args(["checkpoint", "--leave-running", "--image-path"])
-            .arg(self.images())
+            .arg(self.work.images())
             .arg("--work-path")
-            .arg(self.work)
+            .arg(self.work.directory())
             .args(["--tcp-established", "--ext-unix-sk", "--file-locks"])
             .args(["--shell-job", self.container]);
         self.finish(&mut command).await
     }
 
-    fn images(&self) -> PathBuf {
-        self.work.join("checkpoint")
-    }
-
     async fn finish(&self, command: &mut Command) -> Result<()> {
         let name = command.as_std().get_program().to_owned();
-        let ended = program::run(command, self.limit).await;
+        let ended = program::run(command, self.checkpoint.limit()).await;
         let ended = ended.map_err(|error| {
             Error::internal(format!("run {}: {error}", Path::new(&name).display()))
         })?;
-        let output = ended.ok_or_else(|| overdue(self.limit))?;
+        let output = ended.ok_or_else(|| self.checkpoint.overdue())?;
         if output.status.success() {
             return Ok(());
         }
-        let log = self.work.join("dump.log");
+        let log = self.work.directory().join("dump.log");
         let log = blocking::run(move || Ok(fs::read_to_string(log).unwrap_or_default())).await?;
         let reason = match reason(&log) {
             said if said.is_empty() => program::last_line(&output.stderr),

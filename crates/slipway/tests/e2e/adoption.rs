@@ -8,9 +8,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
-use slipway_cri_api::v1::{ContainerState, PodSandboxState};
+use slipway_cri_api::v1::{ContainerState, NamespaceMode, PodSandboxState};
 use slipway_network::{Attachment, Network};
-use slipway_testbed::{Cni, Daemon, Docker, Image, Node, Registry, Scratch, eventually};
+use slipway_testbed::{Cni, Daemon, Docker, Image, Node, Registry, Scratch, eventually, pod};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -23,6 +23,7 @@ struct Inherited {
     id: String,
     address: String,
     log: std::path::PathBuf,
+    image: String,
 }
 
 async fn inherited(scratch: &std::sync::Arc<Scratch>) -> Inherited {
@@ -76,11 +77,14 @@ async fn inherited(scratch: &std::sync::Arc<Scratch>) -> Inherited {
         ("io.kubernetes.sandbox.id", &pod),
     ];
     let joined = format!("container:{pod}");
+    let volume = scratch.join("volume");
+    fs::create_dir(&volume).unwrap();
     let id = run(
         &[
             "--name=k8s_main_web_default_u-1_0",
             &format!("--net={joined}"),
             &format!("--ipc={joined}"),
+            &format!("--volume={}:/data:ro", volume.display()),
         ],
         &[&named[..], &own].concat(),
         "trap 'exit 7' TERM; echo from docker; sleep 10000 & wait",
@@ -95,6 +99,7 @@ async fn inherited(scratch: &std::sync::Arc<Scratch>) -> Inherited {
         id,
         address,
         log,
+        image: image.reference,
     }
 }
 
@@ -145,6 +150,7 @@ async fn is_managed(engines: &str) {
         id,
         address,
         log,
+        image,
     } = inherited(&scratch).await;
     let inspect = [
         "inspect",
@@ -207,12 +213,34 @@ async fn is_managed(engines: &str) {
     assert_eq!(status.metadata.unwrap().name, "main");
     assert_eq!(status.log_path, log.to_str().unwrap());
     assert_eq!(status.annotations["io.kubernetes.container.hash"], "5f");
+    // The kubelet finds the file with a container's last words by them.
+    let [mount] = &status.mounts[..] else {
+        panic!("one mount is wanted: {:?}", status.mounts);
+    };
+    assert_eq!(
+        (mount.container_path.as_str(), mount.host_path.as_str()),
+        ("/data", node.scratch.join("volume").to_str().unwrap())
+    );
+    assert!(mount.readonly);
     let output = cri.exec(&id, &["echo", "here"]).await.unwrap();
     assert_eq!(output.stdout, b"here\n");
     assert!(fs::read_to_string(&log).unwrap().contains("from docker"));
     assert_eq!(node.docker.as_ref().unwrap().cli(&inspect).unwrap(), before);
 
-    cri.stop(&id, 10).await.unwrap();
+    // A container that is made anew, in a pod that shares its processes.
+    let mut side = pod::sleeper("side", &image);
+    let linux = side.linux.get_or_insert_default();
+    let security = linux.security_context.get_or_insert_default();
+    let options = security.namespace_options.get_or_insert_default();
+    options.pid = NamespaceMode::Pod.into();
+    let side = cri.launch(&pod, &node.pod("web"), &side).await.unwrap();
+    let processes = cri.exec(&side, &["ps", "-o", "args"]).await.unwrap();
+    let processes = String::from_utf8_lossy(&processes.stdout).into_owned();
+    assert!(processes.contains("sleep 10000"), "{processes}");
+    cri.stop(&side, 0).await.unwrap();
+    cri.remove(&side).await.unwrap();
+
+    cri.stop(&id, i64::from(i32::MAX) + 1).await.unwrap();
     let status = cri.container_status(&id).await.unwrap();
     assert_eq!(
         (status.state(), status.exit_code),

@@ -14,7 +14,12 @@ use tonic::{Code, Status};
 
 use crate::refused;
 
-async fn checkpoint(cri: &Cri, id: &str, location: &Path, timeout: i64) -> Result<(), Status> {
+pub(crate) async fn checkpoint(
+    cri: &Cri,
+    id: &str,
+    location: &Path,
+    timeout: i64,
+) -> Result<(), Status> {
     let request = CheckpointContainerRequest {
         container_id: id.to_owned(),
         location: location.display().to_string(),
@@ -36,7 +41,7 @@ async fn node_with(criu: &Path, more: &str) -> (Node, String) {
 }
 
 /// CRIU: the one that a developer names, or the package's.
-fn criu() -> PathBuf {
+pub(crate) fn criu() -> PathBuf {
     let named = std::env::var_os("SLIPWAY_TEST_CRIU").map(PathBuf::from);
     let places = ["/usr/sbin/criu", "/usr/local/sbin/criu", "/usr/bin/criu"];
     let found = places.iter().map(PathBuf::from).find(|path| path.exists());
@@ -44,7 +49,7 @@ fn criu() -> PathBuf {
 }
 
 /// Whether that CRIU can work on this kernel: Debian 12's is too old for those of after 2025.
-fn works(criu: &Path) -> bool {
+pub(crate) fn works(criu: &Path) -> bool {
     let answer = Command::new(criu).arg("check").output();
     answer.is_ok_and(|output| output.status.success())
 }
@@ -108,8 +113,21 @@ async fn ready(log: &Path) {
 const WRITER: &str = "trap 'exit 0' TERM; echo written > /file; rm /bin/true; \
                       echo ready; while :; do sleep 0.1; done";
 
-/// What every good archive of a container that runs [`WRITER`] has.
+/// What every good archive of a container that runs [`WRITER`] has, and what CRIU says of its work.
 fn assert_archive(node: &Node, archive: &Path, id: &str, image: &str) {
+    let files = assert_content(node, archive, id, image);
+    for name in ["dump.log", "stats-dump"] {
+        assert!(files.contains_key(name), "{name} is not in {files:?}");
+    }
+}
+
+/// What every good archive of a container that runs [`WRITER`] has. Answers its files.
+pub(crate) fn assert_content(
+    node: &Node,
+    archive: &Path,
+    id: &str,
+    image: &str,
+) -> BTreeMap<String, u64> {
     let mode = archive.metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let place = node.scratch.join("unpacked");
@@ -118,8 +136,6 @@ fn assert_archive(node: &Node, archive: &Path, id: &str, image: &str) {
         "config.dump",
         "spec.dump",
         "status",
-        "dump.log",
-        "stats-dump",
         "checkpoint",
         "rootfs-diff.tar",
         "deleted.files",
@@ -148,15 +164,16 @@ fn assert_archive(node: &Node, archive: &Path, id: &str, image: &str) {
     let log = std::fs::read_to_string(place.join("io.kubernetes.cri-o.LogPath")).unwrap();
     assert!(log.contains("ready"), "{log}");
     let difference = place.join("difference");
-    let files = unpack(&place.join("rootfs-diff.tar"), &difference);
+    let written = unpack(&place.join("rootfs-diff.tar"), &difference);
     assert_eq!(
         std::fs::read(difference.join("file")).unwrap(),
         b"written\n"
     );
     assert!(
-        !files.keys().any(|file| file.contains("resolv.conf")),
-        "{files:?}"
+        !written.keys().any(|file| file.contains("resolv.conf")),
+        "{written:?}"
     );
+    files
 }
 
 #[tokio::test]
@@ -191,6 +208,26 @@ echo log > "$work/dump.log""#;
     node.finish().await.unwrap();
 }
 
+/// Of a container that runs.
+pub(crate) async fn assert_wrong_requests_are_refused(node: &Node, id: &str) {
+    let cri = node.cri();
+    for location in ["", "x.tar", "/", "/no/such/x.tar"] {
+        let answer = checkpoint(cri, id, Path::new(location), 0).await;
+        refused(answer, Code::InvalidArgument, &["location"]);
+    }
+    let precious = node.scratch.join("precious.tar");
+    std::fs::write(&precious, "precious").unwrap();
+    let answer = checkpoint(cri, id, &precious, 0).await;
+    refused(answer, Code::InvalidArgument, &["location", "exists"]);
+    assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
+    let other = node.scratch.join("other.tar");
+    let answer = checkpoint(cri, id, &other, -1).await;
+    refused(answer, Code::InvalidArgument, &["timeout"]);
+    let answer = checkpoint(cri, "0123", &other, 0).await;
+    refused(answer, Code::NotFound, &["0123"]);
+    assert!(!other.exists());
+}
+
 #[tokio::test]
 async fn a_checkpoint_that_cannot_be_written_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
@@ -205,19 +242,8 @@ async fn a_checkpoint_that_cannot_be_written_is_refused_by_name() {
     let answer = checkpoint(cri, &id, &place, 0).await;
     refused(answer, Code::FailedPrecondition, &["not running"]);
     cri.start(&id).await.unwrap();
-    for location in ["", "x.tar", "/", "/no/such/x.tar"] {
-        let answer = checkpoint(cri, &id, Path::new(location), 0).await;
-        refused(answer, Code::InvalidArgument, &["location"]);
-    }
-    std::fs::write(&place, "precious").unwrap();
-    let answer = checkpoint(cri, &id, &place, 0).await;
-    refused(answer, Code::InvalidArgument, &["location", "exists"]);
-    assert_eq!(std::fs::read(&place).unwrap(), b"precious");
+    assert_wrong_requests_are_refused(&node, &id).await;
     let other = node.scratch.join("other.tar");
-    let answer = checkpoint(cri, &id, &other, -1).await;
-    refused(answer, Code::InvalidArgument, &["timeout"]);
-    let answer = checkpoint(cri, "0123", &other, 0).await;
-    refused(answer, Code::NotFound, &["0123"]);
 
     // CRIU fails, and says why.
     let text = r#"echo "(00.1) Error (criu/x.c:1): out of luck" > "$work/dump.log"; exit 1"#;
@@ -253,15 +279,11 @@ async fn without_criu_the_answer_says_what_to_install() {
     node.finish().await.unwrap();
 }
 
-/// CRIU itself, as far as it works on this kernel: where it does not, its own words are told.
-#[tokio::test]
-async fn criu_writes_down_a_container_that_goes_on() {
-    let criu = criu();
-    let (node, image) = node_with(&criu, "").await;
-    let cri = node.cri();
+/// A container that runs [`WRITER`] beside a volume, and has written.
+pub(crate) async fn launch_writer(node: &Node, image: &str) -> String {
     let config = node.pod("dumped");
-    let pod = cri.run_pod(&config).await.unwrap();
-    let mut container = pod::shell("main", &image, WRITER);
+    let pod = node.cri().run_pod(&config).await.unwrap();
+    let mut container = pod::shell("main", image, WRITER);
     let volume = node.scratch.join("volume");
     std::fs::create_dir(&volume).unwrap();
     container.mounts = vec![Mount {
@@ -269,26 +291,44 @@ async fn criu_writes_down_a_container_that_goes_on() {
         host_path: volume.display().to_string(),
         ..Default::default()
     }];
-    let id = cri.launch(&pod, &config, &container).await.unwrap();
+    let launched = node.cri().launch(&pod, &config, &container).await;
     ready(&pod::log_path(&config, &container)).await;
+    launched.unwrap()
+}
+
+/// What CRIU writes of every process, in the archive that was looked at.
+pub(crate) fn assert_images(node: &Node) {
+    let images = node.scratch.join("unpacked/checkpoint");
+    for name in ["inventory.img", "pstree.img", "pages-1.img"] {
+        assert!(images.join(name).exists(), "{name}");
+    }
+}
+
+/// The container has not noticed, and ends as it would have.
+pub(crate) async fn assert_unharmed(cri: &Cri, id: &str) {
+    assert_eq!(cri.exec(id, &["cat", "/file"]).await.unwrap().exit_code, 0);
+    cri.stop(id, 30).await.unwrap();
+    assert_eq!(cri.container_status(id).await.unwrap().exit_code, 0);
+}
+
+/// CRIU itself, as far as it works on this kernel: where it does not, its own words are told.
+#[tokio::test]
+async fn criu_writes_down_a_container_that_goes_on() {
+    let criu = criu();
+    let (node, image) = node_with(&criu, "").await;
+    let (cri, id) = (node.cri(), launch_writer(&node, &image).await);
     let archive = node.scratch.join("real.tar");
     let answer = checkpoint(cri, &id, &archive, 60).await;
     if works(&criu) {
         answer.unwrap();
         assert_archive(&node, &archive, &id, &image);
-        let images = node.scratch.join("unpacked/checkpoint");
-        for name in ["inventory.img", "pstree.img", "pages-1.img"] {
-            assert!(images.join(name).exists(), "{name}");
-        }
+        assert_images(&node);
     } else {
         let words = ["CRIU does not work on this node", "Error (criu/"];
         refused(answer, Code::FailedPrecondition, &words);
         assert!(!archive.exists());
     }
-    // It has not noticed.
-    assert_eq!(cri.exec(&id, &["cat", "/file"]).await.unwrap().exit_code, 0);
-    cri.stop(&id, 30).await.unwrap();
-    assert_eq!(cri.container_status(&id).await.unwrap().exit_code, 0);
+    assert_unharmed(cri, &id).await;
     node.finish().await.unwrap();
 }
 

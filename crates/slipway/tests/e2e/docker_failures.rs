@@ -15,6 +15,7 @@ use slipway_testbed::{
     Cni, Cri, Daemon, DaemonBuilder, Docker, DockerProxy, Fate, Image, Node, Registry, Scratch,
     SlowPlugin, When, eventually, leaks, pod, read_log,
 };
+use tokio::task::JoinHandle;
 use tonic::{Code, Request, Status};
 
 use crate::refused;
@@ -475,20 +476,24 @@ async fn a_pod_that_nobody_asks_for_again_is_not_left_in_docker() {
     ground.finish().await;
 }
 
-/// A pod whose making fails at its last request. It has been seen whole by then, and is not shown to
-/// a kubelet, which would use it while it is taken away.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_is_being_undone_is_not_listed() {
+/// A pod whose network is being made, for as long as the plugin is not told to answer.
+async fn half_made_pod() -> (Ground, SlowPlugin, JoinHandle<Result<String, Status>>) {
     let slow = SlowPlugin::new().unwrap();
     let directory = slow.directory().to_owned();
     let ground = Ground::with(|daemon| daemon.argument("--cni-bin-dir").argument(directory)).await;
     let (cri, config) = (ground.node.cri().clone(), ground.node.pod("web"));
     slow.install(&ground.node.cni).unwrap();
-    let making = tokio::spawn({
-        let cri = cri.clone();
-        async move { cri.run_pod(&config).await }
-    });
+    let making = tokio::spawn(async move { cri.run_pod(&config).await });
     slow.is_called("ADD").await.unwrap();
+    (ground, slow, making)
+}
+
+/// A pod whose making fails at its last request. It has been seen whole by then, and is not shown to
+/// a kubelet, which would use it while it is taken away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_being_undone_is_not_listed() {
+    let (ground, slow, making) = half_made_pod().await;
+    let cri = ground.node.cri();
 
     // Docker tells of something, so that the pod is asked about; the answer comes once it is whole.
     let mut asked = 0;
@@ -526,6 +531,32 @@ async fn a_pod_that_is_being_undone_is_not_listed() {
     })
     .await
     .unwrap();
+    ground.is_clean();
+    ground.finish().await;
+}
+
+/// What a pod's maker was told of its pause container is not shown when that has ended since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_whose_pause_container_ends_while_it_is_made_is_not_ready() {
+    let (ground, slow, making) = half_made_pod().await;
+    let cri = ground.node.cri();
+
+    ground.proxy.take();
+    let id = ground.docker().cli(&["ps", "-q"]).unwrap();
+    ground.docker().cli(&["kill", id.trim()]).unwrap();
+    eventually("its end to be heard of", PATIENCE, async || {
+        let asked = ground.proxy.take();
+        let mut asked = asked.iter().map(|asked| asked.what.as_str());
+        Ok(asked.any(|what| what == "GET /containers/{id}/json"))
+    })
+    .await
+    .unwrap();
+    slow.answers().unwrap();
+    let pod = making.await.unwrap().unwrap();
+    let status = cri.pod_status(&pod).await.unwrap();
+    assert_eq!(status.state(), PodSandboxState::SandboxNotready);
+
+    cri.remove_pod(&pod).await.unwrap();
     ground.is_clean();
     ground.finish().await;
 }

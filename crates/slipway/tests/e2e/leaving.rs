@@ -6,9 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use slipway_cri_api::v1::{
-    ContainerConfig, ContainerState, ImageSpec, ImageStatusRequest, LinuxContainerResources,
-    ListImagesRequest, ListMetricDescriptorsRequest, PodSandboxConfig, PodSandboxState,
-    PullImageRequest, RemoveImageRequest, StatusRequest,
+    ContainerConfig, ContainerState, ImageFsInfoRequest, ImageSpec, ImageStatusRequest,
+    LinuxContainerResources, ListImagesRequest, ListMetricDescriptorsRequest, PodSandboxConfig,
+    PodSandboxState, PullImageRequest, RemoveImageRequest, StatusRequest,
 };
 use slipway_testbed::{
     Cni, Daemon, Docker, Image, Node, Pushed, Registry, Scratch, eventually, pod, slipway_binary,
@@ -34,6 +34,10 @@ struct Leaving {
 
 impl Leaving {
     async fn new(more: &str) -> Self {
+        Self::configured(more, "").await
+    }
+
+    async fn configured(more: &str, config: &str) -> Self {
         let scratch = Scratch::new().unwrap();
         let cni = Cni::new(&scratch).unwrap();
         let registry = Registry::start(&scratch).await.unwrap();
@@ -41,6 +45,7 @@ impl Leaving {
         let metrics = SocketAddr::from(([127, 0, 0, 1], scratch.host_port()));
         let daemon = Daemon::builder(&scratch, &cni)
             .docker(&docker)
+            .config(config)
             .argument("--metrics-listen")
             .argument(metrics.to_string());
         let mut node = Node {
@@ -278,6 +283,58 @@ async fn while_docker_is_away_its_pods_are_not_gone_and_the_others_are_none_the_
     let cri = leaving.node.cri();
     cri.stop_pod(&leaving.pod).await.unwrap();
     cri.remove_pod(&leaving.pod).await.unwrap();
+    leaving.node.finish().await.unwrap();
+}
+
+/// A kubelet that is told of an error has no figures of the node, starts no pod, and frees no image.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_docker_that_does_not_answer_takes_nothing_but_its_own_away() {
+    let mut leaving = Leaving::configured("", "[engine.docker]\nrequest_timeout = 2\n").await;
+    let image = |name: &str| {
+        Some(ImageSpec {
+            image: name.to_owned(),
+            ..Default::default()
+        })
+    };
+    leaving.launch("new").await;
+    let other = Image::busybox().stop_signal("SIGINT");
+    let other = leaving.node.provide("other:1", &other).await;
+    let other = other.unwrap().reference;
+    leaving.node.cri().pull(&other).await.unwrap();
+    leaving.docker().freeze();
+    let images = || leaving.node.cri().images();
+    let listed = images().list_images(ListImagesRequest::default()).await;
+    assert_eq!(listed.unwrap().into_inner().images.len(), 2);
+    let info = images().image_fs_info(ImageFsInfoRequest {}).await;
+    assert!(!info.unwrap().into_inner().image_filesystems.is_empty());
+    let request = ImageStatusRequest {
+        image: image("nobody:1"),
+        verbose: false,
+    };
+    let status = images().image_status(request).await.unwrap();
+    assert!(status.into_inner().image.is_none());
+    let request = RemoveImageRequest {
+        image: image(&other),
+    };
+    images().remove_image(request).await.unwrap();
+    leaving.docker().resume();
+    leaving.node.finish().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_docker_that_hangs_keeps_no_daemon_from_starting() {
+    let mut leaving = Leaving::new("").await;
+    leaving.docker().freeze();
+    leaving.node.daemon.restart().await.unwrap();
+    let config = leaving.node.pod("new");
+    leaving.node.cri().run_pod(&config).await.unwrap();
+    leaving.docker().resume();
+    eventually("Docker's pods to be known", PATIENCE, async || {
+        let pods = leaving.node.cri().pods().await;
+        Ok(pods.is_ok_and(|pods| pods.len() == 2))
+    })
+    .await
+    .unwrap();
     leaving.node.finish().await.unwrap();
 }
 

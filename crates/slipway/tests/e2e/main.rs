@@ -18,6 +18,7 @@ mod dashboards;
 mod device;
 mod disk;
 mod docker;
+mod docker_checkpoint;
 mod docker_failures;
 mod docker_logs;
 mod events;

@@ -7,8 +7,8 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use super::Content;
-use super::archive::exactly;
+use crate::Content;
+use crate::archive::exactly;
 
 /// The mark of overlayfs on a directory that hides those below it.
 const OPAQUE: &str = "trusted.overlay.opaque";

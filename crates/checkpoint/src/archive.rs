@@ -10,13 +10,17 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use slipway_engine::{Error, Result};
 
-use super::{Content, difference};
+use crate::{Content, difference};
 
 /// The names under which containerd and CRI-O look for a container's log.
 const LOGS: [&str; 2] = ["container.log", "io.kubernetes.cri-o.LogPath"];
 
 /// Writes the archive to `location`; none when its deadline comes first. Blocking.
-pub(super) fn write(content: &Content, location: &Path) -> Result<Option<()>> {
+pub(super) fn write(
+    content: &Content,
+    location: &Path,
+    deadline: Option<Instant>,
+) -> Result<Option<()>> {
     let failed = |error: io::Error| {
         let message = format!("write {}: {error}", location.display());
         match error.kind() {
@@ -40,7 +44,7 @@ pub(super) fn write(content: &Content, location: &Path) -> Result<Option<()>> {
         other => failed(other.into()),
     })?;
     let file = File::from(file);
-    match fill(content, &file).and_then(|()| file.sync_all()) {
+    match fill(content, &file, deadline).and_then(|()| file.sync_all()) {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(None),
         other => other.map_err(failed)?,
     }
@@ -75,8 +79,7 @@ fn name(file: &OwnedFd, location: &Path) -> std::result::Result<(), Errno> {
     rustix::fs::linkat(CWD, link, CWD, location, AtFlags::SYMLINK_FOLLOW)
 }
 
-fn fill(content: &Content, file: &File) -> io::Result<()> {
-    let deadline = content.deadline;
+fn fill(content: &Content, file: &File, deadline: Option<Instant>) -> io::Result<()> {
     let file = Timed { file, deadline };
     let mut archive = tar::Builder::new(BufWriter::with_capacity(1 << 20, file));
     archive.mode(tar::HeaderMode::Complete);
