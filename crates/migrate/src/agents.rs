@@ -17,7 +17,16 @@ pub(crate) struct Agent {
     /// Files and directories of its configuration on a node.
     pub(crate) files: &'static [&'static str],
     /// What to do.
-    pub(crate) todo: &'static str,
+    todo: &'static str,
+    /// Where its makers say so, or say more.
+    source: &'static str,
+}
+
+impl Agent {
+    /// What to do about which of them, and where that is documented: one rule has texts of several.
+    pub(crate) fn todo(&self) -> String {
+        format!("{}: {}; see {}", self.name, self.todo, self.source)
+    }
 }
 
 const LOGS: &Rule = &rules::LOG_COLLECTOR;
@@ -31,23 +40,37 @@ pub(crate) static ALL: &[Agent] = &[
         programs: &["machineagent"],
         images: &["appdynamics/machine-agent", "appdynamics/docker-visibility"],
         files: &["/opt/appdynamics/machine-agent/conf"],
-        todo: "Replace the machine agent's Docker visibility by the Cluster Agent and the Infrastructure Visibility agent, which read containerd and CRI-O",
+        todo: "Set containerd-enabled in the machine agent's controller-info.xml (APPDYNAMICS_CONTAINERD_ENABLED=true) in place of Docker's visibility, or have the Cluster Agent's operator deploy it (InfraViz)",
+        source: "https://help.splunk.com/en/appdynamics-saas/infrastructure-visibility",
     },
     Agent {
         name: "Aqua Enforcer",
         rule: AGENT,
         programs: &["slkd"],
-        images: &["aquasec/enforcer", "aquasec/agent", "aquasec/kube-enforcer"],
+        images: &[
+            "aquasec/enforcer",
+            "aquasec/agent",
+            "aquasec/kube-enforcer",
+            "registry.aquasec.com/enforcer",
+            "registry.aquasec.com/kube-enforcer",
+        ],
         files: &["/opt/aquasec"],
-        todo: "Deploy the Enforcer anew for the new runtime: its DaemonSet mounts the CRI socket (containerd or CRI-O) in place of docker.sock",
+        todo: "Nothing has to be changed, says its maker; look whether its DaemonSet mounts the socket of the new runtime, and deploy it anew if it mounts docker.sock alone",
+        source: "https://kubernetes.io/docs/tasks/administer-cluster/migrating-from-dockershim/migrating-telemetry-and-security-agents",
     },
     Agent {
         name: "cAdvisor",
         rule: AGENT,
         programs: &["cadvisor"],
-        images: &["google/cadvisor", "cadvisor/cadvisor"],
+        images: &[
+            "google/cadvisor",
+            "cadvisor/cadvisor",
+            "k8s.gcr.io/cadvisor",
+            "google_containers/cadvisor",
+        ],
         files: &[],
-        todo: "Start it with --containerd=SOCKET, or rely on what it reads from cgroups; names of containers become ids, and labels come with the CRI socket only",
+        todo: "Give it --containerd=SOCKET and --containerd-namespace=k8s.io where these are not the default, and mount the socket in place of docker.sock; labels and environment variables of containers (--store_container_labels, --env_metadata_whitelist) are others without Docker",
+        source: "https://github.com/google/cadvisor/blob/master/docs/runtime_options.md",
     },
     Agent {
         name: "Crowdstrike Falcon",
@@ -55,7 +78,8 @@ pub(crate) static ALL: &[Agent] = &[
         programs: &["falcon-sensor"],
         images: &["falcon-sensor", "crowdstrike/falcon"],
         files: &["/opt/CrowdStrike"],
-        todo: "Look up which sensor version supports the runtime; sensors on the node find containers of containerd and CRI-O by themselves from 6.3x on",
+        todo: "Look up whether the sensor's version supports the node's kernel and its new runtime, and deploy it with its chart falcon-sensor or its operator (FalconNodeSensor)",
+        source: "https://github.com/CrowdStrike/falcon-helm/tree/main/helm-charts/falcon-sensor",
     },
     Agent {
         name: "Datadog Agent",
@@ -68,18 +92,20 @@ pub(crate) static ALL: &[Agent] = &[
             "datadog-agent",
         ],
         files: &["/etc/datadog-agent"],
-        todo: "Mount the CRI socket in place of docker.sock and set DD_CRI_SOCKET_PATH (Helm: datadog.criSocketPath); the check `docker` becomes `container`, and logs come from /var/log/pods (logs_config.k8s_container_use_file)",
+        todo: "From 7.27 on it finds the runtime by itself; an older one needs DD_CRI_SOCKET_PATH (Helm: datadog.criSocketPath) and the socket mounted. Take docker.sock and DOCKER_HOST out. Metrics docker.* become containerd.* or cri.*: change monitors, dashboards and SLOs",
+        source: "https://docs.datadoghq.com/agent/guide/docker-deprecation",
     },
     Agent {
         name: "Dynatrace OneAgent",
         rule: AGENT,
         programs: &["oneagentos", "oneagentwatchdog"],
-        images: &["dynatrace/oneagent", "dynatrace-oneagent"],
+        images: &["dynatrace/oneagent", "dynatrace-oneagent", "linux/oneagent"],
         files: &[
             "/var/lib/dynatrace/oneagent/agent/config",
             "/opt/dynatrace/oneagent",
         ],
-        todo: "Nothing needs a socket: OneAgent finds containerd and CRI-O by itself; update it (and the Dynatrace Operator) to a version that supports the cluster's Kubernetes",
+        todo: "Nothing needs a socket: OneAgent monitors containerd and CRI-O as well; what uses metrics of Docker alone goes to the generic container metrics. The OneAgent Operator has ended: use the Dynatrace Operator",
+        source: "https://docs.dynatrace.com/docs/setup-and-configuration/setup-on-container-platforms",
     },
     Agent {
         name: "Elastic Filebeat",
@@ -87,7 +113,8 @@ pub(crate) static ALL: &[Agent] = &[
         programs: &["filebeat"],
         images: &["beats/filebeat", "elastic/filebeat"],
         files: &["/etc/filebeat"],
-        todo: "Use the input `filestream` with the parser `container` (or the input `container`) on /var/log/containers/*.log, which takes both formats; the input `docker`, the provider `docker` of autodiscover and add_docker_metadata become their kubernetes counterparts",
+        todo: "Use the input `filestream` with the parser `container` (format: auto takes both formats) on /var/log/containers/*.log, with an id of its own and prospector.scanner.symlinks: true; the input `container` is off from 9.0 on. The input `docker`, the provider `docker` of autodiscover and add_docker_metadata become their kubernetes counterparts",
+        source: "https://www.elastic.co/docs/reference/beats/filebeat/filebeat-input-container",
     },
     Agent {
         name: "Elastic Metricbeat",
@@ -95,7 +122,8 @@ pub(crate) static ALL: &[Agent] = &[
         programs: &["metricbeat"],
         images: &["beats/metricbeat", "elastic/metricbeat"],
         files: &["/etc/metricbeat"],
-        todo: "Replace the module docker by the module kubernetes (or containerd)",
+        todo: "Replace the module docker by the module kubernetes; the module containerd is beta, and needs [metrics] address in containerd's config.toml",
+        source: "https://www.elastic.co/docs/reference/beats/metricbeat/metricbeat-module-containerd",
     },
     Agent {
         name: "Falco",
@@ -103,23 +131,37 @@ pub(crate) static ALL: &[Agent] = &[
         programs: &["falco"],
         images: &["falcosecurity/falco"],
         files: &["/etc/falco"],
-        todo: "Enable the CRI engine with the new socket: container_engines.cri.sockets in falco.yaml (older: --cri SOCKET), and mount the socket; rules on container.name get names from CRI",
+        todo: "Name the new socket and mount it: from 0.41 on under plugins, in init_config.engines of the plugin container (engines containerd and cri both enabled; the whole block has to be there), in 0.39 and 0.40 as container_engines.cri.sockets, before as --cri",
+        source: "https://github.com/falcosecurity/plugins/tree/main/plugins/container",
     },
     Agent {
         name: "Fluent Bit",
         rule: LOGS,
         programs: &["fluent-bit", "td-agent-bit"],
-        images: &["fluent/fluent-bit", "fluent-bit"],
+        images: &[
+            "fluent/fluent-bit",
+            "fluent-bit",
+            "mirrored-fluent-fluent-bit",
+            "aws-for-fluent-bit",
+            "newrelic-fluentbit-output",
+        ],
         files: &["/etc/fluent-bit", "/etc/td-agent-bit"],
-        todo: "In the tail input, replace `Parser docker` by `multiline.parser docker, cri`, which takes both formats while nodes change",
+        todo: "In the tail input (1.8 or newer), replace `Parser docker` by `multiline.parser docker, cri`, which tries both formats while nodes change, and puts divided lines together",
+        source: "https://docs.fluentbit.io/manual/data-pipeline/inputs/tail",
     },
     Agent {
         name: "Fluentd",
         rule: LOGS,
         programs: &["fluentd", "td-agent"],
-        images: &["fluent/fluentd", "fluentd-kubernetes-daemonset", "fluentd"],
+        images: &[
+            "fluent/fluentd",
+            "fluentd-kubernetes-daemonset",
+            "fluentd",
+            "sumologic/kubernetes-fluentd",
+        ],
         files: &["/etc/fluent", "/etc/td-agent", "/fluentd/etc"],
-        todo: "In the tail source, replace the parser json by fluent-plugin-parser-cri (`@type cri`), or set FLUENT_CONTAINER_TAIL_PARSER_TYPE=cri in the daemonset image",
+        todo: "In the tail source, replace the parser json by fluent-plugin-parser-cri (`@type cri`); in the daemonset image set FLUENT_CONTAINER_TAIL_PARSER_TYPE=cri and FLUENT_CONTAINER_TAIL_PARSER_TIME_FORMAT=%Y-%m-%dT%H:%M:%S.%N%:z",
+        source: "https://github.com/fluent/fluentd-kubernetes-daemonset",
     },
     Agent {
         name: "Grafana Alloy",
@@ -127,15 +169,17 @@ pub(crate) static ALL: &[Agent] = &[
         programs: &["alloy", "grafana-agent"],
         images: &["grafana/alloy", "grafana/agent"],
         files: &["/etc/alloy", "/etc/grafana-agent.yaml"],
-        todo: "Replace discovery.docker and loki.source.docker by their kubernetes counterparts, and stage.docker by stage.cri",
+        todo: "Replace discovery.docker and loki.source.docker by their kubernetes counterparts, and stage.docker by stage.cri. Grafana Agent has ended (November 2025): alloy convert takes its configuration over",
+        source: "https://grafana.com/docs/alloy/latest/set-up/migrate/from-static/",
     },
     Agent {
         name: "Grafana Promtail",
         rule: LOGS,
         programs: &["promtail"],
-        images: &["grafana/promtail"],
+        images: &["grafana/promtail", "bitnami/promtail"],
         files: &["/etc/promtail"],
-        todo: "In pipeline_stages, replace `- docker: {}` by `- cri: {}`; docker_sd_configs becomes kubernetes_sd_configs",
+        todo: "It has ended (March 2026): alloy convert --source-format=promtail makes a configuration of Grafana Alloy. Until then, in pipeline_stages, replace `- docker: {}` by `- cri: {}`; docker_sd_configs becomes kubernetes_sd_configs",
+        source: "https://grafana.com/docs/alloy/latest/set-up/migrate/from-promtail/",
     },
     Agent {
         name: "Instana",
@@ -143,7 +187,8 @@ pub(crate) static ALL: &[Agent] = &[
         programs: &["instana-agent"],
         images: &["instana/agent", "instana/release/agent"],
         files: &["/opt/instana/agent/etc"],
-        todo: "Update the agent's DaemonSet or operator: it finds containerd and CRI-O through /run of the node, which has to be mounted in place of docker.sock",
+        todo: "Nothing has to be set: the agent's sensors for containerd and CRI-O find containers by themselves, but the one for containerd is off as long as containers run in Docker on the node; restart the agent's pod after the move",
+        source: "https://www.ibm.com/docs/en/instana-observability?topic=technologies-monitoring-containerd",
     },
     Agent {
         name: "Lacework",
@@ -151,7 +196,8 @@ pub(crate) static ALL: &[Agent] = &[
         programs: &["datacollector"],
         images: &["lacework/datacollector"],
         files: &["/var/lib/lacework/config"],
-        todo: "Update the datacollector: newer ones read containerd and CRI-O; mount their sockets",
+        todo: "Older versions of its chart (lacework-agent) mount docker.sock and docker.pid: update it, and look up that the agent's version supports the new runtime",
+        source: "https://github.com/lacework/helm-charts",
     },
     Agent {
         name: "Logspout",
@@ -160,6 +206,7 @@ pub(crate) static ALL: &[Agent] = &[
         images: &["gliderlabs/logspout"],
         files: &[],
         todo: "It reads Docker's API alone: replace it by a collector of /var/log/pods",
+        source: "https://github.com/gliderlabs/logspout",
     },
     Agent {
         name: "Logstash",
@@ -167,7 +214,8 @@ pub(crate) static ALL: &[Agent] = &[
         programs: &["logstash"],
         images: &["logstash/logstash"],
         files: &["/etc/logstash"],
-        todo: "Where it reads /var/lib/docker/containers with a json codec, let a collector read /var/log/containers and send to it",
+        todo: "Where it reads /var/lib/docker/containers with a json codec, let a collector (Filebeat's filestream) read /var/log/containers and send to it",
+        source: "https://www.elastic.co/docs/reference/beats/filebeat/filebeat-input-container",
     },
     Agent {
         name: "Netdata",
@@ -175,7 +223,8 @@ pub(crate) static ALL: &[Agent] = &[
         programs: &["netdata"],
         images: &["netdata/netdata"],
         files: &["/etc/netdata"],
-        todo: "Names of containers came from docker.sock: give it access to the kubelet or the Kubernetes API, as its Helm chart does",
+        todo: "Names of containers came from docker.sock: as a pod it asks the Kubernetes API for them, as its Helm chart deploys it",
+        source: "https://learn.netdata.cloud/docs/collecting-metrics/containers-and-cgroups",
     },
     Agent {
         name: "New Relic",
@@ -183,7 +232,8 @@ pub(crate) static ALL: &[Agent] = &[
         programs: &["newrelic-infra", "nri-docker"],
         images: &["newrelic/infrastructure", "newrelic/nri-kubernetes"],
         files: &["/etc/newrelic-infra"],
-        todo: "Use the Kubernetes integration version 3 or newer, which needs no socket; nri-docker has to go",
+        todo: "The infrastructure agent reads containerd from 1.42 on: mount its socket; nri-docker has to go. In a cluster use the Kubernetes integration (version 3 or newer), which asks the kubelet",
+        source: "https://docs.newrelic.com/docs/infrastructure/infrastructure-agent/linux-installation/infra-agent-as-container",
     },
     Agent {
         name: "Node Problem Detector",
@@ -195,6 +245,7 @@ pub(crate) static ALL: &[Agent] = &[
             "/home/kubernetes/node-problem-detector/config",
         ],
         todo: "Take docker-monitor.json, health-checker-docker.json and docker-monitor-counter.json out of its flags, and put the containerd ones or a health check of the CRI socket in",
+        source: "https://github.com/kubernetes/node-problem-detector",
     },
     Agent {
         name: "Portainer",
@@ -203,6 +254,7 @@ pub(crate) static ALL: &[Agent] = &[
         images: &["portainer/portainer", "portainer/agent"],
         files: &[],
         todo: "Deploy its agent for Kubernetes in place of the one for Docker",
+        source: "https://docs.portainer.io",
     },
     Agent {
         name: "Prisma Cloud (Twistlock)",
@@ -210,7 +262,8 @@ pub(crate) static ALL: &[Agent] = &[
         programs: &["defender", "twistlock_defender"],
         images: &["twistlock/defender", "twistlock/private", "twistlock"],
         files: &["/var/lib/twistlock"],
-        todo: "Deploy the Defender DaemonSet anew with the option for CRI runtimes (containerd or CRI-O) instead of Docker",
+        todo: "Deploy the Defender DaemonSet anew for the runtime: Container Runtime type containerd or CRI-O in the console (containerRuntime in the API; --cri with older versions of twistcli)",
+        source: "https://pan.dev/compute/api/31-02/post-defenders-daemonset-yaml/",
     },
     Agent {
         name: "Splunk Connect",
@@ -222,7 +275,8 @@ pub(crate) static ALL: &[Agent] = &[
             "signalfx/splunk-otel-collector",
         ],
         files: &["/opt/splunkforwarder/etc/apps"],
-        todo: "Set containerRuntime (logsCollection.containers.containerRuntime, or fluentd's logFormatType) to cri",
+        todo: "Use the chart splunk-otel-collector, whose collector reads /var/log/pods, with logsCollection.containers.containerRuntime containerd or cri-o where it is set; in Splunk Connect set fluentd's logFormatType to cri. Of the SignalFx Smart Agent, replace docker-container-stats by kubelet-metrics",
+        source: "https://github.com/signalfx/splunk-otel-collector-chart",
     },
     Agent {
         name: "StackRox Collector",
@@ -230,11 +284,14 @@ pub(crate) static ALL: &[Agent] = &[
         programs: &["collector"],
         images: &[
             "stackrox.io/collector",
+            "collector.stackrox.io/collector",
+            "stackrox/collector",
             "stackrox-io/collector",
             "advanced-cluster-security/rhacs-collector",
         ],
         files: &[],
-        todo: "It reads containerd and CRI-O; update the secured cluster services, and look whether its scanner or compliance part mounts /var/run/docker.sock",
+        todo: "Older versions mount docker.sock, today's no socket of a runtime at all: update the secured cluster services",
+        source: "https://github.com/stackrox/stackrox/tree/master/image/templates/helm/stackrox-secured-cluster",
     },
     Agent {
         name: "Sysdig Agent",
@@ -246,7 +303,8 @@ pub(crate) static ALL: &[Agent] = &[
             "sysdig/vuln-host-scanner",
         ],
         files: &["/opt/draios/etc"],
-        todo: "Set cri: socket_path in dragent.yaml where the socket is not containerd's or CRI-O's usual one, and mount it",
+        todo: "Its DaemonSet has to mount /run and /var/run of the node for the CRI socket; set cri: socket_path in dragent.yaml (Helm: agent.sysdig.settings.cri.socket_path) where that is not containerd's or CRI-O's usual one",
+        source: "https://github.com/draios/sysdig-cloud-scripts/tree/master/agent_deploy/kubernetes",
     },
     Agent {
         name: "Telegraf",
@@ -255,6 +313,7 @@ pub(crate) static ALL: &[Agent] = &[
         images: &["telegraf"],
         files: &["/etc/telegraf"],
         todo: "Replace inputs.docker by inputs.kubernetes (or inputs.kube_inventory), and inputs.docker_log by inputs.tail of /var/log/pods",
+        source: "https://docs.influxdata.com/telegraf/v1/plugins/",
     },
     Agent {
         name: "Traefik",
@@ -263,6 +322,7 @@ pub(crate) static ALL: &[Agent] = &[
         images: &["traefik"],
         files: &["/etc/traefik"],
         todo: "Only its provider docker needs Docker: use the provider kubernetesIngress, kubernetesCRD or kubernetesGateway",
+        source: "https://doc.traefik.io/traefik/providers/overview/",
     },
     Agent {
         name: "Vector",
@@ -270,7 +330,8 @@ pub(crate) static ALL: &[Agent] = &[
         programs: &["vector"],
         images: &["timberio/vector"],
         files: &["/etc/vector"],
-        todo: "Replace the source docker_logs by kubernetes_logs, which takes both formats",
+        todo: "Replace the source docker_logs by kubernetes_logs, which reads /var/log/pods in both formats and puts divided lines together (auto_partial_merge)",
+        source: "https://vector.dev/docs/reference/configuration/sources/kubernetes_logs/",
     },
     Agent {
         name: "Watchtower",
@@ -278,7 +339,8 @@ pub(crate) static ALL: &[Agent] = &[
         programs: &["watchtower"],
         images: &["containrrr/watchtower"],
         files: &[],
-        todo: "It restarts Docker's containers: nothing is left for it; Deployments roll out new images",
+        todo: "It restarts Docker's containers, and has ended (December 2025): nothing is left for it; Deployments roll out new images",
+        source: "https://github.com/containrrr/watchtower",
     },
     Agent {
         name: "Weave Scope",
@@ -287,6 +349,7 @@ pub(crate) static ALL: &[Agent] = &[
         images: &["weaveworks/scope"],
         files: &[],
         todo: "Start its probe with --probe.cri=true and --probe.cri.endpoint=SOCKET in place of --probe.docker=true",
+        source: "https://github.com/weaveworks/scope",
     },
     Agent {
         name: "Zabbix agent",
@@ -295,6 +358,7 @@ pub(crate) static ALL: &[Agent] = &[
         images: &["zabbix/zabbix-agent2"],
         files: &["/etc/zabbix"],
         todo: "Its plugin Docker has no counterpart for CRI: use the templates for Kubernetes",
+        source: "https://www.zabbix.com/integrations/kubernetes",
     },
 ];
 
@@ -360,6 +424,20 @@ mod tests {
             ),
             ("gcr.io/cadvisor/cadvisor:v0.47", "cAdvisor"),
             ("docker.io/grafana/promtail:2.9", "Grafana Promtail"),
+            ("bitnami/promtail:2.9", "Grafana Promtail"),
+            ("registry.aquasec.com/enforcer:2022.4", "Aqua Enforcer"),
+            ("registry.aquasec.com/kube-enforcer:6.5", "Aqua Enforcer"),
+            ("k8s.gcr.io/cadvisor:v0.30.2", "cAdvisor"),
+            ("collector.stackrox.io/collector:3.8", "StackRox Collector"),
+            ("docker.io/stackrox/collector:3.8", "StackRox Collector"),
+            (
+                "abc123.live.dynatrace.com/linux/oneagent:1.2",
+                "Dynatrace OneAgent",
+            ),
+            ("rancher/mirrored-fluent-fluent-bit:1.9.3", "Fluent Bit"),
+            ("amazon/aws-for-fluent-bit:2.31", "Fluent Bit"),
+            ("newrelic/newrelic-fluentbit-output:1.14", "Fluent Bit"),
+            ("sumologic/kubernetes-fluentd:1.12", "Fluentd"),
         ] {
             assert_eq!(
                 of_image(image).map(|agent| agent.name),
@@ -372,6 +450,9 @@ mod tests {
             "example.com/my-vector:1",
             "datadog/agentless",
             "x/fluentdx",
+            "example.com/enforcer",
+            "otel/collector:1",
+            "x/oneagent-docs",
         ] {
             assert!(of_image(image).is_none(), "{image}");
         }
@@ -382,6 +463,9 @@ mod tests {
         for agent in ALL {
             assert!(!agent.programs.is_empty() && !agent.images.is_empty());
             assert!(agent.files.iter().all(|file| file.starts_with('/')));
+            assert!(agent.source.starts_with("https://"), "{}", agent.name);
+            assert!(!agent.todo.ends_with(['.', ' ']), "{}", agent.name);
+            assert!(agent.todo().starts_with(agent.name), "{}", agent.name);
         }
         assert!(ALL.is_sorted_by_key(|agent| agent.name.to_lowercase()));
     }

@@ -4,6 +4,7 @@
 
 mod file;
 mod journal;
+mod preflight;
 mod record;
 mod step;
 
@@ -11,13 +12,15 @@ use std::fmt;
 use std::path::Path;
 
 use crate::Root;
-use crate::control_plane::{ControlPlane, Needs};
+use crate::control_plane::{ControlPlane, PreflightError};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::plan::{self, KUBELET, Step, Target};
+use crate::secrets;
 
 pub use file::Error as FileError;
 pub use journal::{DIRECTORY, Error as JournalError, Journal, Journals, last};
+pub use preflight::{needs, needs_back};
 pub use record::{Begun, Phase, Progress, Record, Settings};
 pub use step::Before;
 
@@ -94,6 +97,11 @@ pub enum Error {
         /// What failed.
         reason: String,
     },
+    /// The way back was not begun: the cluster would not allow all of it, or did not answer.
+    #[error(
+        "{0}; nothing was taken back, and the move is where it was: mend that first, or take back all that can be with slipway migrate rollback --skip-preflight"
+    )]
+    NotTakenBack(PreflightError),
     /// Steps could not be taken back.
     #[error("not all could be taken back: {}; mend what keeps it and run slipway migrate rollback again", Listed(.0))]
     NotUndone(Vec<(usize, String, StepError)>),
@@ -135,16 +143,6 @@ impl<H, C> fmt::Debug for Mover<'_, H, C> {
         out.debug_struct("Mover")
             .field("journal", &self.journal)
             .finish_non_exhaustive()
-    }
-}
-
-/// What a plan asks of the cluster.
-pub fn needs(plan: &plan::Plan) -> Needs {
-    let has = |wanted: fn(&Step) -> bool| plan.steps.iter().any(wanted);
-    Needs {
-        drain: has(|step| *step == Step::Drain),
-        config_map: has(|step| matches!(step, Step::ConfigMap { .. })),
-        probe: has(|step| *step == Step::Probe),
     }
 }
 
@@ -349,6 +347,6 @@ impl<'a, H: Host, C: ControlPlane> Mover<'a, H, C> {
     }
 
     fn say(&self, line: &str) {
-        (self.heard)(Event::Line(line));
+        (self.heard)(Event::Line(&secrets::hidden(line)));
     }
 }

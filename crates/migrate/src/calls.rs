@@ -1,5 +1,7 @@
 //! Lines of scripts that call docker or docker-compose.
 
+use crate::secrets;
+
 /// Subcommands of docker: what comes behind the word tells a call from a mention.
 const SUBCOMMANDS: [&str; 60] = [
     "attach",
@@ -68,7 +70,7 @@ const SUBCOMMANDS: [&str; 60] = [
 const SERVICES: [&str; 3] = ["docker", "docker.service", "docker.socket"];
 
 /// The call in a line of a shell script, a crontab or an `Exec…=` of a unit, if there is one.
-pub(crate) fn call(line: &str) -> Option<&str> {
+pub(crate) fn call(line: &str) -> Option<String> {
     let line = line.trim();
     if line.starts_with('#') {
         return None;
@@ -133,11 +135,13 @@ fn words(line: &str) -> impl Iterator<Item = (usize, &str)> {
         })
 }
 
-fn cut(text: &str) -> &str {
-    match text.char_indices().nth(60) {
-        Some((end, _)) => &text[..end],
-        None => text,
+/// As much of it as is shown. What is cut off in the middle would not be known for a secret any more.
+fn cut(text: &str) -> String {
+    let mut text = secrets::hidden(text);
+    if let Some((end, _)) = text.char_indices().nth(60) {
+        text.truncate(end);
     }
+    text
 }
 
 #[cfg(test)]
@@ -184,6 +188,12 @@ mod tests {
         ] {
             assert_eq!(call(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn a_password_that_a_call_is_given_is_not_shown() {
+        let call = call("x=$(docker login -u ci -p hunter2 registry.lan)").unwrap();
+        assert!(call.starts_with("docker login -u ci -p … reg"), "{call}");
     }
 
     proptest! {

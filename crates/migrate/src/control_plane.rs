@@ -27,7 +27,7 @@ pub(crate) use request::encoded;
 pub trait ControlPlane {
     /// Whether all that the steps ask for is allowed, and the Node is there; to be asked before
     /// anything is changed.
-    async fn preflight(&self, needs: Needs) -> Result<(), Error>;
+    async fn preflight(&self, needs: Needs) -> Result<(), PreflightError>;
 
     /// Whether the Node is Ready.
     async fn is_ready(&self) -> Result<bool, Error>;
@@ -80,6 +80,17 @@ pub trait ControlPlane {
     /// Removes a pod that a probe that was cut off may have left. With a kubelet that is stopped it
     /// is only marked, and goes when that is started.
     async fn remove_probe(&self) -> Result<(), Error>;
+}
+
+/// Why a cluster does not let steps begin.
+#[derive(Debug, thiserror::Error)]
+pub enum PreflightError {
+    /// It says no: permissions are missing, the credentials do not count, or there is no such Node.
+    #[error(transparent)]
+    Denied(Error),
+    /// It could not be asked.
+    #[error(transparent)]
+    Unanswered(Error),
 }
 
 /// What a plan's steps ask of the API.

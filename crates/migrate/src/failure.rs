@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::secrets;
+
 /// Why something could not be done to the node, or in the cluster.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {why}")]
@@ -11,11 +13,12 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// `what` was to be done; `why` it was not, and what to do.
+    /// `what` was to be done; `why` it was not, and what to do. What programs say of it may have
+    /// secrets, which are left out: failures are shown, and get into an annotation of the Node.
     pub fn new(what: impl fmt::Display, why: impl fmt::Display) -> Self {
         Self {
             what: what.to_string(),
-            why: why.to_string(),
+            why: secrets::hidden(&why.to_string()),
         }
     }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::document::{Place, Source};
 use crate::rules::{self, Rule};
+use crate::secrets;
 
 /// How much a finding matters to whoever takes Docker away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -226,7 +227,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Adds what `rule` found.
+    /// Adds what `rule` found; what is a secret in it is not shown.
     pub fn find(
         &mut self,
         rule: &'static Rule,
@@ -237,7 +238,7 @@ impl Report {
         let finding = Finding {
             rule: rule.id,
             severity: rule.severity,
-            found: found.into(),
+            found: secrets::hidden(&found.into()),
             evidence: evidence.into_iter().collect(),
             todo: todo.into(),
         };
@@ -256,7 +257,7 @@ impl Report {
     ) {
         let unseen = Unseen {
             what: what.into(),
-            why: why.to_string(),
+            why: secrets::hidden(&why.to_string()),
             todo: todo.into(),
         };
         if !self.unseen.contains(&unseen) {

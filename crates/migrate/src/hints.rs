@@ -3,6 +3,7 @@
 //! ConfigMaps of a cluster.
 
 use crate::rules::{self, Rule};
+use crate::secrets;
 
 /// Something in a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,10 +139,11 @@ fn names_containers(line: &str) -> bool {
 
 /// A line as a finding has it.
 fn shown(line: &str) -> String {
-    let line = line.trim();
+    // What is cut off in the middle would not be known for a secret any more.
+    let line = secrets::hidden(line.trim());
     match line.char_indices().nth(100) {
         Some((end, _)) => format!("{}…", &line[..end]),
-        None => line.to_string(),
+        None => line,
     }
 }
 

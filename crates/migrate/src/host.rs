@@ -1,6 +1,7 @@
 //! What the steps of a move do to the node beside its files: units, packages, the kernel, and what
 //! Docker has.
 
+mod docker_node;
 mod docker_pods;
 mod images;
 mod kernel;
@@ -20,7 +21,8 @@ use crate::plan::Target;
 
 pub use crate::failure::Failure as Error;
 
-pub use docker_pods::{DockerNode, DockerPods};
+pub use docker_node::{DockerNetwork, DockerNode};
+pub use docker_pods::DockerPods;
 pub use live::Live;
 pub use pods::{GRACE, grace_seconds};
 
@@ -91,11 +93,12 @@ pub trait Host {
         progress: Progress<'_>,
     ) -> Result<(), Error>;
 
-    /// Docker's bridge and what Docker has in the packet filter.
+    /// Docker's bridge and what Docker has in the packet filter; of nftables nothing is kept, for a Docker
+    /// that is started makes its tables anew.
     async fn network(&self) -> Result<NetworkState, Error>;
 
-    /// Removes Docker's chains, the jumps into them, its FORWARD policy and its bridge. What has to
-    /// stay because others use it is said.
+    /// Removes Docker's chains, the jumps into them, its FORWARD policy, its tables of nftables and its
+    /// bridges. What has to stay because others use it is said.
     async fn clean_network(&self, progress: Progress<'_>) -> Result<(), Error>;
 
     /// Makes the packet filter what it was; a Docker that is started makes the rest.

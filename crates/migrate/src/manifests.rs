@@ -1,18 +1,26 @@
 //! `slipway check manifests`: what in files of Kubernetes objects needs Docker.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::document::{self, Format};
+use crate::document::{self, Format, Node};
 use crate::object::{self, Object};
 use crate::rules;
 use crate::{Evidence, Report, Root};
+
+/// As much as a file may have, in bytes: what kubectl writes of all objects of a large cluster, with
+/// several times as much memory while it is looked at.
+const MAX_FILE: u64 = 256 << 20;
+
+const IN_PARTS: &str = "write it in parts, one file for each namespace (kubectl get -n NAMESPACE -o yaml), into a directory, and check that; or check cluster";
 
 /// As deep as directories are followed.
 const MAX_DEPTH: usize = 32;
 
 /// Looks at a file, or at all `.yaml`, `.yml` and `.json` files of a directory and below it. Links to
-/// directories are not followed; templates that are no YAML could not be looked at.
+/// directories are not followed; these, hidden directories and templates that are no YAML could not be
+/// looked at, and neither could a place without any object.
 pub fn check(path: &Path) -> Report {
     let mut report = Report::default();
     let mut objects = Vec::new();
@@ -22,7 +30,13 @@ pub fn check(path: &Path) -> Report {
     while let Some((path, depth)) = waiting.pop() {
         match std::fs::metadata(&path) {
             Ok(metadata) if metadata.is_dir() => {
-                if depth > 0 && (root.link(&path).is_some() || is_hidden(&path)) {
+                if depth > 0 && is_history(&path) {
+                    continue;
+                }
+                if depth > 0
+                    && let Some(why) = passed_over(&root, &path)
+                {
+                    report.miss(path.display().to_string(), why, "check it by itself");
                     continue;
                 }
                 if depth == MAX_DEPTH {
@@ -56,6 +70,13 @@ pub fn check(path: &Path) -> Report {
         }
     }
     object::check(&mut report, &objects);
+    if objects.is_empty() && report.findings.is_empty() && report.unseen.is_empty() {
+        report.miss(
+            path.display().to_string(),
+            "no Kubernetes object is in it",
+            "name a file of objects, or a directory that has some in files that end in .yaml, .yml or .json",
+        );
+    }
     report.sort();
     report
 }
@@ -80,13 +101,29 @@ fn is_template(text: &str) -> bool {
     })
 }
 
-fn is_hidden(path: &Path) -> bool {
+/// Why a directory is not gone into, where it is none that was asked for.
+fn passed_over(root: &Root, path: &Path) -> Option<&'static str> {
     let name = path.file_name().and_then(|name| name.to_str());
-    name.is_some_and(|name| name.starts_with('.'))
+    if root.link(path).is_some() {
+        return Some("it is a link to a directory, which is not followed");
+    }
+    let is_hidden = name.is_some_and(|name| name.starts_with('.'));
+    is_hidden.then_some("it is a hidden directory")
+}
+
+/// Whether it is what a tool for versions keeps of them: nobody applies that.
+fn is_history(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| matches!(name, ".git" | ".hg" | ".svn"))
+}
+
+/// Whether it is a word, or many: a text of no format is one.
+fn is_scalar(document: &Node) -> bool {
+    document.entries().is_empty() && document.items().is_empty()
 }
 
 fn format_of(path: &Path) -> Option<Format> {
-    match path.extension()?.to_str()? {
+    match path.extension()?.to_ascii_lowercase().to_str()? {
         "yaml" | "yml" => Some(Format::Yaml),
         "json" => Some(Format::Json),
         _ => None,
@@ -94,9 +131,12 @@ fn format_of(path: &Path) -> Option<Format> {
 }
 
 fn file(report: &mut Report, root: &Root, path: &PathBuf, objects: &mut Vec<Object>) {
-    let source = match root.read(path) {
+    let source = match root.read_at_most(path, MAX_FILE) {
         Ok(Some(source)) => Arc::new(source),
         Ok(None) => return,
+        Err(error) if error.kind() == ErrorKind::FileTooLarge => {
+            return report.miss(path.display().to_string(), error, IN_PARTS);
+        }
         Err(error) => return report.miss(path.display().to_string(), error, "make it readable"),
     };
     let name = path
@@ -118,9 +158,8 @@ fn file(report: &mut Report, root: &Root, path: &PathBuf, objects: &mut Vec<Obje
             if is_template(source.text()) {
                 report.miss(path.display().to_string(), "it is a template", RENDER);
             }
-            for document in documents {
-                objects.extend(Object::of(document, Some(&source)));
-            }
+            let documents = documents.into_iter().filter(|one| !is_scalar(one));
+            objects.extend(documents.flat_map(|document| Object::of(document, Some(&source))));
         }
         Err(error) => {
             let todo = if source.text().contains("{{") {

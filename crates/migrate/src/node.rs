@@ -37,9 +37,13 @@ pub use systemd::{Argument, Unit};
 pub use version::Version;
 
 pub(crate) use daemon::proxies;
-pub(crate) use engine::{socket as docker_socket, strangers};
+pub(crate) use engine::{
+    Told as ToldByDocker, is_remapped, missing_socket, socket as docker_socket, strangers,
+    told as told_by_docker, too_old_for_cri_dockerd,
+};
 pub(crate) use kernel::{modules_not_at_boot, parameters_not_at_boot};
 pub(crate) use look::Look;
+pub(crate) use runtimes::SNAP;
 
 /// What the person knows better than the node's files.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ mod pods;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::document::{Node, Source};
+use crate::document::{Node, Source, Value};
 use crate::{Evidence, Report, hints};
 
 /// An object, and where it is written.
@@ -29,13 +29,22 @@ pub(crate) struct Object {
 
 impl Object {
     /// The objects in a document: one, or the items of a list.
-    pub(crate) fn of(document: Node, source: Option<&Arc<Source>>) -> Vec<Self> {
+    pub(crate) fn of(mut document: Node, source: Option<&Arc<Source>>) -> Vec<Self> {
         let is_list = document
             .text_at(&["kind"])
             .is_some_and(|kind| kind.ends_with("List"));
-        if is_list && let Some(items) = document.get(&["items"]) {
-            let items = items.items().iter().cloned();
-            return items.flat_map(|item| Self::of(item, source)).collect();
+        if is_list
+            && let Value::Map(entries) = &mut document.value
+            && let Some(at) = entries.iter().rposition(|entry| entry.key == "items")
+        {
+            // A cluster's are many: they are not had twice.
+            return match entries.swap_remove(at).value.value {
+                Value::List(items) => items
+                    .into_iter()
+                    .flat_map(|item| Self::of(item, source))
+                    .collect(),
+                _ => Vec::new(),
+            };
         }
         let text = |keys: &[&str]| document.text_at(keys).unwrap_or_default().to_string();
         let mut name = text(&["metadata", "name"]);

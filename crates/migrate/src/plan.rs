@@ -6,11 +6,14 @@ mod edit;
 mod error;
 mod files;
 mod kubelet;
+mod proxies;
 mod remarks;
 mod runtime;
 mod settings;
+mod shown;
 mod step;
 mod target;
+mod unread;
 
 use std::path::Path;
 
@@ -18,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Root;
 use crate::document::Source;
-use crate::node::{self, Facts, Look, Unit, Version};
+use crate::node::{self, Facts, Look, SNAP, Unit, Version};
 use crate::rules;
 use files::Files;
 
@@ -26,6 +29,8 @@ pub use certificates::Certificates;
 pub use error::Error;
 pub use files::FileChange;
 pub use settings::Settings;
+pub(crate) use settings::has as range_has;
+pub use shown::Shown;
 pub use step::Step;
 pub use target::Target;
 
@@ -48,9 +53,6 @@ const DOCKERS: [&str; 7] = [
     "docker.service",
     SNAP,
 ];
-
-/// Docker as a snap.
-const SNAP: &str = "snap.docker.dockerd.service";
 
 /// The kubelet's unit, wherever systemd starts it.
 pub(crate) const KUBELET: &str = "kubelet.service";
@@ -98,10 +100,17 @@ pub struct Plan {
 pub async fn make(root: &Root, options: &Options) -> Result<Plan, Error> {
     let mut look = Look::new(root);
     let facts = Facts::gather(&mut look, &options.node).await;
+    let settings = settings_of(&mut look, &facts);
     refuse(&look, &facts, options)?;
     let begun = begun_by_hand(root, &facts, options).await?;
+    let mut remarks: Vec<_> = begun.into_iter().collect();
     if !options.drain && !facts.is_on_docker() {
         return Err(Error::NotOnDocker);
+    }
+    if leaves_docker(&facts, options)
+        && let Some(socket) = node::missing_socket(&look, &facts)
+    {
+        remarks.push(unasked(socket, root.is_live())?);
     }
     if leaves_docker(&facts, options) && !options.stop_others {
         let strangers = node::strangers(&look, &facts).await;
@@ -113,14 +122,15 @@ pub async fn make(root: &Root, options: &Options) -> Result<Plan, Error> {
     let version = facts.kubelet.version.ok_or(Error::VersionUnknown)?;
     let mut planner = Planner {
         files: Files::new(root),
-        settings: settings_of(&mut look, &facts),
+        settings,
         facts: &facts,
         options,
         version,
         steps: Vec::new(),
-        remarks: begun.into_iter().collect(),
+        remarks,
     };
     planner.plan(&mut look)?;
+    unread::refuse(&look, options.target)?;
     let Planner {
         steps,
         settings,
@@ -128,6 +138,12 @@ pub async fn make(root: &Root, options: &Options) -> Result<Plan, Error> {
         ..
     } = planner;
     remarks.extend(remarks::of(&settings, options, &facts));
+    remarks.extend(unread::remarks(&look, options.target));
+    if options.target == Target::CriDockerd
+        && let Some(docker) = node::too_old_for_cri_dockerd(&look, &facts).await
+    {
+        remarks.push(remarks::too_old(&docker));
+    }
     for step in &steps {
         if let Step::File(change) = step
             && is_read_only(root, &change.path)
@@ -184,6 +200,7 @@ fn refuse(look: &Look<'_>, facts: &Facts, options: &Options) -> Result<(), Error
         let flags = format!("--container-runtime-endpoint={}", target.endpoint());
         return Err(Error::NotSystemd { flags });
     }
+    unread::refuse(look, target)?;
     if let Some(unit) = &kubelet.unit
         && let Some(program) = &kubelet.wrapper
     {
@@ -261,6 +278,19 @@ fn keeps_pods_away(rule: &str, target: Target) -> bool {
 fn leaves_docker(facts: &Facts, options: &Options) -> bool {
     let leaves = options.target != Target::CriDockerd;
     leaves && options.drain && facts.runtimes.docker.is_some()
+}
+
+/// What is said of a Docker that cannot be asked for containers of others: files of a node are planned
+/// for all the same.
+///
+/// # Errors
+///
+/// On the node itself, where they would be stopped, and images are carried over.
+fn unasked(socket: &'static str, is_live: bool) -> Result<String, Error> {
+    if is_live {
+        return Err(Error::DockerUnasked { socket });
+    }
+    Ok("Docker runs, and has no socket below --root: containers that no kubelet owns would be stopped with it, and are not known here; on the node, apply asks for them before it begins".to_string())
 }
 
 fn settings_of(look: &mut Look<'_>, facts: &Facts) -> Settings {
@@ -374,7 +404,7 @@ impl Planner<'_> {
             self.steps.push(Step::CleanNetwork);
         } else {
             self.remarks.push(
-                "Docker is no service of systemd here: stop it by hand once the node has proved itself; its bridge and its chains go with the next reboot".to_string(),
+                "Docker is no service of systemd here: stop it by hand once the node has proved itself; its bridges and its chains go with the next reboot".to_string(),
             );
         }
     }
@@ -449,7 +479,7 @@ impl Planner<'_> {
     }
 
     fn runtime(&mut self, look: &mut Look<'_>) -> Result<(), Error> {
-        let flag = |name: &str| self.facts.kubelet.flag(name).map(|said| said.value);
+        let flag = |name: &str| self.facts.dockershim_flag(name);
         let pause_image = flag("pod-infra-container-image");
         let elsewhere = |path: &String, usual: &str| path.trim_end_matches('/') != usual;
         let plugins = flag("cni-bin-dir").filter(|path| elsewhere(path, CNI_PLUGINS));
@@ -458,12 +488,15 @@ impl Planner<'_> {
             configurations: flag("cni-conf-dir").filter(|path| elsewhere(path, CNI_CONFIGURATIONS)),
             plugins: plugins.map(str::to_string).collect(),
         };
+        let dockershim = runtime::OF_CRI_DOCKERD.into_iter();
+        let dockershim = dockershim.filter_map(|name| Some((name, flag(name)?)));
         let unit = Unit::load(look, self.options.target.service());
         let wanted = runtime::Wanted {
             target: self.options.target,
             systemd_cgroups: self.cgroup_driver() == "systemd",
             pause_image: pause_image.as_deref(),
             cni,
+            dockershim: dockershim.collect(),
             docker: &self.settings,
             beside_docker: !self.options.drain,
             unit: unit.as_ref(),
@@ -524,5 +557,45 @@ pub(crate) fn runtime_name(target: Target) -> &'static str {
         Target::Containerd => "containerd://",
         Target::Crio => "cri-o://",
         Target::CriDockerd => "docker://",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_docker_that_cannot_be_asked_is_no_docker_without_containers() {
+        let command = b"/usr/bin/dockerd\0-H\0tcp://127.0.0.1:2375\0";
+        for (process, socket, hidden) in [
+            (Some(command), None, true),
+            (Some(command), Some("run/docker.sock"), false),
+            (None, None, false),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let at = |path: &str| {
+                let path = directory.path().join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                path
+            };
+            fs::write(at("etc/docker/daemon.json"), "{}").unwrap();
+            fs::write(at("proc/1/cmdline"), "/sbin/init").unwrap();
+            if let Some(command) = process {
+                fs::write(at("proc/7/cmdline"), command).unwrap();
+            }
+            if let Some(socket) = socket {
+                fs::write(at(socket), "").unwrap();
+            }
+            let root = Root::new(directory.path());
+            let mut look = Look::new(&root);
+            let facts = Facts::gather(&mut look, &node::Options::default()).await;
+            let why = node::missing_socket(&look, &facts);
+            assert_eq!(why.is_some(), hidden, "{why:?}");
+        }
+        let refused = unasked("/run/docker.sock", true).unwrap_err().to_string();
+        assert!(refused.contains("-H unix:///run/docker.sock"), "{refused}");
+        assert!(unasked("/run/docker.sock", false).is_ok());
     }
 }

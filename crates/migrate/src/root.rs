@@ -95,15 +95,28 @@ impl Root {
     ///
     /// What is there and cannot be read, is no regular file, or has more than 8 MiB.
     pub fn read(&self, path: impl AsRef<Path>) -> io::Result<Option<Source>> {
+        self.read_at_most(path, MAX_FILE)
+    }
+
+    /// The same of a file that a program may have written, with another limit in bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`]; [`io::ErrorKind::FileTooLarge`] for one that has more.
+    pub(crate) fn read_at_most(
+        &self,
+        path: impl AsRef<Path>,
+        limit: u64,
+    ) -> io::Result<Option<Source>> {
         let path = path.as_ref();
-        match self.bytes(path) {
+        match self.bytes(path, limit) {
             Ok(bytes) => Ok(Some(Source::new(path, bytes))),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn bytes(&self, path: &Path) -> io::Result<Vec<u8>> {
+    fn bytes(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         // Opening a FIFO would wait for whoever writes to it.
         let file = fs::OpenOptions::new()
             .read(true)
@@ -113,14 +126,14 @@ impl Root {
         if !metadata.is_file() {
             return Err(io::Error::other("it is not a regular file"));
         }
-        if metadata.len() > MAX_FILE {
-            return Err(too_long());
+        if metadata.len() > limit {
+            return Err(too_long(limit));
         }
         let mut bytes = Vec::new();
         // Files of /proc say that they are empty.
-        file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > MAX_FILE {
-            return Err(too_long());
+        file.take(limit + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit {
+            return Err(too_long(limit));
         }
         Ok(bytes)
     }
@@ -187,8 +200,12 @@ fn is_absent(error: &io::Error) -> bool {
     )
 }
 
-fn too_long() -> io::Error {
-    io::Error::other("it has more than 8 MiB, which no file of this kind has")
+fn too_long(limit: u64) -> io::Error {
+    let why = format!(
+        "it has more than {} MiB, which no file of this kind has",
+        limit >> 20
+    );
+    io::Error::new(io::ErrorKind::FileTooLarge, why)
 }
 
 #[cfg(test)]

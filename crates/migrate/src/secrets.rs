@@ -38,8 +38,34 @@ pub(crate) fn option(name: &str, value: &str) -> String {
     without_credentials(value)
 }
 
+/// Keys whose values are secrets wherever they are written: in `registry.configs` of containerd, as
+/// headers of a `hosts.toml` and of the kubelet's `staticPodURLHeader`, in Docker's `config.json`.
+const KEYS: [&str; 10] = [
+    "auth",
+    "authorization",
+    "identity_token",
+    "identitytoken",
+    "passwd",
+    "password",
+    "proxy-authorization",
+    "registrytoken",
+    "secret",
+    "token",
+];
+
+/// How keys end whose values are, those of variables among them.
+const ENDS: [&str; 7] = [
+    "_api_key",
+    "_passwd",
+    "_secret",
+    "_secret_access_key",
+    "_secret_key",
+    "_token",
+    "password",
+];
+
 /// Text of any file as it is shown: without credentials of addresses, and without what follows the
-/// names of options that are secrets.
+/// names of options and keys that are secrets.
 pub(crate) fn hidden(text: &str) -> String {
     let mut shown = without_credentials(text);
     for name in OPTIONS {
@@ -50,10 +76,128 @@ pub(crate) fn hidden(text: &str) -> String {
             let start = shown.len() - value.len();
             let end = value.find(|one: char| "\"'\n".contains(one) || one == ' ');
             let end = start + end.unwrap_or(value.len());
-            if start > after && end > start {
+            if start > after && end > start && !value.starts_with(HIDDEN) {
                 shown.replace_range(start..end, HIDDEN);
             }
             from = after;
+        }
+    }
+    let mut in_list = false;
+    let lines = shown.split_inclusive('\n');
+    lines.map(|line| line_without(line, &mut in_list)).collect()
+}
+
+/// A line without the values of keys that are secrets. `in_list` is whether the line above ended in
+/// such a key, whose values are items of a list then.
+fn line_without(line: &str, in_list: &mut bool) -> String {
+    let (line, end) = match line.strip_suffix('\n') {
+        Some(line) => (line, "\n"),
+        None => (line, ""),
+    };
+    let item = line.trim_start_matches(['+', '-', ' ']);
+    let dash = &line[..line.len() - item.len()];
+    if *in_list && dash.ends_with("- ") && !item.contains(": ") {
+        return format!("{dash}{HIDDEN}{end}");
+    }
+    *in_list = false;
+    let mut shown = String::with_capacity(line.len());
+    let mut at = 0;
+    while let Some(found) = line[at..].find([':', '=']) {
+        let (key, value) = (at + found, at + found + 1);
+        shown.push_str(&line[at..value]);
+        at = value;
+        let Some(within) = secret_key(&line[..key]) else {
+            continue;
+        };
+        let blank = line[value..].len() - line[value..].trim_start().len();
+        let length = match within {
+            Within::Quotes(quote) => quoted(&line[value..], quote),
+            Within::Nothing => value_length(line[value..].trim_start(), &line[key..=key]) + blank,
+        };
+        if length == blank {
+            *in_list = line[value..].trim().is_empty();
+            continue;
+        }
+        // Quotes and brackets stay, so that it reads as what it is.
+        let value = &line[at..at + length];
+        let start = value.find(|one: char| !" \t[\"'".contains(one));
+        let start = start.unwrap_or(value.len());
+        let rest = value
+            .trim_end_matches([' ', ']', '"', '\'', ',', '\r'])
+            .len();
+        if rest > start && !matches!(&value[start..rest], "true" | "false" | "null") {
+            shown.push_str(&value[..start]);
+            shown.push_str(HIDDEN);
+            shown.push_str(&value[rest..]);
+        } else {
+            shown.push_str(value);
+        }
+        at += length;
+    }
+    let shown = passwords_of_commands(&(shown + &line[at..]));
+    shown + end
+}
+
+/// What a key and its value are in together.
+enum Within {
+    /// `"NAME=value"`
+    Quotes(char),
+    Nothing,
+}
+
+/// Whether what stands in front of a colon or an equals sign ends in a key that is a secret's.
+fn secret_key(before: &str) -> Option<Within> {
+    let bare = before.trim_end();
+    let name = bare.strip_suffix(['"', '\'']).unwrap_or(bare);
+    let is_letter = |one: char| one.is_ascii_alphanumeric() || "_-".contains(one);
+    let start = name.trim_end_matches(is_letter).len();
+    let key = name[start..].trim_start_matches('-').to_ascii_lowercase();
+    let is_secret = KEYS.contains(&key.as_str()) || ENDS.iter().any(|ending| key.ends_with(ending));
+    let opened = name[..start].chars().next_back();
+    let opened = opened.filter(|one| matches!(one, '"' | '\'') && name.len() == bare.len());
+    is_secret.then_some(opened.map_or(Within::Nothing, Within::Quotes))
+}
+
+/// How long a value is whose key was behind a colon or an equals sign.
+fn value_length(value: &str, sign: &str) -> usize {
+    match value.chars().next() {
+        Some(quote @ ('"' | '\'')) => 1 + quoted(&value[1..], quote) + 1,
+        Some('[') => value.find(']').unwrap_or(value.len()),
+        // What is in it has keys of its own.
+        Some('{') | None => 0,
+        // YAML has blanks in its values, a command line has not.
+        Some(_) if sign == ":" => value.len(),
+        Some(_) => value.find(char::is_whitespace).unwrap_or(value.len()),
+    }
+    .min(value.len())
+}
+
+/// How long it is to the quote that ends it, which may be escaped inside.
+fn quoted(text: &str, quote: char) -> usize {
+    let mut escaped = false;
+    for (at, letter) in text.char_indices() {
+        match letter {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            letter if letter == quote => return at,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// A command line without the password that `docker login -p` and `--password` are given.
+fn passwords_of_commands(line: &str) -> String {
+    let mut shown = line.to_string();
+    for option in [" --password ", " -p "] {
+        if !shown.contains(" login ") {
+            continue;
+        }
+        if let Some(at) = shown.find(option) {
+            let start = at + option.len();
+            let end = shown[start..].find(char::is_whitespace);
+            let end = end.map_or(shown.len(), |end| start + end);
+            shown.replace_range(start..end, HIDDEN);
         }
     }
     shown
@@ -84,6 +228,67 @@ mod tests {
         ] {
             assert_eq!(hidden(text), shown);
             assert_eq!(has_credentials(text.as_bytes()), text != shown);
+        }
+    }
+
+    #[test]
+    fn secrets_of_keys_are_not_shown() {
+        for (text, shown) in [
+            (
+                "[plugins.cri.registry.configs.\"x\".auth]\n  password = \"a \\\"b\" # c\n",
+                "[plugins.cri.registry.configs.\"x\".auth]\n  password = \"…\" # c\n",
+            ),
+            (
+                "+identitytoken='x'\n-auth = \"eDp5\"\n",
+                "+identitytoken='…'\n-auth = \"…\"\n",
+            ),
+            (
+                "[host.x.header]\n  Authorization = [\"Basic eDp5\"]\n",
+                "[host.x.header]\n  Authorization = [\"…\"]\n",
+            ),
+            (
+                "{\"auths\": {\"x\": {\"auth\": \"eDp5\", \"email\": \"e\"}}}",
+                "{\"auths\": {\"x\": {\"auth\": \"…\", \"email\": \"e\"}}}",
+            ),
+            (
+                "staticPodURLHeader:\n  Authorization:\n  - Basic eDp5\nsyncFrequency: 0s\n",
+                "staticPodURLHeader:\n  Authorization:\n  - …\nsyncFrequency: 0s\n",
+            ),
+            (
+                "Environment=\"REGISTRY_PASSWORD=a b\" AWS_SECRET_ACCESS_KEY=x OTHER=y\n",
+                "Environment=\"REGISTRY_PASSWORD=…\" AWS_SECRET_ACCESS_KEY=… OTHER=y\n",
+            ),
+            ("password: a b\r\n", "password: …\r\n"),
+            (
+                "docker login -u x -p y registry.lan",
+                "docker login -u x -p … registry.lan",
+            ),
+            (
+                "docker login --password=y registry.lan",
+                "docker login --password=… registry.lan",
+            ),
+        ] {
+            assert_eq!(hidden(text), shown);
+        }
+        for text in [
+            "authorization:\n  mode: Webhook\n  webhook:\n",
+            "-authorization:\n-  mode: Webhook\n",
+            "docker run -p 80:80 x",
+            "--token-auth-file=/x --authorization-mode=Webhook",
+            "auth = {",
+            "password = \"\"",
+            "[password]",
+        ] {
+            assert_eq!(hidden(text), text);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_can_be_shown(text in "(password|TOKEN|auth|[:=\"' \\\\\n\\[\\]{},-]|://|@|[a-z\u{e4}])*") {
+            let once = hidden(&text);
+            proptest::prop_assert_eq!(text.lines().count(), once.lines().count());
+            proptest::prop_assert_eq!(hidden(&once), once);
         }
     }
 

@@ -99,6 +99,7 @@ fn go_on(world: &World, back: bool) -> Result<(), Error> {
     let mut mover = Mover::new(&root, (&journals, journal), world, world, &heard);
     runtime().block_on(async {
         if back {
+            mover.preflight_back().await?;
             mover.roll_back("it was asked for").await
         } else {
             mover.resume().await
@@ -384,6 +385,53 @@ fn a_step_that_fails_has_all_taken_back_unless_told_otherwise() {
 }
 
 #[test]
+fn a_rollback_that_the_cluster_would_not_allow_is_not_begun() {
+    let world = World::new(NODE, Target::Containerd, false);
+    let before = see(&world);
+    begin(&world, Target::Containerd, true, settings()).unwrap();
+    let moved = see(&world);
+    world.fails.borrow_mut().insert("preflight");
+    let error = go_on(&world, true).unwrap_err();
+    assert!(matches!(error, Error::NotTakenBack(_)), "{error}");
+    let said = error.to_string();
+    assert!(said.contains("--skip-preflight"), "{said}");
+    assert_same(&see(&world), &moved, "nothing is begun");
+    let phase = apply::last(&root(&world)).unwrap().unwrap().phase;
+    assert_eq!(phase, Phase::Applied);
+    let needs = world.asked.borrow().last().copied().unwrap();
+    assert!(needs.drain && needs.config_map && needs.probe, "{needs:?}");
+    world.fails.borrow_mut().clear();
+    go_on(&world, true).unwrap();
+    assert_back(&world, &before, "once it is allowed");
+
+    // What has not begun need not be allowed to be taken back.
+    let world = World::new(NODE, Target::Containerd, false);
+    world.fails.borrow_mut().insert("carry-images");
+    begin(&world, Target::Containerd, true, settings()).unwrap_err();
+    go_on(&world, true).unwrap();
+    let needs = world.asked.borrow().last().copied().unwrap();
+    assert!(!needs.drain && !needs.config_map && !needs.probe);
+}
+
+#[test]
+fn a_cluster_that_does_not_answer_keeps_no_node_in_the_middle() {
+    let world = World::new(NODE, Target::Containerd, false);
+    let before = see(&world);
+    // On a control plane, nobody answers before the runtime has its pods.
+    world.fails.borrow_mut().insert("wait-ready");
+    begin(&world, Target::Containerd, true, settings()).unwrap_err();
+    *world.fails.borrow_mut() = BTreeSet::from(["answer"]);
+    go_on(&world, true).unwrap();
+    assert_back(&world, &before, "without an answer");
+
+    let world = World::new(NODE, Target::Containerd, false);
+    begin(&world, Target::Containerd, true, settings()).unwrap();
+    world.fails.borrow_mut().insert("answer");
+    let error = go_on(&world, true).unwrap_err();
+    assert!(matches!(error, Error::NotTakenBack(_)), "{error}");
+}
+
+#[test]
 fn what_cannot_be_taken_back_keeps_nothing_else_and_is_tried_again() {
     let world = World::new(NODE, Target::Slipway, true);
     let before = see(&world);
@@ -577,12 +625,14 @@ fn what_was_known_of_docker_is_known_whatever_steps_have_changed() {
     fs::write(&flags, said).unwrap();
     let daemon = world.directory.path().join("etc/docker/daemon.json");
     fs::create_dir_all(daemon.parent().unwrap()).unwrap();
-    fs::write(&daemon, r#"{"bridge": "br9"}"#).unwrap();
+    fs::write(&daemon, r#"{"bridge": "br9", "data-root": "/data/docker"}"#).unwrap();
     let before = DockerNode {
         socket: "/var/run/docker.sock".into(),
         bridge: Some("br9".to_string()),
         cni_cache: "/data/cni".into(),
         plugins: vec!["/opt/a".into(), "/opt/b".into()],
+        data_root: Some("/data/docker".into()),
+        networks: Vec::new(),
     };
     begin(&world, Target::Containerd, true, settings()).unwrap();
 
@@ -612,16 +662,30 @@ fn a_password_of_a_proxy_is_for_root_alone() {
     let at = |path: &str| world.directory.path().join(path);
     let docker = at("etc/systemd/system/docker.service.d");
     fs::create_dir_all(&docker).unwrap();
-    let own = "etc/systemd/system/containerd.service.d/20-leaving-docker.conf";
-    for (proxy, mode) in [("http://u:p@x:3128", 0o600), ("http://x:3128", 0o644)] {
-        let text = format!("[Service]\nEnvironment=HTTP_PROXY={proxy}\n");
+    let own = "etc/systemd/system/containerd.service.d/20-leaving-docker";
+    let said = |end: &str| fs::read_to_string(at(&format!("{own}.{end}"))).unwrap_or_default();
+    let mode = |end: &str| {
+        let metadata = fs::metadata(at(&format!("{own}.{end}"))).unwrap();
+        metadata.permissions().mode() & 0o777
+    };
+    for (proxy, is_secret) in [("http://u:p@x:3128", true), ("http://x:3128", false)] {
+        let text =
+            format!("[Service]\nEnvironment=HTTP_PROXY={proxy}\nEnvironment=NO_PROXY=.lan\n");
         fs::write(docker.join("proxy.conf"), text).unwrap();
         begin(&world, Target::Containerd, true, settings()).unwrap();
-        assert!(fs::read_to_string(at(own)).unwrap().contains(proxy));
-        let permissions = fs::metadata(at(own)).unwrap().permissions();
-        assert_eq!(permissions.mode() & 0o777, mode, "{proxy}");
+        // What is in the unit, systemd tells everybody.
+        assert_eq!(said("conf").contains(proxy), !is_secret);
+        assert!(said("conf").contains("Environment=\"NO_PROXY=.lan\"\n"));
+        assert_eq!(mode("conf"), 0o644);
+        let named = format!("EnvironmentFile=/{own}.env\n");
+        assert_eq!(said("conf").contains(&named), is_secret);
+        assert_eq!(at(&format!("{own}.env")).exists(), is_secret);
+        if is_secret {
+            assert_eq!(said("env"), format!("HTTP_PROXY=\"{proxy}\"\n"));
+            assert_eq!(mode("env"), 0o600);
+        }
         go_on(&world, true).unwrap();
-        assert!(!at(own).exists());
+        assert!(!at(&format!("{own}.conf")).exists() && !at(&format!("{own}.env")).exists());
     }
 }
 

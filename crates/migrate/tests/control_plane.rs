@@ -5,6 +5,7 @@ mod asked;
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use asked::{contains, of};
@@ -727,17 +728,25 @@ async fn a_probe_that_cannot_run_ends_with_the_reason() {
 #[tokio::test]
 async fn a_probe_that_is_not_begun_ends_with_its_last_event() {
     let mut cluster = Cluster::start().await;
-    for (time, message) in [
-        ("2026-01-01T00:00:02Z", "no CNI configuration"),
-        ("2026-01-01T00:00:01Z", "older"),
-    ] {
-        cluster.server.put(json!({
-            "kind": "Event", "type": "Warning", "message": message, "lastTimestamp": time,
-            "metadata": { "namespace": "kube-system", "name": time },
-            "involvedObject": { "name": "slipway-probe-a" },
-        }));
-    }
-    cluster.kubelet(ends);
+    let told = AtomicBool::new(false);
+    cluster.kubelet(move |server, pod| {
+        ends(server, pod);
+        if told.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let own = pod["metadata"]["uid"].as_str().unwrap();
+        for (time, uid, message) in [
+            ("2026-01-01T00:00:02Z", own, "no CNI configuration"),
+            ("2026-01-01T00:00:01Z", own, "older"),
+            ("2026-01-01T00:00:03Z", "other", "of an earlier probe"),
+        ] {
+            server.put(json!({
+                "kind": "Event", "type": "Warning", "message": message, "lastTimestamp": time,
+                "metadata": { "namespace": "kube-system", "name": time },
+                "involvedObject": { "name": "slipway-probe-a", "uid": uid },
+            }));
+        }
+    });
     let error = cluster.probe(SHORT).await.unwrap_err();
     contains(
         &error,

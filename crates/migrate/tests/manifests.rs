@@ -87,3 +87,94 @@ fn evidence_names_the_line() {
     }
     assert_eq!(seen, 2);
 }
+
+/// A place in which no object is, or not all of them are seen, is not fine.
+#[test]
+fn what_was_not_looked_at_is_told() {
+    let pod = "{kind: Pod, apiVersion: v1, metadata: {name: a}}";
+    let socket = "{kind: Pod, apiVersion: v1, metadata: {name: a}, spec: {volumes: [{name: v, hostPath: {path: /run/docker.sock}}]}}";
+    let write = |path: &Path, text: &str| {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    for (files, link, code, unseen) in [
+        (vec![], None, 3, "no Kubernetes object is in it"),
+        (
+            vec![("a.tmpl", pod), ("b.txt", pod)],
+            None,
+            3,
+            "no Kubernetes object is in it",
+        ),
+        (
+            vec![("c.yaml", "# nothing\n")],
+            None,
+            3,
+            "no Kubernetes object",
+        ),
+        (vec![("a.yaml", pod)], None, 0, ""),
+        (vec![("a.YAML", socket)], None, 2, ""),
+        (vec![("a.Yml", socket)], None, 2, ""),
+        (vec![("a.JSON", "{}"), ("b.yaml", pod)], None, 0, ""),
+        (
+            vec![("a.yaml", pod)],
+            Some("linked"),
+            3,
+            "linked: it is a link to a directory, which is not followed",
+        ),
+        (vec![], Some("linked"), 3, "linked: it is a link"),
+        (
+            vec![("a.yaml", pod), (".old/b.yaml", socket)],
+            None,
+            3,
+            ".old: it is a hidden directory",
+        ),
+        (vec![("a.yaml", pod), (".git/b.yaml", socket)], None, 0, ""),
+    ] {
+        let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for (name, text) in &files {
+            write(&directory.path().join(name), text);
+        }
+        if let Some(name) = link {
+            std::os::unix::fs::symlink(other.path(), directory.path().join(name)).unwrap();
+        }
+        let report = manifests::check(directory.path());
+        let told: Vec<_> = report
+            .unseen
+            .iter()
+            .map(|unseen| format!("{}: {}", unseen.what, unseen.why))
+            .collect();
+        assert_eq!(report.verdict().exit_code(), code, "{files:?}: {told:?}");
+        assert!(told.join("\n").contains(unseen), "{files:?}: {told:?}");
+        assert_eq!(told.is_empty(), unseen.is_empty(), "{files:?}: {told:?}");
+    }
+    let text = tempfile::NamedTempFile::new().unwrap();
+    fs::write(text.path(), "some words").unwrap();
+    assert_eq!(manifests::check(text.path()).verdict().exit_code(), 3);
+}
+
+/// What kubectl has written of all of a cluster's objects.
+#[test]
+fn a_file_of_a_whole_cluster_is_looked_at() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("all.yaml");
+    let mut text = String::from("apiVersion: v1\nkind: List\nitems:\n");
+    let filler = "x".repeat(4096);
+    while text.len() < 9 << 20 {
+        writeln!(
+            text,
+            "- {{apiVersion: v1, kind: ConfigMap, metadata: {{name: a}}, data: {{a: {filler}}}}}"
+        )
+        .unwrap();
+    }
+    text.push_str("- apiVersion: v1\n  kind: Pod\n  metadata: {name: last}\n  spec:\n    volumes: [{name: v, hostPath: {path: /run/docker.sock}}]\n");
+    fs::write(&path, text).unwrap();
+    let report = manifests::check(&path);
+    assert_eq!(report.verdict().exit_code(), 2, "{:?}", report.unseen);
+
+    let file = fs::File::create(&path).unwrap();
+    file.set_len((256 << 20) + 1).unwrap();
+    let report = manifests::check(&path);
+    assert_eq!(report.verdict().exit_code(), 3);
+    assert!(report.unseen[0].why.contains("more than 256 MiB"));
+    assert!(report.unseen[0].todo.starts_with("write it in parts"));
+}

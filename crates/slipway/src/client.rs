@@ -32,7 +32,7 @@ use tokio::runtime;
 
 use connection::{Client, Timeout};
 pub(crate) use connection::{ConnectionArgs, open};
-pub(crate) use failure::{fail, finish};
+pub(crate) use failure::{describe, fail, finish};
 
 /// How `run` ends where the runtime, not the command in the container, failed.
 const RUNTIME_FAILED: u8 = 125;

@@ -72,8 +72,12 @@ Examples:
 A node that has moved is drained first. What somebody else has changed in a file since then is kept in
 /var/lib/slipway-migrate.
 
+The cluster is asked first whether it allows all of that, and nothing is begun where it does not. The
+credentials of a move by `slipway migrate cluster` end with it: give --kubeconfig then.
+
 Examples:
-  slipway migrate rollback")]
+  slipway migrate rollback
+  slipway migrate rollback --kubeconfig admin.conf")]
     Rollback(apply::RollbackArgs),
 
     /// Move a cluster's nodes one after the other, with a Job on each; stops at the first that does not

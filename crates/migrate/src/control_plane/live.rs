@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::client::Api;
 use super::refusal::Refusal;
 use super::request::{NODES, Permission, Verb};
-use super::{ControlPlane, DrainOptions, Error, Needs};
+use super::{ControlPlane, DrainOptions, Error, Needs, PreflightError};
 use crate::cluster::{self, Access, Unreachable};
 use crate::host::Progress;
 
@@ -95,7 +95,7 @@ impl Live {
 }
 
 impl ControlPlane for Live {
-    async fn preflight(&self, needs: Needs) -> Result<(), Error> {
+    async fn preflight(&self, needs: Needs) -> Result<(), PreflightError> {
         self.check_access(needs).await
     }
 

@@ -10,7 +10,7 @@ use super::live::Live;
 use super::node::NODE_LEASES;
 use super::refusal::Refusal;
 use super::request::{ACCESS_REVIEWS, CONFIG_MAPS, EVENTS, LEASES, NODES, PODS, Permission, Verb};
-use super::{Error, Needs};
+use super::{Error, Needs, PreflightError};
 
 /// Somebody waits for the answer: nothing has begun yet.
 const LONGEST: Duration = Duration::from_secs(15);
@@ -19,27 +19,40 @@ const LONGEST: Duration = Duration::from_secs(15);
 pub(crate) const SYSTEM: &str = "kube-system";
 
 impl Live {
-    pub(super) async fn check_access(&self, needs: Needs) -> Result<(), Error> {
+    pub(super) async fn check_access(&self, needs: Needs) -> Result<(), PreflightError> {
         let until = self.end().min(Instant::now() + LONGEST);
         match self.get_node(until).await {
             // What else is missing is said with it.
             Ok(_) | Err(Refusal::Forbidden { .. }) => {}
-            Err(Refusal::NotFound(_)) => return Err(self.no_such_node(until).await),
-            Err(refusal) => return Err(self.failed("reading")(refusal)),
+            Err(Refusal::NotFound(_)) => {
+                return Err(PreflightError::Denied(self.no_such_node(until).await));
+            }
+            Err(refusal) => return Err(self.kept_from("reading", refusal)),
         }
         let missing = missing(&self.api, &needed(needs, &self.node), until).await;
-        let missing = missing.map_err(self.failed("asking what is allowed for"))?;
+        let missing =
+            missing.map_err(|refusal| self.kept_from("asking what is allowed for", refusal))?;
         if missing.is_empty() {
             return Ok(());
         }
         let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
-        Err(Error::new(
+        Err(PreflightError::Denied(Error::new(
             format!("moving the Node {}", self.node),
             format!(
-                "RBAC does not allow what it needs: {}; give it to this user with a ClusterRole and a ClusterRoleBinding, or take a kubeconfig that has it",
+                "RBAC does not allow what it needs: {}; give it to this user with a ClusterRole and a ClusterRoleBinding, or take a kubeconfig that has it (--kubeconfig)",
                 missing.join(", ")
             ),
-        ))
+        )))
+    }
+
+    fn kept_from(&self, what: &str, refusal: Refusal) -> PreflightError {
+        let unanswered = refusal.passes(Verb::Get);
+        let error = self.failed(what)(refusal);
+        if unanswered {
+            PreflightError::Unanswered(error)
+        } else {
+            PreflightError::Denied(error)
+        }
     }
 
     async fn no_such_node(&self, until: Instant) -> Error {

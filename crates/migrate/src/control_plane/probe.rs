@@ -144,16 +144,22 @@ impl Live {
             fields: format!("involvedObject.name={},type=Warning", self.probe_name()),
             ..self.probes()
         };
+        let Ok((pods, _)) = self.api.list(&self.probes(), until).await else {
+            return why;
+        };
         let Ok((events, _)) = self.api.list(&events, until).await else {
             return why;
         };
+        // Earlier probes had the same name, and their events are there for an hour.
+        let uid = pods.values().next().map(|pod| &pod["metadata"]["uid"]);
+        let own = |event: &&Value| Some(&event["involvedObject"]["uid"]) == uid;
         let time = |event: &&Value| {
             event["lastTimestamp"]
                 .as_str()
                 .unwrap_or_default()
                 .to_string()
         };
-        let last = events.values().max_by_key(time);
+        let last = events.values().filter(own).max_by_key(time);
         match last.and_then(|event| event["message"].as_str()) {
             Some(message) if !why.contains(message) => format!("{why}; its last event: {message}"),
             _ => why,
@@ -234,7 +240,8 @@ fn state(pods: &Objects) -> State {
 /// What is known of a pod of one container, for people.
 pub(crate) fn pod_words(pod: &Value) -> String {
     let words = |object: &Value| {
-        let text = |field: &str| object[field].as_str().unwrap_or_default();
+        // crun's end with a line's end.
+        let text = |field: &str| object[field].as_str().unwrap_or_default().trim();
         let words = [text("reason"), text("message")].join(": ");
         words.trim_matches([':', ' ']).to_string()
     };
@@ -265,6 +272,22 @@ fn pause_image(node: &Value) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_runtime_said_is_one_line() {
+        let waiting = json!({
+            "reason": "CreateContainerError",
+            "message": "container create failed: unknown version specified\n",
+        });
+        let pod = json!({ "status": {
+            "phase": "Pending",
+            "containerStatuses": [{ "state": { "waiting": waiting } }],
+        }});
+        assert_eq!(
+            pod_words(&pod),
+            "CreateContainerError: container create failed: unknown version specified"
+        );
+    }
 
     #[test]
     fn a_pause_image_of_the_node_is_preferred() {

@@ -45,6 +45,9 @@ struct Reader<'a> {
 /// A file of aliases of aliases is small and means millions of nodes.
 const MAX_NODES: usize = 1_000_000;
 
+/// A large file has more of its own, each written with some bytes.
+const BYTES_OF_NODE: usize = 4;
+
 impl<'a> Reader<'a> {
     fn wrong(&self, error: &ScanError) -> Malformed {
         let at = error.marker().byte_offset().unwrap_or_default();
@@ -82,8 +85,9 @@ impl<'a> Reader<'a> {
     fn node(&mut self, event: Event<'a>, span: &Span, depth: usize) -> Result<Node, Malformed> {
         let range = self.range(span);
         self.nodes += 1;
-        if depth == MAX_DEPTH || self.nodes > MAX_NODES {
-            let problem = format!("more than {MAX_DEPTH} levels or {MAX_NODES} values");
+        let most = MAX_NODES.max(self.source.text().len() / BYTES_OF_NODE);
+        if depth == MAX_DEPTH || self.nodes > most {
+            let problem = format!("more than {MAX_DEPTH} levels or {most} values");
             return Err(self.source.malformed(range.start, problem));
         }
         let (value, end, anchor) = match event {

@@ -3,17 +3,19 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::docker_pods::{DockerNode, DockerPods};
 use super::kernel::Kernel;
 use super::network::Network;
 use super::packages::Packages;
 use super::units::Units;
-use super::{Error, Host, KernelState, NetworkState, Progress, UnitState, images, pods};
+use super::{
+    DockerNode, DockerPods, Error, Host, KernelState, NetworkState, Progress, UnitState, images,
+    pods,
+};
 use crate::Root;
 use crate::plan::Target;
 
-/// The node that this process runs on: systemd by D-Bus, the package manager, `iptables-save` and
-/// `iptables-restore`, and Docker by its socket.
+/// The node that this process runs on: systemd by D-Bus, the package manager, `iptables-save`,
+/// `iptables-restore` and `nft`, and Docker by its socket.
 #[derive(Debug)]
 pub struct Live<P> {
     units: Units,
@@ -32,7 +34,7 @@ impl<P: DockerPods> Live<P> {
             units: Units::new(),
             packages: Packages::new(root.clone()),
             kernel: Kernel::new(root.clone()),
-            network: Network::new(root, docker.bridge.clone()),
+            network: Network::new(root, docker.bridge.clone(), docker.networks.clone()),
             docker,
             pods,
         }

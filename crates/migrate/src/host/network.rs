@@ -1,14 +1,16 @@
 //! What Docker has in the node's network: its chains and rules in the packet filter, and its
-//! bridge.
+//! bridges.
 
 mod link;
+mod nftables;
 mod rules;
 
 use std::time::Duration;
 
 use super::process::{self, Failure};
-use super::{Error, NetworkState, Progress};
+use super::{DockerNetwork, Error, NetworkState, Progress};
 use crate::Root;
+use crate::plan::range_has;
 use rules::Docker;
 
 /// What Docker calls the bridge of its default network.
@@ -53,13 +55,20 @@ pub(super) struct Network {
     root: Root,
     /// `bridge` of daemon.json, which is not made by Docker.
     bridge: Option<String>,
+    /// What Docker said of its other networks while it ran.
+    networks: Vec<DockerNetwork>,
 }
 
 impl Network {
-    /// `root` has `/sys`; `bridge` is what Docker was told to use in place of its own.
-    pub(super) fn new(root: Root, bridge: Option<String>) -> Self {
+    /// `root` has `/sys`; `bridge` is what Docker was told to use in place of its own, `networks` are those
+    /// whose bridges it has made.
+    pub(super) fn new(root: Root, bridge: Option<String>, networks: Vec<DockerNetwork>) -> Self {
         let bridge = bridge.filter(|bridge| !matches!(bridge.as_str(), "" | "none" | BRIDGE));
-        Self { root, bridge }
+        Self {
+            root,
+            bridge,
+            networks,
+        }
     }
 
     /// See [`super::Host::network`].
@@ -114,17 +123,35 @@ impl Network {
                 family.apply(&transaction).await?;
             }
         }
-        let others: Vec<_> = others
-            .into_iter()
-            .filter(|name| self.has_link(name))
-            .collect();
+        nftables::remove(progress).await?;
+        if let Some(bridge) = self.own_bridge() {
+            self.remove_bridge(&bridge, progress)?;
+        }
+        for network in &self.networks {
+            let bridge = &network.bridge;
+            others.retain(|known| known != bridge);
+            if !self.is_bridge(bridge) {
+                continue;
+            }
+            let foreign = self.foreign_addresses(network)?;
+            if foreign.is_empty() {
+                self.remove_bridge(bridge, progress)?;
+            } else {
+                progress(&format!(
+                    "{bridge} stays, because it has addresses that are not of Docker's network {}: {}",
+                    network.name,
+                    foreign.join(", ")
+                ));
+            }
+        }
+        others.retain(|name| self.has_link(name));
         if !others.is_empty() {
             progress(&format!(
-                "bridges of Docker's other networks stay until the next boot: {}",
+                "bridges that Docker used, and of which it is not known that it made them, stay until the next boot: {}",
                 others.join(", ")
             ));
         }
-        self.remove_bridge(progress)
+        Ok(())
     }
 
     /// See [`super::Host::restore_network`].
@@ -149,8 +176,30 @@ impl Network {
 
     /// The bridge that Docker has made for itself.
     fn own_bridge(&self) -> Option<String> {
-        let is_bridge = self.root.has(format!("/sys/class/net/{BRIDGE}/bridge"));
-        is_bridge.then(|| BRIDGE.to_string())
+        self.is_bridge(BRIDGE).then(|| BRIDGE.to_string())
+    }
+
+    fn is_bridge(&self, name: &str) -> bool {
+        self.root.has(format!("/sys/class/net/{name}/bridge"))
+    }
+
+    /// Addresses of a network's bridge that Docker did not give it.
+    fn foreign_addresses(&self, network: &DockerNetwork) -> Result<Vec<String>, Error> {
+        let what = || format!("look at the addresses of {}", network.bridge);
+        let path = format!("/sys/class/net/{}/ifindex", network.bridge);
+        let index = self
+            .root
+            .read(&path)
+            .map_err(|error| Error::new(what(), error))?;
+        let index = index.and_then(|index| index.text().trim().parse().ok());
+        let index = index.ok_or_else(|| Error::new(what(), format!("{path} has no number")))?;
+        let addresses = link::addresses(index).map_err(|error| Error::new(what(), error))?;
+        let is_foreign = |address: &std::net::IpAddr| {
+            let mut subnets = network.subnets.iter();
+            !subnets.any(|subnet| range_has(subnet, Some(*address)))
+        };
+        let foreign = addresses.into_iter().filter(is_foreign);
+        Ok(foreign.map(|address| address.to_string()).collect())
     }
 
     fn has_link(&self, name: &str) -> bool {
@@ -172,10 +221,7 @@ impl Network {
         SAVED[family].iter().find(says_so).map(ToString::to_string)
     }
 
-    fn remove_bridge(&self, progress: Progress<'_>) -> Result<(), Error> {
-        let Some(bridge) = self.own_bridge() else {
-            return Ok(());
-        };
+    fn remove_bridge(&self, bridge: &str, progress: Progress<'_>) -> Result<(), Error> {
         let what = format!("remove Docker's bridge {bridge}");
         let ports = self.root.list(format!("/sys/class/net/{bridge}/brif"));
         let ports = ports.map_err(|error| Error::new(&what, error))?;
@@ -187,7 +233,7 @@ impl Network {
             ));
             return Ok(());
         }
-        link::remove(&bridge).map_err(|error| Error::new(what, error))
+        link::remove(bridge).map_err(|error| Error::new(what, error))
     }
 }
 

@@ -207,7 +207,7 @@ fn file(look: &mut Look<'_>, path: &Path, rule: &'static Rule, todo: &str) {
     }
     let calls: Vec<_> = source
         .lines()
-        .filter_map(|(start, line)| Some((start, calls::call(line)?.to_string())))
+        .filter_map(|(start, line)| Some((start, calls::call(line)?)))
         .collect();
     let Some((_, first)) = calls.first() else {
         return;

@@ -8,7 +8,7 @@ use super::flags::Flag;
 use super::look::{Look, Origin};
 use super::runtimes::Docker;
 use crate::Evidence;
-use crate::document::{EnvFile, Node};
+use crate::document::{EnvFile, Node, Source};
 use crate::rules::{self, Rule};
 use crate::secrets;
 
@@ -376,18 +376,10 @@ pub(crate) fn proxies(look: &mut Look<'_>, docker: &Docker) -> Vec<Proxy> {
             }
         }
     }
-    let mut files: Vec<_> = ["/etc/default/docker", "/etc/sysconfig/docker"]
-        .map(Into::into)
-        .into();
-    let named = docker.unit.iter().flat_map(super::Unit::environment_files);
-    files.extend(named.map(|(path, _)| path));
-    files.dedup();
-    for path in files {
-        let Some(source) = look.read(&path) else {
-            continue;
-        };
+    for source in environment_files(look, docker) {
         for one in EnvFile::read(&source).assignments {
-            if is_proxy(&one.name) {
+            // systemd knows no export, and passes over the line; scripts of init take it.
+            if is_proxy(&one.name) && !(one.exported && docker.unit.is_some()) {
                 let origin = Origin::File(Arc::clone(&source), one.range.clone());
                 found.push(Proxy {
                     value: one.value.text().to_string(),
@@ -412,6 +404,18 @@ pub(crate) fn proxies(look: &mut Look<'_>, docker: &Docker) -> Vec<Proxy> {
         evidence: flag.origin.evidence(),
     }));
     found
+}
+
+/// The files that dockerd's variables come from: those that its unit names, or, where it has none,
+/// those that scripts of init read.
+fn environment_files(look: &mut Look<'_>, docker: &Docker) -> Vec<Arc<Source>> {
+    match &docker.unit {
+        Some(unit) => unit.environment_sources(look),
+        None => ["/etc/default/docker", "/etc/sysconfig/docker"]
+            .into_iter()
+            .filter_map(|path| look.read(path))
+            .collect(),
+    }
 }
 
 fn certificates(look: &mut Look<'_>) {

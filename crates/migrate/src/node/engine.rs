@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bollard::models::{
-    ContainerSummary, ContainerSummaryStateEnum, ImageSummary, LocalNodeState, SystemInfo, Volume,
+    ContainerSummary, ContainerSummaryStateEnum, ImageSummary, LocalNodeState, Network, SystemInfo,
+    Volume,
 };
 use bollard::query_parameters::{
-    ListContainersOptionsBuilder, ListImagesOptionsBuilder, ListVolumesOptions,
+    ListContainersOptionsBuilder, ListImagesOptionsBuilder, ListNetworksOptions, ListVolumesOptions,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use tokio::time::timeout;
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 use super::Facts;
 use super::look::Look;
 use crate::Evidence;
+use crate::host::DockerNetwork;
 use crate::rules;
 
 /// Listing a few hundred containers on a busy node takes no longer.
@@ -23,6 +25,12 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What dockershim and cri-dockerd put on all containers of theirs.
 const OWNED: [&str; 2] = ["io.kubernetes.docker.type", "io.kubernetes.pod.uid"];
+
+/// The bridge between a swarm's containers and their node, and the network that it is of.
+const SWARM: &str = "docker_gwbridge";
+
+/// The API of the oldest Docker that cri-dockerd works with, from its version 0.3.12 on.
+const CRI_DOCKERD_WANTS: (u32, u32) = (1, 42);
 
 /// All that an engine said of itself.
 struct Inventory {
@@ -39,11 +47,7 @@ pub(super) async fn check(look: &mut Look<'_>, facts: &Facts) {
     let Some(socket) = socket(look, docker) else {
         let has_data = ["/var/lib/docker/containers".to_string()]
             .into_iter()
-            .chain(
-                docker
-                    .says("data-root")
-                    .map(|root| format!("{root}/containers")),
-            )
+            .chain(docker.data_root().map(|root| format!("{root}/containers")))
             .any(|path| look.root.list(path).is_ok_and(|names| !names.is_empty()));
         if docker.process.is_some() || has_data {
             look.report.miss(
@@ -69,6 +73,83 @@ pub(super) async fn check(look: &mut Look<'_>, facts: &Facts) {
     }
 }
 
+/// What a Docker Engine says of itself that nobody knows once it is stopped.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// Where its data is.
+    pub(crate) data_root: Option<String>,
+    /// Networks whose bridges it has made.
+    pub(crate) networks: Vec<DockerNetwork>,
+}
+
+/// What the one behind a socket says; what it does not say in time is not known.
+pub(crate) async fn told(socket: &Path) -> Told {
+    let Ok(docker) = connect(socket) else {
+        return Told::default();
+    };
+    let info = timeout(PATIENCE, docker.info()).await;
+    let networks = timeout(PATIENCE, docker.list_networks(None::<ListNetworksOptions>)).await;
+    let data_root = info.ok().and_then(Result::ok);
+    let data_root = data_root.and_then(|info| info.docker_root_dir);
+    let networks = networks.ok().and_then(Result::ok).unwrap_or_default();
+    Told {
+        data_root: data_root.map(|path| without_remap(&path).to_string()),
+        networks: networks.iter().filter_map(own_bridge).collect(),
+    }
+}
+
+/// With userns-remap, dockerd says a directory of `UID.GID` in the one that it was given.
+fn without_remap(path: &str) -> &str {
+    match path.trim_end_matches('/').rsplit_once('/') {
+        Some((above, name)) if is_remapped(name) => above,
+        _ => path,
+    }
+}
+
+/// Whether it is called `UID.GID`, as what dockerd makes for userns-remap.
+pub(crate) fn is_remapped(name: &str) -> bool {
+    let is_number = |text: &str| text.parse::<u32>().is_ok();
+    let ids = name.split_once('.');
+    ids.is_some_and(|(uid, gid)| is_number(uid) && is_number(gid))
+}
+
+/// A network whose bridge Docker has made itself: it is called by the network's id, or it is a swarm's.
+/// One that somebody has named may have been there before Docker was.
+fn own_bridge(network: &Network) -> Option<DockerNetwork> {
+    let (id, name) = (network.id.as_deref()?, network.name.clone()?);
+    if network.driver.as_deref() != Some("bridge") || network.scope.as_deref() != Some("local") {
+        return None;
+    }
+    let options = network.options.as_ref();
+    let named = options.and_then(|options| options.get("com.docker.network.bridge.name"));
+    let of_id = format!("br-{}", id.get(..12)?);
+    let bridge = match named.map(String::as_str) {
+        None | Some("") => of_id,
+        Some(named) if named == of_id => of_id,
+        Some(SWARM) if name == SWARM => SWARM.to_string(),
+        Some(_) => return None,
+    };
+    // What Docker calls its first network is docker0, or what it was told to use.
+    if name == "bridge" {
+        return None;
+    }
+    let ranges = network.ipam.as_ref().and_then(|ipam| ipam.config.as_ref());
+    let ranges = ranges.into_iter().flatten();
+    Some(DockerNetwork {
+        name,
+        bridge,
+        subnets: ranges.filter_map(|range| range.subnet.clone()).collect(),
+    })
+}
+
+/// Where a Docker that runs should listen, and listens at no Unix socket that is found: on TCP alone, or
+/// where its socket unit says.
+pub(crate) fn missing_socket(look: &Look<'_>, facts: &Facts) -> Option<&'static str> {
+    let docker = facts.runtimes.docker.as_ref()?;
+    let is_hidden = docker.process.is_some() && socket(look, docker).is_none();
+    is_hidden.then_some("/run/docker.sock")
+}
+
 /// Containers that run in Docker and are no kubelet's, by name; nobody where no Docker answers that
 /// could have some. The other way round, why it cannot be told.
 pub(crate) async fn strangers(look: &Look<'_>, facts: &Facts) -> Result<Vec<String>, String> {
@@ -82,6 +163,19 @@ pub(crate) async fn strangers(look: &Look<'_>, facts: &Facts) -> Result<Vec<Stri
     let containers = containers.map_err(|why| format!("{}: {why}", socket.display()))?;
     let strangers = containers.iter().filter(|container| !is_owned(container));
     Ok(strangers.map(name_of).collect())
+}
+
+/// The Docker that answers, if its API is older than cri-dockerd wants.
+pub(crate) async fn too_old_for_cri_dockerd(look: &Look<'_>, facts: &Facts) -> Option<String> {
+    let docker = facts.runtimes.docker.as_ref()?;
+    let socket = socket(look, docker)?;
+    let docker = connect(&socket).ok()?;
+    let version = timeout(PATIENCE, docker.version()).await.ok()?.ok()?;
+    let api = version.api_version?;
+    let (major, minor) = api.split_once('.')?;
+    let is_old = (major.parse().ok()?, minor.parse().ok()?) < CRI_DOCKERD_WANTS;
+    let name = version.version.unwrap_or_default();
+    is_old.then(|| format!("Docker {name} (API {api})"))
 }
 
 async fn running(socket: &Path) -> Result<Vec<ContainerSummary>, bollard::errors::Error> {
@@ -276,6 +370,44 @@ mod tests {
             state: Some(state),
             status: Some("Up 3 weeks".to_string()),
             ..ContainerSummary::default()
+        }
+    }
+
+    #[test]
+    fn bridges_that_docker_has_made_are_known_by_its_networks() {
+        let network = |name: &str, driver: &str, bridge: Option<&str>| {
+            let key = "com.docker.network.bridge.name".to_string();
+            let options = bridge.map(|bridge| HashMap::from([(key, bridge.to_string())]));
+            own_bridge(&Network {
+                id: Some("0123456789abcdef".to_string()),
+                name: Some(name.to_string()),
+                driver: Some(driver.to_string()),
+                scope: Some("local".to_string()),
+                options,
+                ..Network::default()
+            })
+            .map(|network| network.bridge)
+        };
+        let own = Some("br-0123456789ab".to_string());
+        assert_eq!(network("shop_default", "bridge", None), own);
+        assert_eq!(network("a", "bridge", Some("br-0123456789ab")), own);
+        let swarm = network("docker_gwbridge", "bridge", Some("docker_gwbridge"));
+        assert_eq!(swarm.as_deref(), Some("docker_gwbridge"));
+        for (name, driver, bridge) in [
+            ("bridge", "bridge", Some("docker0")),
+            ("lan", "bridge", Some("br0")),
+            ("lan", "macvlan", None),
+            ("host", "host", None),
+        ] {
+            assert_eq!(network(name, driver, bridge), None, "{name}");
+        }
+        for (said, root) in [
+            ("/var/lib/docker", "/var/lib/docker"),
+            ("/data/docker/100000.100000", "/data/docker"),
+            ("/data/24.0", "/data"),
+            ("/data/v24.0", "/data/v24.0"),
+        ] {
+            assert_eq!(without_remap(said), root);
         }
     }
 

@@ -1,14 +1,15 @@
 //! Looking at a node's files: what cannot be read, or is not what its format allows, goes into the
 //! report by itself.
 
+use std::fmt::Display;
 use std::fs::Metadata;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::document::{self, Format, Node, Source};
+use crate::document::{self, Format, Node, Place, Source};
 use crate::rules;
-use crate::{Evidence, Report, Root};
+use crate::{Evidence, Report, Root, Unseen};
 
 /// Where something is said.
 #[derive(Debug, Clone)]
@@ -73,6 +74,8 @@ impl Tree {
 pub(crate) struct Look<'a> {
     pub(crate) root: &'a Root,
     pub(crate) report: Report,
+    /// Of what the report has not seen: what is there and could not be read, by its path.
+    pub(crate) unread: Vec<Unseen>,
 }
 
 impl<'a> Look<'a> {
@@ -80,6 +83,7 @@ impl<'a> Look<'a> {
         Self {
             root,
             report: Report::default(),
+            unread: Vec::new(),
         }
     }
 
@@ -119,6 +123,24 @@ impl<'a> Look<'a> {
         }
     }
 
+    /// The files that a pattern means, of which only the last part has an asterisk.
+    pub(crate) fn matching(&mut self, pattern: &str) -> Vec<PathBuf> {
+        let Some((before, after)) = pattern.split_once('*') else {
+            return vec![pattern.into()];
+        };
+        let (directory, prefix) = before.rsplit_once('/').unwrap_or((".", before));
+        let mut paths = self.list(directory);
+        paths.retain(|path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| {
+                name.len() >= prefix.len() + after.len()
+                    && name.starts_with(prefix)
+                    && name.ends_with(after)
+            })
+        });
+        paths
+    }
+
     /// A file of JSON, YAML or TOML, if it is there and well formed.
     pub(crate) fn tree(&mut self, path: impl AsRef<Path>, format: Format) -> Option<Tree> {
         let source = self.read(path)?;
@@ -132,15 +154,20 @@ impl<'a> Look<'a> {
                 Some(Tree { source, node })
             }
             Err(error) => {
-                self.report.find(
-                    &rules::FILE_MALFORMED,
-                    [Evidence::placed(source.path(), error.place)],
-                    format!("{} cannot be read: {}", source.path().display(), error),
-                    "Repair the file: whoever reads it at its next start stops there, and what it says was not looked at",
-                );
+                self.malformed(&source, error.place, error);
                 None
             }
         }
+    }
+
+    /// A file whose reader stops at a place of it.
+    pub(super) fn malformed(&mut self, source: &Source, place: Place, problem: impl Display) {
+        self.report.find(
+            &rules::FILE_MALFORMED,
+            [Evidence::placed(source.path(), place)],
+            format!("{} cannot be read: {problem}", source.path().display()),
+            "Repair the file: whoever reads it at its next start stops there, and what it says was not looked at",
+        );
     }
 
     /// Whether a program is where programs of the node are.
@@ -162,6 +189,19 @@ impl<'a> Look<'a> {
         } else {
             "look at it by hand"
         };
-        self.report.miss(path.display().to_string(), error, todo);
+        self.unreadable(&path.display().to_string(), error, todo);
+    }
+
+    /// What is there and cannot be read.
+    pub(super) fn unreadable(&mut self, what: &str, why: impl Display, todo: &str) {
+        let unread = Unseen {
+            what: what.to_string(),
+            why: why.to_string(),
+            todo: todo.to_string(),
+        };
+        self.report.miss(what, &unread.why, todo);
+        if !self.unread.contains(&unread) {
+            self.unread.push(unread);
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::look::{Look, Origin};
 use super::systemd::Argument;
-use crate::Evidence;
+use crate::{Evidence, secrets};
 
 /// As much of a command line as evidence has of it, in characters.
 const SHOWN: usize = 48;
@@ -41,7 +41,8 @@ impl Process {
 
     /// As a finding names it.
     pub fn evidence(&self) -> Evidence {
-        let mut command = self.arguments.join(" ");
+        // What is cut off in the middle would not be known for a secret any more.
+        let mut command = secrets::hidden(&self.arguments.join(" "));
         if let Some((end, _)) = command.char_indices().nth(SHOWN) {
             command.truncate(end);
             command.push('…');
@@ -58,7 +59,7 @@ pub(super) fn all(look: &mut Look<'_>) -> Vec<Process> {
     let names = match look.root.list("/proc") {
         Ok(names) => names,
         Err(error) => {
-            look.report.miss("/proc", error, "run it as root");
+            look.unreadable("/proc", error, "run it as root");
             return Vec::new();
         }
     };
@@ -81,7 +82,7 @@ pub(super) fn all(look: &mut Look<'_>) -> Vec<Process> {
             Ok(Some(source)) => source,
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 let why = "command lines of others are hidden";
-                look.report.miss("/proc", why, "run it as root");
+                look.unreadable("/proc", why, "run it as root");
                 continue;
             }
             // One that has ended meanwhile is not there, or says that it is not (ESRCH).

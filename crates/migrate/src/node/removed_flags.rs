@@ -26,8 +26,8 @@ const fn removed(name: &'static str, minor: u32, instead: &'static str) -> Remov
 const CNI: &str = "The runtime carries out CNI: its own configuration names the directories";
 const DOCKER: &str = "It goes with dockershim, and nothing takes its place";
 
-/// Kubernetes' release notes; the names below are whole, and those that begin with `docker` are
-/// taken together.
+/// Kubernetes' release notes. Names are whole but for `docker`, which stands for all those that
+/// begin with it: dockershim's, and cAdvisor's, which went with its part for Docker.
 const REMOVED: &[Removed] = &[
     removed(
         "container-runtime",
@@ -39,7 +39,7 @@ const REMOVED: &[Removed] = &[
     removed("cni-bin-dir", 24, CNI),
     removed("cni-conf-dir", 24, CNI),
     removed("cni-cache-dir", 24, CNI),
-    removed("docker-endpoint", 24, DOCKER),
+    removed("docker", 24, DOCKER),
     removed("experimental-dockershim-root-directory", 24, DOCKER),
     removed("experimental-dockershim", 24, DOCKER),
     removed(
@@ -56,6 +56,10 @@ const REMOVED: &[Removed] = &[
 
 impl Removed {
     fn of(name: &str) -> Option<&'static Self> {
+        let name = match name.split_once('-') {
+            Some(("docker", _)) => "docker",
+            _ => name,
+        };
         REMOVED.iter().find(|one| one.name == name)
     }
 }

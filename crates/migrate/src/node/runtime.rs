@@ -125,6 +125,20 @@ impl Facts {
     pub fn is_on_docker(&self) -> bool {
         self.runtime().is_some_and(|runtime| runtime.is_docker())
     }
+
+    /// A flag of whoever makes the pods on Docker: cri-dockerd's where the kubelet speaks to that, and
+    /// the kubelet's own, which are dockershim's, otherwise.
+    pub(crate) fn dockershim_flag(&self, name: &str) -> Option<String> {
+        let behind = match self.runtime() {
+            Some(Runtime::Endpoint(endpoint)) => Socket::of(&endpoint.value) == Socket::Docker,
+            _ => false,
+        };
+        let flags = behind.then_some(&self.runtimes.cri_dockerd[..]);
+        let found = flags.and_then(|flags| flags::find(flags, name));
+        found
+            .map(|flag| flag.value.clone())
+            .or_else(|| Some(self.kubelet.flag(name)?.value))
+    }
 }
 
 pub(super) fn check(look: &mut Look<'_>, facts: &Facts) {

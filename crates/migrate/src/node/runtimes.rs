@@ -1,16 +1,29 @@
 //! The runtimes that are there, and what their files say.
 
+use std::sync::Arc;
+
 use super::flags::{self, Flag};
-use super::look::{Look, Said, Tree};
+use super::look::{Look, Origin, Said, Tree};
 use super::process::Process;
 use super::systemd::Unit;
 use crate::document::{Format, Node, Value};
+
+/// Docker as a snap.
+pub(crate) const SNAP: &str = "snap.docker.dockerd.service";
+
+/// Where the snap has Docker's data and configuration, `$SNAP_COMMON` and `$SNAP_DATA`.
+const SNAP_FLAGS: [(&str, &str); 2] = [
+    ("data-root", "/var/snap/docker/common/var-lib-docker"),
+    ("config-file", "/var/snap/docker/current/config/daemon.json"),
+];
 
 /// What is known of a node's runtimes.
 #[derive(Debug, Default)]
 pub struct Runtimes {
     /// Docker, if it is there.
     pub docker: Option<Docker>,
+    /// The flags of cri-dockerd in force: of the process, or else of the unit.
+    pub cri_dockerd: Vec<Flag>,
     /// containerd, if it is there: on its own or as Docker's.
     pub containerd: Option<Containerd>,
     /// CRI-O, if it is there.
@@ -71,6 +84,7 @@ impl Runtimes {
     pub(super) fn gather(look: &mut Look<'_>, processes: &[Process]) -> Self {
         Self {
             docker: docker(look, processes),
+            cri_dockerd: cri_dockerd(look, processes),
             containerd: containerd(look, processes),
             crio: crio(look, processes),
             slipway: look.tree("/etc/slipway/config.toml", Format::Toml),
@@ -92,8 +106,9 @@ fn docker(look: &mut Look<'_>, processes: &[Process]) -> Option<Docker> {
     let process = process_of(processes, "dockerd");
     let process = process.or_else(|| process_of(processes, "dockerd-current"));
     let process = process.cloned();
-    let unit = Unit::load(look, "docker.service");
+    let unit = Unit::load(look, "docker.service").or_else(|| Unit::load(look, SNAP));
     let planned = match &unit {
+        Some(unit) if unit.name == SNAP => flags_of_snap(unit),
         Some(unit) => flags::parse(&unit.command(look)),
         None => Vec::new(),
     };
@@ -121,17 +136,88 @@ fn docker(look: &mut Look<'_>, processes: &[Process]) -> Option<Docker> {
     })
 }
 
+/// What the snap's own script gives to dockerd: its unit says only that the snap is run.
+fn flags_of_snap(unit: &Unit) -> Vec<Flag> {
+    let command = unit.all("Service", "ExecStart").into_iter().next_back();
+    let flags = command.into_iter().flat_map(|(source, setting)| {
+        SNAP_FLAGS.map(|(name, value)| Flag {
+            name: name.to_string(),
+            value: value.to_string(),
+            origin: Origin::File(Arc::clone(source), setting.offset..setting.offset),
+        })
+    });
+    flags.collect()
+}
+
+fn cri_dockerd(look: &mut Look<'_>, processes: &[Process]) -> Vec<Flag> {
+    let units = ["cri-docker.service", "cri-dockerd.service"];
+    let unit = units.into_iter().find_map(|name| Unit::load(look, name));
+    let planned = unit.map_or_else(Vec::new, |unit| flags::parse(&unit.command(look)));
+    match process_of(processes, "cri-dockerd") {
+        Some(process) => flags::located(flags::parse(&process.command()), &planned),
+        None => planned,
+    }
+}
+
 /// An empty one says nothing, which dockerd takes since 23.0.
 fn daemon_json(look: &mut Look<'_>, path: &str) -> Option<Tree> {
     let source = look.read(path)?;
     if !source.text().trim().is_empty() {
-        return look.tree(path, Format::Json);
+        let tree = look.tree(path, Format::Json)?;
+        if let Some((node, what)) = misshapen(&tree.node) {
+            let place = tree.source.place(node.range.start);
+            let problem = format!("line {}, column {}: {what}", place.line, place.column);
+            look.malformed(&tree.source, place, problem);
+            return None;
+        }
+        return Some(tree);
     }
     let node = Node {
         range: 0..0,
         value: Value::Map(Vec::new()),
     };
     Some(Tree { source, node })
+}
+
+/// What dockerd takes as a list of text, and nothing else.
+const LISTS: [&str; 4] = [
+    "registry-mirrors",
+    "insecure-registries",
+    "hosts",
+    "exec-opts",
+];
+
+/// What it takes as an object.
+const OBJECTS: [&str; 2] = ["log-opts", "proxies"];
+
+/// What it takes as text.
+const TEXTS: [&str; 3] = ["data-root", "graph", "log-driver"];
+
+/// The first value that dockerd does not start with, as it is of another kind than what it reads
+/// there; `null` is as good as nothing.
+fn misshapen(root: &Node) -> Option<(&Node, String)> {
+    let is_text = |node: &Node| matches!(node.value, Value::Text(_) | Value::Null);
+    let is_object = |node: &Node| matches!(node.value, Value::Map(_) | Value::Null);
+    let is_list = |node: &Node| match &node.value {
+        Value::List(items) => items.iter().all(is_text),
+        value => *value == Value::Null,
+    };
+    if !is_object(root) {
+        return Some((
+            root,
+            "dockerd takes an object here, of settings".to_string(),
+        ));
+    }
+    root.entries().iter().find_map(|entry| {
+        let key = entry.key.as_str();
+        let (fits, kind) = match key {
+            _ if LISTS.contains(&key) => (is_list(&entry.value), "a list of texts"),
+            _ if OBJECTS.contains(&key) => (is_object(&entry.value), "an object"),
+            _ if TEXTS.contains(&key) => (is_text(&entry.value), "a text"),
+            _ => return None,
+        };
+        (!fits).then(|| (&entry.value, format!("dockerd takes {kind} for {key}")))
+    })
 }
 
 fn containerd(look: &mut Look<'_>, processes: &[Process]) -> Option<Containerd> {
@@ -159,7 +245,7 @@ fn containerd(look: &mut Look<'_>, processes: &[Process]) -> Option<Containerd> 
         .map(str::to_string)
         .collect();
     for import in imports {
-        for path in matching(look, &import) {
+        for path in look.matching(&import) {
             configs.extend(look.tree(path, Format::Toml));
         }
     }
@@ -168,24 +254,6 @@ fn containerd(look: &mut Look<'_>, processes: &[Process]) -> Option<Containerd> 
         config_broken,
         process,
     })
-}
-
-/// The files that a pattern means, of which only the last part has an asterisk.
-fn matching(look: &mut Look<'_>, pattern: &str) -> Vec<std::path::PathBuf> {
-    let Some((before, after)) = pattern.split_once('*') else {
-        return vec![pattern.into()];
-    };
-    let (directory, prefix) = before.rsplit_once('/').unwrap_or((".", before));
-    let mut paths = look.list(directory);
-    paths.retain(|path| {
-        let name = path.file_name().and_then(|name| name.to_str());
-        name.is_some_and(|name| {
-            name.len() >= prefix.len() + after.len()
-                && name.starts_with(prefix)
-                && name.ends_with(after)
-        })
-    });
-    paths
 }
 
 fn crio(look: &mut Look<'_>, processes: &[Process]) -> Option<Crio> {
@@ -222,6 +290,13 @@ impl Docker {
         let of_file = self.config.as_ref().and_then(|config| config.said(&[key]));
         let of_flag = || flags::find(&self.flags, key).map(|flag| flag.value.clone());
         of_file.map(|said| said.value).or_else(of_flag)
+    }
+
+    /// Where it was told to have its data, by either of the setting's names.
+    pub fn data_root(&self) -> Option<String> {
+        ["data-root", "graph", "g"]
+            .into_iter()
+            .find_map(|key| self.says(key))
     }
 
     /// The cgroup driver that it was told to use: native.cgroupdriver of exec-opts.

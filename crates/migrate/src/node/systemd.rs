@@ -96,18 +96,34 @@ impl Unit {
         found
     }
 
-    /// The files of variables that it names, and whether it starts without them.
+    /// The files of variables that it names, and whether it starts without them (systemd.exec(5),
+    /// `EnvironmentFile=`): one in a line, as it is written, so that quotes would be part of its name;
+    /// the last part of it may have an asterisk.
     pub fn environment_files(&self) -> Vec<(PathBuf, bool)> {
-        let words = self
-            .all("Service", "EnvironmentFile")
-            .into_iter()
-            .flat_map(|(_, setting)| setting.value.words());
-        words
-            .map(|word| match word.text().strip_prefix('-') {
-                Some(path) => (PathBuf::from(path), true),
-                None => (PathBuf::from(word.text()), false),
-            })
-            .collect()
+        let named = self.all("Service", "EnvironmentFile").into_iter();
+        let named = named.filter_map(|(_, setting)| {
+            let said = setting.value.text().trim();
+            let (path, optional) = match said.strip_prefix('-') {
+                Some(path) => (path, true),
+                None => (said, false),
+            };
+            // systemd passes over others.
+            let path = path.starts_with('/').then(|| path.replace("%%", "%"));
+            path.map(|path| (PathBuf::from(path), optional))
+        });
+        named.collect()
+    }
+
+    /// Those of them that are there, in their order: a later one counts more, and each more than
+    /// `Environment=`.
+    pub(crate) fn environment_sources(&self, look: &mut Look<'_>) -> Vec<Arc<Source>> {
+        let mut sources = Vec::new();
+        for (pattern, _) in self.environment_files() {
+            for path in look.matching(&pattern.to_string_lossy()) {
+                sources.extend(look.read(path));
+            }
+        }
+        sources
     }
 
     /// The variables that its process gets.
@@ -121,10 +137,7 @@ impl Unit {
                 }
             }
         }
-        for (path, _) in self.environment_files() {
-            let Some(source) = look.read(&path) else {
-                continue;
-            };
+        for source in self.environment_sources(look) {
             for one in EnvFile::read(&source).assignments {
                 if !one.exported {
                     variables.insert(one.name, (Arc::clone(&source), one.value));

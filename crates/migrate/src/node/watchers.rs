@@ -43,7 +43,7 @@ pub(super) fn check(look: &mut Look<'_>, facts: &Facts) {
                 agent.rule,
                 [process.evidence()],
                 format!("{} runs", agent.name),
-                agent.todo,
+                agent.todo(),
             );
         }
         let names_docker = |argument: &String| {

@@ -50,7 +50,7 @@ pub(super) fn check(report: &mut Report, object: &Object) {
                     agent.rule,
                     evidence(),
                     format!("{} ({image})", agent.name),
-                    agent.todo,
+                    agent.todo(),
                 );
             }
         });

@@ -48,6 +48,15 @@ fn judge(path: &str) -> Option<(&'static Rule, &'static str)> {
     None
 }
 
+/// Whether Docker's socket is there, or below.
+pub(super) fn leads_to_socket(path: &str) -> bool {
+    judge(path).is_some_and(|(rule, _)| match rule.id {
+        id if id == rules::MOUNTS_DOCKER_SOCKET.id => true,
+        id if id == rules::MOUNTS_SOCKET_PARENT.id => normal(path) != "/var/lib",
+        _ => false,
+    })
+}
+
 fn is_program(path: &str) -> bool {
     ["/usr/bin/docker", "/usr/local/bin/docker", "/bin/docker"].contains(&path)
 }

@@ -1,6 +1,6 @@
 //! Pods that run docker commands, and those that are told where a Docker Engine is.
 
-use super::{Object, containers, joined, pod_specs};
+use super::{Object, containers, joined, mounts, pod_specs};
 use crate::document::Node;
 use crate::{Report, calls, rules};
 
@@ -30,11 +30,10 @@ pub(super) fn check(report: &mut Report, object: &Object) {
 
 fn mounts_socket(spec: &Node) -> bool {
     let volumes = spec.get(&["volumes"]).map_or(&[][..], Node::items);
-    let path = |volume: &Node| volume.text_at(&["hostPath", "path"]).map(str::to_string);
-    let mut paths = volumes.iter().filter_map(path);
-    paths.any(|path| {
-        path.ends_with("docker.sock") || matches!(path.as_str(), "/" | "/run" | "/var/run")
-    })
+    let mut paths = volumes
+        .iter()
+        .filter_map(|volume| volume.text_at(&["hostPath", "path"]));
+    paths.any(mounts::leads_to_socket)
 }
 
 fn commands(report: &mut Report, object: &Object, path: &str, container: &Node) {
@@ -52,13 +51,13 @@ fn commands(report: &mut Report, object: &Object, path: &str, container: &Node) 
         // `["docker", "ps"]` is a call, and so is a line of a script.
         let words: Vec<_> = node.items().iter().filter_map(Node::text).collect();
         let whole = words.join(" ");
-        let mut found = calls::call(&whole).map(|call| (call.to_string(), node));
+        let mut found = calls::call(&whole).map(|call| (call, node));
         node.walk(&mut |_, node| {
             let text = node.text().unwrap_or_default();
             if found.is_none()
                 && let Some(call) = text.lines().find_map(calls::call)
             {
-                found = Some((call.to_string(), node));
+                found = Some((call, node));
             }
         });
         if let Some((call, node)) = found {
@@ -90,6 +89,48 @@ fn variables(report: &mut Report, object: &Object, path: &str, container: &Node,
                 format!("DOCKER_HOST is {value}"),
                 "Give it a Docker Engine that stays: one in the pod (docker:dind) or outside of the cluster",
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::document::{self, Format, Source};
+
+    fn runs_docker(path: &str) -> bool {
+        let text = format!(
+            "{{kind: Pod, apiVersion: v1, metadata: {{name: a}}, spec: {{containers: [{{name: c, image: x, command: [docker, ps]}}], volumes: [{{name: v, hostPath: {{path: \"{path}\"}}}}]}}}}"
+        );
+        let source = Arc::new(Source::new("/pod.yaml", text));
+        let documents = document::read(&source, Format::Yaml).unwrap();
+        let mut report = Report::default();
+        for document in documents {
+            for object in Object::of(document, Some(&source)) {
+                check(&mut report, &object);
+            }
+        }
+        let mut findings = report.findings.iter();
+        findings.any(|finding| finding.rule == rules::RUNS_DOCKER.id)
+    }
+
+    #[test]
+    fn commands_reach_docker_by_any_spelling_of_its_socket_and_what_is_above() {
+        for path in [
+            "/var/run/",
+            "/var",
+            "//run",
+            "/var/run",
+            "/",
+            "/run/docker.sock/",
+            "/host/../var/run/docker.sock",
+        ] {
+            assert!(runs_docker(path), "{path}");
+        }
+        for path in ["/var/lib", "/var/log", "/data/run", "/etc/docker"] {
+            assert!(!runs_docker(path), "{path}");
         }
     }
 }

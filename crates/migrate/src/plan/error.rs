@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::Target;
-use crate::Finding;
+use super::{Target, unread};
 use crate::document::Malformed;
+use crate::{Finding, Unseen};
 
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +70,14 @@ pub enum Error {
         /// Why not.
         why: String,
     },
+    /// Neither its containers nor its images are known.
+    #[error(
+        "dockerd runs, and is found at no Unix socket: whether it runs containers that no kubelet owns cannot be told, and its images cannot be carried over; have it listen there too (-H unix://{socket}, or ListenStream={socket} in docker.socket), then ask again"
+    )]
+    DockerUnasked {
+        /// Where it listens by default.
+        socket: &'static str,
+    },
     /// Pods would have no network.
     #[error(
         "pods are on Docker's own bridge ({found}), which goes with dockershim: install a CNI network plugin in the cluster first"
@@ -78,6 +86,9 @@ pub enum Error {
         /// What says so.
         found: String,
     },
+    /// What files say that are there and cannot be read would be left out.
+    #[error("what the plan is made of cannot be read: {}; without it the node would lose what it says", unread::listed(.0))]
+    Unread(Vec<Unseen>),
     /// A file that has to be read or changed is broken.
     #[error("{}: {}; {}", .0.found, places(.0), .0.todo)]
     Broken(Box<Finding>),

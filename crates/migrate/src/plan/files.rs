@@ -67,7 +67,7 @@ struct Written<'a> {
 /// A file's bytes: a string, where they are UTF-8.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Bytes<'a> {
+pub(super) enum Bytes<'a> {
     Text(Cow<'a, str>),
     Other(Cow<'a, [u8]>),
 }

@@ -36,7 +36,8 @@ const REQUEST_TIMEOUT: &str = "5m0s";
 const WITHOUT_PAUSE_IMAGE: Version = Version::new(1, 35);
 
 /// What only dockershim read.
-const OF_DOCKERSHIM: [&str; 7] = [
+const OF_DOCKERSHIM: [&str; 8] = [
+    "docker-endpoint",
     "network-plugin",
     "network-plugin-mtu",
     "cni-bin-dir",
@@ -326,7 +327,8 @@ enum Fate {
 }
 
 fn fate(flag: &Written<'_>, wanted: &Wanted<'_>, has_config: bool) -> Fate {
-    let keeps_docker = wanted.target == Target::CriDockerd;
+    // Those of cAdvisor's look for Docker's containers, which stay.
+    let keeps_docker = wanted.target == Target::CriDockerd && wanted.version < WITHOUT_DOCKERSHIM;
     match flag.name.as_str() {
         "container-runtime-endpoint" => Fate::Becomes(wanted.target.endpoint().to_string()),
         "container-runtime" if wanted.version < WITHOUT_DOCKERSHIM => {
@@ -343,7 +345,7 @@ fn fate(flag: &Written<'_>, wanted: &Wanted<'_>, has_config: bool) -> Fate {
         // A cgroup that will not be there.
         "runtime-cgroups" if wanted.docker_goes && flag.value.contains("docker") => Fate::Goes,
         name if OF_DOCKERSHIM.contains(&name) => Fate::Goes,
-        name if name.starts_with("docker-") && !keeps_docker => Fate::Goes,
+        name if (name == "docker" || name.starts_with("docker-")) && !keeps_docker => Fate::Goes,
         _ => Fate::Stays,
     }
 }

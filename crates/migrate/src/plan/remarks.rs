@@ -25,7 +25,7 @@ pub(super) fn of(settings: &Settings, options: &Options, facts: &Facts) -> Vec<S
     }
     let docker = facts.runtimes.docker.as_ref();
     if let Some(docker) = docker.filter(|_| target != Target::CriDockerd) {
-        let root = docker.says("data-root").or_else(|| docker.says("graph"));
+        let root = docker.data_root();
         if let Some(root) = root.filter(|root| root.trim_end_matches('/') != "/var/lib/docker") {
             remarks.push(format!(
                 "Docker has its data in {root} (data-root), and {target} gets copies of its images in a directory of its own: look that there is room, or put that on the same disk first"
@@ -44,4 +44,11 @@ pub(super) fn of(settings: &Settings, options: &Options, facts: &Facts) -> Vec<S
         );
     }
     remarks
+}
+
+/// Of a Docker that today's cri-dockerd does not start with.
+pub(super) fn too_old(docker: &str) -> String {
+    format!(
+        "this is {docker}, and cri-dockerd from 0.3.12 on wants Docker 23 (API 1.42): install cri-dockerd 0.3.11 by hand, or bring Docker up to date first"
+    )
 }

@@ -8,16 +8,26 @@ use toml_edit::{Array, DocumentMut, Item, Table, TableLike, value};
 use super::certificates::{self, Certificates};
 use super::files::Files;
 use super::target::Target;
-use super::{Error, Settings};
+use super::{Error, Settings, proxies};
 use crate::document::Source;
 use crate::node::Unit;
 
 /// The name that files get which are ours alone: they come after those of packages and before
 /// those of people who number theirs higher.
-const OWN: &str = "20-leaving-docker";
+pub(super) const OWN: &str = "20-leaving-docker";
 
 /// What CRI-O has to agree on with the kubelet comes after all others: the last one counts.
 const CRIO: &str = "/etc/crio/crio.conf.d/99-z-leaving-docker.conf";
+
+/// The node itself, which dockerd asks without TLS whatever it is told; CRI-O has to be told.
+const LOOPBACK: [&str; 2] = ["127.0.0.1", "localhost"];
+
+/// dockershim's flags that cri-dockerd has as well.
+pub(super) const OF_CRI_DOCKERD: [&str; 3] = [
+    "cni-cache-dir",
+    "docker-endpoint",
+    "image-pull-progress-deadline",
+];
 
 /// Where containerd looks for registries' hosts.
 const CERTIFICATES: &str = "/etc/containerd/certs.d";
@@ -30,6 +40,8 @@ pub(super) struct Wanted<'a> {
     pub(super) pause_image: Option<&'a str>,
     /// The kubelet's `--cni-conf-dir` and `--cni-bin-dir`, where they are not what everybody has.
     pub(super) cni: Cni,
+    /// What else dockershim was told, and cri-dockerd can be.
+    pub(super) dockershim: Vec<(&'static str, String)>,
     pub(super) docker: &'a Settings,
     /// Docker keeps its pods for as long as they live.
     pub(super) beside_docker: bool,
@@ -58,7 +70,7 @@ pub(super) fn change(files: &mut Files<'_>, wanted: &Wanted<'_>) -> Result<(), E
         Target::Crio => crio(files, wanted)?,
         Target::CriDockerd => return cri_dockerd(files, wanted),
     }
-    proxies(files, wanted)
+    proxies::change(files, wanted.target, &wanted.docker.proxies)
 }
 
 fn slipway(files: &mut Files<'_>, wanted: &Wanted<'_>) -> Result<(), Error> {
@@ -85,7 +97,8 @@ fn slipway(files: &mut Files<'_>, wanted: &Wanted<'_>) -> Result<(), Error> {
     }
     let path = PathBuf::from(format!("/etc/slipway/conf.d/{OWN}.toml"));
     files.write(&path, document.to_string().into_bytes())?;
-    registries(files, wanted.docker)
+    let registries = registries(wanted.docker, &wanted.docker.insecure_registries);
+    write_registries(files, registries)
 }
 
 fn crio(files: &mut Files<'_>, wanted: &Wanted<'_>) -> Result<(), Error> {
@@ -114,16 +127,22 @@ fn crio(files: &mut Files<'_>, wanted: &Wanted<'_>) -> Result<(), Error> {
         }
     }
     files.write(Path::new(CRIO), document.to_string().into_bytes())?;
-    registries(files, wanted.docker)
+    // Without it CRI-O refuses names without a registry, which are Docker Hub's everywhere else.
+    let hub = "unqualified-search-registries = [\"docker.io\"]\n\n";
+    let mut insecure = wanted.docker.insecure_registries.clone();
+    for host in LOOPBACK {
+        if !insecure.iter().any(|one| one == host) {
+            insecure.push(host.to_string());
+        }
+    }
+    let registries = registries(wanted.docker, &insecure);
+    write_registries(files, format!("{hub}{registries}"))
 }
 
 /// `containers-registries.conf(5)`, which CRI-O and Slipway read.
-fn registries(files: &mut Files<'_>, docker: &Settings) -> Result<(), Error> {
-    if !docker.has_registries() {
-        return Ok(());
-    }
+fn registries(docker: &Settings, insecure: &[String]) -> String {
     let mut text = String::new();
-    for registry in &docker.insecure_registries {
+    for registry in insecure {
         let _ = writeln!(
             text,
             "[[registry]]\nlocation = {registry:?}\ninsecure = true\n"
@@ -142,6 +161,13 @@ fn registries(files: &mut Files<'_>, docker: &Settings) -> Result<(), Error> {
             text.push_str("insecure = true\n");
         }
         text.push('\n');
+    }
+    text
+}
+
+fn write_registries(files: &mut Files<'_>, mut text: String) -> Result<(), Error> {
+    if text.is_empty() {
+        return Ok(());
     }
     text.truncate(text.trim_end().len() + 1);
     let path = PathBuf::from(format!("/etc/containers/registries.conf.d/{OWN}.conf"));
@@ -391,7 +417,12 @@ fn cri_dockerd(files: &mut Files<'_>, wanted: &Wanted<'_>) -> Result<(), Error> 
     if let Some(image) = wanted.pause_image {
         flags.push(("--pod-infra-container-image", image.to_string()));
     }
-    for (name, value) in flags {
+    let dockershim = wanted.dockershim.iter();
+    let dockershim = dockershim.map(|(name, value)| (format!("--{name}"), value.clone()));
+    let flags = flags
+        .into_iter()
+        .map(|(name, value)| (name.to_string(), value));
+    for (name, value) in flags.chain(dockershim) {
         words.retain(|word| !word.starts_with(&format!("{name}=")));
         words.push(format!("{name}={value}"));
     }
@@ -399,22 +430,6 @@ fn cri_dockerd(files: &mut Files<'_>, wanted: &Wanted<'_>) -> Result<(), Error> 
     let path = PathBuf::from(format!(
         "/etc/systemd/system/cri-docker.service.d/{OWN}.conf"
     ));
-    files.write(&path, text.into_bytes())
-}
-
-/// The proxies that dockerd had, in a drop-in of the target's unit.
-fn proxies(files: &mut Files<'_>, wanted: &Wanted<'_>) -> Result<(), Error> {
-    if wanted.docker.proxies.is_empty() {
-        return Ok(());
-    }
-    let mut text = String::from("[Service]\n");
-    for (name, value) in &wanted.docker.proxies {
-        // systemd.unit(5): a percent sign alone begins a specifier.
-        let value = value.replace('%', "%%").replace('"', "\\\"");
-        let _ = writeln!(text, "Environment=\"{}={value}\"", name.to_uppercase());
-    }
-    let unit = wanted.target.service();
-    let path = PathBuf::from(format!("/etc/systemd/system/{unit}.d/{OWN}.conf"));
     files.write(&path, text.into_bytes())
 }
 

@@ -102,7 +102,7 @@ fn once_each(all: impl Iterator<Item = String>) -> impl Iterator<Item = String> 
 }
 
 /// Whether a range of addresses (`10.0.0.0/8`) has one. A range of all has those of names as well.
-fn has(range: &str, address: Option<IpAddr>) -> bool {
+pub(crate) fn has(range: &str, address: Option<IpAddr>) -> bool {
     let Some((network, bits)) = range.split_once('/') else {
         return false;
     };

@@ -74,7 +74,7 @@ pub enum Step {
         /// Its name.
         unit: String,
     },
-    /// Docker's chains, its FORWARD policy and its bridge are removed.
+    /// Docker's chains, its FORWARD policy and its bridges are removed.
     CleanNetwork,
     /// Pods come again.
     Uncordon,
@@ -129,7 +129,7 @@ impl fmt::Display for Step {
             Self::Probe => out.write_str("run a pod on the node, and remove it"),
             Self::Disable { unit } => write!(out, "stop and disable {unit}"),
             Self::CleanNetwork => {
-                out.write_str("remove Docker's chains from the packet filter, and its bridge")
+                out.write_str("remove Docker's chains from the packet filter, and its bridges")
             }
             Self::Uncordon => out.write_str("uncordon the node, so that pods come again"),
         }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use slipway_migrate::Root;
-use slipway_migrate::control_plane::{self, ControlPlane, Needs};
+use slipway_migrate::control_plane::{self, ControlPlane, Needs, PreflightError};
 use slipway_migrate::host::{self, Enablement, Host, KernelState, NetworkState, UnitState};
 use slipway_migrate::plan::Target;
 use tempfile::TempDir;
@@ -49,6 +49,8 @@ pub(crate) struct World {
     pub(crate) left: Cell<i64>,
     /// What fails, by name.
     pub(crate) fails: RefCell<BTreeSet<&'static str>>,
+    /// What was asked for before anything was begun.
+    pub(crate) asked: RefCell<Vec<Needs>>,
     /// Whether the API server is a static pod of this node.
     pub(crate) control_plane: bool,
 }
@@ -109,6 +111,7 @@ impl World {
             state: RefCell::new(state),
             left: Cell::new(-1),
             fails: RefCell::default(),
+            asked: RefCell::default(),
             control_plane,
         };
         fs::create_dir_all(world.at("/usr/bin")).unwrap();
@@ -547,8 +550,20 @@ impl Host for World {
 }
 
 impl ControlPlane for World {
-    async fn preflight(&self, _: Needs) -> Result<(), control_plane::Error> {
-        self.api("preflight")
+    async fn preflight(&self, needs: Needs) -> Result<(), PreflightError> {
+        self.asked.borrow_mut().push(needs);
+        if self.fails.borrow().contains("answer") {
+            let error = control_plane::Error::new("answer", "connection refused");
+            return Err(PreflightError::Unanswered(error));
+        }
+        let denied = self.fails.borrow().contains("preflight");
+        self.api("preflight").map_err(|error| {
+            if denied {
+                PreflightError::Denied(error)
+            } else {
+                PreflightError::Unanswered(error)
+            }
+        })
     }
 
     async fn is_ready(&self) -> Result<bool, control_plane::Error> {

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use clap::builder::styling::AnsiColor;
 use slipway_migrate::{Report, Severity, Verdict};
 
-use crate::client::table::{Cell, Table};
+use crate::client::table::{Cell, Table, printable};
 
 /// How wide a line of text becomes, in columns.
 const WIDTH: usize = 96;
@@ -104,14 +104,7 @@ fn wrap(out: &mut String, text: &str, indent: &str) {
             out.push(' ');
             column += 1;
         }
-        // Nothing of a file may steer the terminal.
-        out.extend(word.chars().map(|letter| {
-            if letter.is_control() {
-                '\u{fffd}'
-            } else {
-                letter
-            }
-        }));
+        out.push_str(&printable(word));
         column += width;
     }
     out.push('\n');

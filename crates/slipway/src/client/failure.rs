@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use tonic::{Code, Status};
 
+use super::table::printable_lines;
+
 /// Whoever read standard output is gone: nothing is wrong, and nothing is left to do.
 #[derive(Debug)]
 pub(super) struct OutputClosed;
@@ -38,18 +40,23 @@ pub(crate) fn finish(result: anyhow::Result<()>) -> ExitCode {
 pub(super) fn complain(error: &anyhow::Error) {
     use std::io::Write;
     // With standard error closed there is nobody left to tell.
-    let _ = writeln!(std::io::stderr(), "slipway: {}", describe(error));
+    let told = printable_lines(&describe(error));
+    let _ = writeln!(std::io::stderr(), "slipway: {told}");
 }
 
 /// The whole story on one line: what was asked, then its causes.
-fn describe(error: &anyhow::Error) -> String {
+pub(crate) fn describe(error: &anyhow::Error) -> String {
     let mut parts = Vec::new();
     for cause in error.chain() {
         if let Some(status) = cause.downcast_ref::<Status>() {
             parts.push(describe_status(status));
             break;
         }
-        parts.push(cause.to_string());
+        // Many say their cause themselves.
+        let said = cause.to_string();
+        if !parts.iter().any(|part: &String| part.contains(&said)) {
+            parts.push(said);
+        }
     }
     parts.join(": ")
 }
@@ -110,6 +117,16 @@ mod tests {
         assert_eq!(
             describe(&error),
             "pull example.com/none: failed to resolve: not found"
+        );
+    }
+
+    #[test]
+    fn a_cause_that_was_said_is_not_said_again() {
+        let error = anyhow::anyhow!("no such file").context("kubeconfig: /nope: no such file");
+        let error = error.context("look at the cluster");
+        assert_eq!(
+            describe(&error),
+            "look at the cluster: kubeconfig: /nope: no such file"
         );
     }
 

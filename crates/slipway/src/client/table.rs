@@ -32,18 +32,27 @@ impl<T: AsRef<str>> From<T> for Cell {
     }
 }
 
-/// Names and labels come from whoever made the container: none of them may move the cursor of
-/// whoever lists it.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|letter| {
-            if letter.is_control() {
-                '\u{fffd}'
-            } else {
-                letter
-            }
-        })
-        .collect()
+/// Names, labels and files come from whoever made the container or the node: none of them may steer
+/// the terminal of whoever looks at it.
+pub(crate) fn printable(text: &str) -> String {
+    let shown = |letter: char| {
+        if letter.is_control() {
+            '\u{fffd}'
+        } else {
+            letter
+        }
+    };
+    text.chars().map(shown).collect()
+}
+
+/// The same for text of several lines, with its tabs.
+pub(crate) fn printable_lines(text: &str) -> String {
+    let parts = text.split_inclusive(['\n', '\t']);
+    let shown = parts.map(|part| match part.strip_suffix(['\n', '\t']) {
+        Some(rest) => printable(rest) + &part[rest.len()..],
+        None => printable(part),
+    });
+    shown.collect()
 }
 
 /// Rows under headings.
@@ -122,6 +131,14 @@ mod tests {
             "STATE   POD\n\u{1b}[32mReady\u{1b}[0m   a\n"
         );
         assert_eq!(table.render(false), "STATE   POD\nReady   a\n");
+    }
+
+    #[test]
+    fn lines_keep_their_ends_and_tabs() {
+        assert_eq!(
+            printable_lines("a\tb\u{1b}[m\r\nc\n\n"),
+            "a\tb\u{fffd}[m\u{fffd}\nc\n\n"
+        );
     }
 
     #[test]

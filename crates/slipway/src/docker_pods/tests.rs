@@ -52,6 +52,8 @@ impl Node {
             bridge: None,
             cni_cache: self.scratch.join("cni-cache"),
             plugins: vec![self.cni.bin_dir().to_owned()],
+            data_root: None,
+            networks: Vec::new(),
         }
     }
 

@@ -16,7 +16,8 @@ use slipway_migrate::{Root, host, plan};
 use super::how::{ClusterArgs, How};
 use super::interrupt::{Interrupted, Signals};
 use super::{Move, needs_root};
-use crate::client::output;
+use crate::client::table::{printable, printable_lines};
+use crate::client::{self, output};
 use crate::docker_pods::DockerPods;
 
 #[derive(Debug, Args)]
@@ -53,6 +54,10 @@ pub(super) struct ResumeArgs {
 pub(super) struct RollbackArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
+
+    /// Do not ask first whether the cluster allows all of it: what it does not allow stays, and is said
+    #[arg(long)]
+    skip_preflight: bool,
 }
 
 impl ApplyArgs {
@@ -103,7 +108,7 @@ impl ApplyArgs {
                     let last = last.filter(|record| !record.is_over());
                     // What is wrong is said below in any case.
                     let _ = announcer
-                        .end(last.as_ref(), Some(&format!("{error:#}")))
+                        .end(last.as_ref(), Some(&client::describe(&error)))
                         .await;
                 }
                 Err(error)
@@ -120,7 +125,8 @@ impl ResumeArgs {
 
 impl RollbackArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        go_on(self.cluster, Direction::Back).await
+        let preflight = !self.skip_preflight;
+        go_on(self.cluster, Direction::Back { preflight }).await
     }
 }
 
@@ -128,7 +134,10 @@ impl RollbackArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Direction {
     On,
-    Back,
+    Back {
+        /// Whether the cluster is asked first whether it allows that.
+        preflight: bool,
+    },
 }
 
 async fn go_on(cluster: ClusterArgs, direction: Direction) -> anyhow::Result<()> {
@@ -220,10 +229,12 @@ impl Work {
             let work = async {
                 match direction {
                     Direction::On => mover.resume().await.map_err(anyhow::Error::from),
-                    Direction::Back => mover
-                        .roll_back("it was asked for")
-                        .await
-                        .map_err(anyhow::Error::from),
+                    Direction::Back { preflight } => {
+                        if preflight {
+                            mover.preflight_back().await?;
+                        }
+                        Ok(mover.roll_back("it was asked for").await?)
+                    }
                 }
             };
             let announce = async {
@@ -245,7 +256,7 @@ impl Work {
             Err(Interrupted { signal, standing }.into())
         });
         if begun.settings.announce {
-            let wrong = ended.as_ref().err().map(|error| format!("{error:#}"));
+            let wrong = ended.as_ref().err().map(client::describe);
             let said = tokio::select! {
                 biased;
                 // Whoever waits for that says so by another one.
@@ -276,7 +287,7 @@ fn show(event: Event<'_>, steps: usize) {
         Event::Done(..) | Event::Undone(..) => return,
     };
     // With standard error closed, the work goes on all the same.
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", printable_lines(&line));
 }
 
 /// Asks whoever sits at the terminal.
@@ -289,6 +300,7 @@ fn agreed(node: &str, plan: &plan::Plan) -> anyhow::Result<bool> {
     let text = super::plan::render(plan, output::colours());
     output::write_stdout(text.as_bytes())?;
     let mut out = io::stdout();
+    let node = printable(node);
     write!(out, "\nMove {node} to {}? [y/N] ", plan.target)?;
     out.flush()?;
     let mut answer = String::new();

@@ -10,6 +10,7 @@ use slipway_migrate::{Root, clean};
 
 use super::needs_root;
 use crate::client::output::write_stdout;
+use crate::client::table::printable_lines;
 
 #[derive(Debug, Args)]
 pub(super) struct CleanArgs {
@@ -42,7 +43,9 @@ impl CleanArgs {
             target != Target::CriDockerd,
             "this node has moved to cri-dockerd, which has its pods in Docker: its data is in use"
         );
-        let leftovers = clean::leftovers(&root).await?;
+        let docker = journal.record().begun.docker.as_ref();
+        let recorded = docker.and_then(|docker| docker.data_root.clone());
+        let leftovers = clean::leftovers(&root, recorded.as_deref()).await?;
         for leftover in &leftovers {
             clean::check(&root, leftover)?;
         }
@@ -52,6 +55,13 @@ impl CleanArgs {
         let mut text = String::new();
         for leftover in &leftovers {
             let (path, mib) = (leftover.path.display(), leftover.bytes >> 20);
+            if leftover.doubtful {
+                let _ = writeln!(
+                    text,
+                    "{path} stays: nothing in it shows that it was Docker's (engine-id, network/files/local-kv.db, image/*/repositories.json)"
+                );
+                continue;
+            }
             if self.yes {
                 clean::remove(&root, leftover)?;
                 let _ = writeln!(text, "removed {path} ({mib} MiB)");
@@ -68,6 +78,6 @@ impl CleanArgs {
         } else {
             text.push_str("would remove the journal of the move, and with it the way back to Docker\n\nNothing was removed: say --yes.\n");
         }
-        write_stdout(text.as_bytes())
+        write_stdout(printable_lines(&text).as_bytes())
     }
 }

@@ -9,6 +9,7 @@ use slipway_migrate::apply::{self, Phase, Progress, Record};
 
 use super::{Format, needs_root};
 use crate::client::output::{self, write_stdout};
+use crate::client::table::printable_lines;
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -46,7 +47,7 @@ impl StatusArgs {
         let record = apply::last(&Root::new("/"))?;
         let shown = Shown::of(record.as_ref());
         match self.output {
-            Format::Text => write_stdout(shown.render().as_bytes()),
+            Format::Text => write_stdout(printable_lines(&shown.render()).as_bytes()),
             Format::Json => output::print_structured(output::Format::Json, &shown),
             Format::Yaml => output::print_structured(output::Format::Yaml, &shown),
         }

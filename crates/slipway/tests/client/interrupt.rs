@@ -162,6 +162,32 @@ async fn ctrl_c_says_where_it_stands_and_the_move_is_gone_on_with_or_taken_back(
 }
 
 #[tokio::test]
+async fn a_rollback_asks_first_whether_the_cluster_allows_it() {
+    let node = Node::new();
+    let mut moving = node.apply(&["--announce"]);
+    node.draining(&mut moving).await;
+    send(&moving, Signal::INT);
+    moving.wait_with_output().await.unwrap();
+    let journal = node.journal();
+    node.server.deny("patch", "nodes");
+    let refused = node.migrate(&["rollback"]).output().await.unwrap();
+    let words = [
+        "RBAC does not allow what it needs: verb patch on nodes",
+        "nothing was taken back",
+        "slipway migrate rollback --skip-preflight",
+    ];
+    assert_cut(&refused, 1, &words);
+    assert_eq!(node.journal(), journal);
+    assert_eq!(node.status().await["phase"], "applying");
+
+    // Who says so has taken back what can be.
+    let mut back = node.migrate(&["rollback", "--skip-preflight"]);
+    let output = back.output().await.unwrap();
+    assert_cut(&output, 1, &["not all could be taken back", "verb patch"]);
+    assert_eq!(node.status().await["phase"], "rolling-back");
+}
+
+#[tokio::test]
 async fn ctrl_c_on_the_way_back_says_that_it_is_the_way_back() {
     let node = Node::new();
     let mut moving = node.apply(&[]);

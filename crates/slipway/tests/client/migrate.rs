@@ -109,3 +109,48 @@ async fn without_a_plan_it_says_why() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("daemon.json:1"), "{output:?}");
 }
+
+#[tokio::test]
+async fn a_password_is_shown_by_no_command() {
+    let directory = tempfile::tempdir().unwrap();
+    node(directory.path());
+    let proxy = "http://robot:hunter2@proxy.example:3128";
+    let dockerd = format!("/usr/bin/dockerd\0--https-proxy={proxy}\0");
+    for (path, text) in [
+        ("proc/7/cmdline", dockerd.as_str()),
+        (
+            "etc/docker/daemon.json",
+            &format!("{{\"proxies\": {{\"http-proxy\": \"{proxy}\"}}}}"),
+        ),
+        (
+            "etc/containerd/config.toml",
+            "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry.configs.\"r.example\".auth]\npassword = \"hunter2\"\n",
+        ),
+        (
+            "etc/cron.d/images",
+            "0 3 * * * root docker login -u robot -p hunter2 r.example && docker pull r.example/a\n",
+        ),
+    ] {
+        let path = directory.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let root = directory.path().to_str().unwrap();
+    let plan = ["migrate", "plan", "--to", "containerd"];
+    let check = ["check", "node"];
+    for (command, formats) in [
+        (&plan[..], &["text", "json", "yaml"][..]),
+        (&check[..], &["table", "json", "yaml", "sarif", "html"][..]),
+    ] {
+        for format in formats {
+            let known = ["--root", root, "--kubelet-version", "1.23", "-o", format];
+            let output = slipway(&[command, &known].concat()).output().await.unwrap();
+            let shown = String::from_utf8(output.stdout).unwrap();
+            assert!(shown.contains('…'), "{command:?} {format}: {shown}");
+            assert!(!shown.contains("hunter2"), "{command:?} {format}: {shown}");
+            let is_marked = shown.contains("\"hidden\": true") || shown.contains("hidden: true");
+            let is_plan = command == plan && *format != "text";
+            assert_eq!(is_marked, is_plan, "{command:?} {format}");
+        }
+    }
+}

@@ -37,6 +37,11 @@ fn in_own_namespaces(test: &str) {
             }
         }
         let path = std::env::var("PATH").unwrap();
+        // As slipway-testbed has it.
+        let path = match std::env::var("SLIPWAY_TEST_DOCKER") {
+            Ok(docker) => format!("{docker}:{path}"),
+            Err(_) => path,
+        };
         let output = Command::new("unshare")
             .args(["--net", "--mount", "--pid"])
             .args(["--fork", "--kill-child", "--mount-proc"])
@@ -59,11 +64,16 @@ fn in_own_namespaces(test: &str) {
 /// A node whose root is a scratch directory with `/sys`.
 struct Machine {
     tree: PathBuf,
+    /// What Docker said of its networks.
+    networks: RefCell<Vec<DockerNetwork>>,
 }
 
 impl Machine {
     fn new(tree: PathBuf) -> Self {
-        let machine = Self { tree };
+        let machine = Self {
+            tree,
+            networks: RefCell::default(),
+        };
         machine.shell("mount -t sysfs sysfs sys");
         machine.shell("ip link set lo up");
         // Where it was switched off, Docker switches it on, and drops what it has no rules for.
@@ -96,7 +106,11 @@ impl Machine {
 
     /// Starts dockerd, and waits until it has made its networks.
     fn docker(&self) -> Child {
-        fs::write(self.tree.join("docker.json"), "{}").unwrap();
+        self.docker_with("{}")
+    }
+
+    fn docker_with(&self, configuration: &str) -> Child {
+        fs::write(self.tree.join("docker.json"), configuration).unwrap();
         let log = self.tree.join("docker.log");
         let mut child = Command::new("dockerd")
             .current_dir(&self.tree)
@@ -130,8 +144,23 @@ impl Machine {
         format!("unix://{}", self.tree.join("d.sock").display())
     }
 
+    /// Has Docker make a network, and learns of it; its bridge.
+    async fn create_network(&self, name: &str, options: &str) -> String {
+        let host = self.host();
+        let id = self.shell(&format!("docker -H {host} network create {options} {name}"));
+        let told = crate::node::told_by_docker(&self.tree.join("d.sock")).await;
+        assert_eq!(
+            told.data_root.as_deref(),
+            self.tree.join("data").to_str(),
+            "of {name}"
+        );
+        *self.networks.borrow_mut() = told.networks;
+        format!("br-{}", &id[..12])
+    }
+
     fn network(&self) -> Network {
-        Network::new(Root::new(&self.tree), None)
+        let networks = self.networks.borrow().clone();
+        Network::new(Root::new(&self.tree), None, networks)
     }
 
     fn has(&self, link: &str) -> bool {
@@ -161,11 +190,7 @@ async fn what_dockerd_made_goes_and_comes_again() {
     let machine = Machine::new(tree.into());
     let untouched = machine.rules();
     let docker = machine.docker();
-    let name = machine.shell(&format!(
-        "docker -H {} network create other",
-        machine.host()
-    ));
-    let other = format!("br-{}", &name[..12]);
+    let other = machine.create_network("other", "").await;
     stop(docker);
     let with_docker = machine.rules();
     assert!(
@@ -179,13 +204,8 @@ async fn what_dockerd_made_goes_and_comes_again() {
     assert_eq!(before.bridge.as_deref(), Some("docker0"));
     let said = machine.clean().await;
     assert_eq!(machine.rules(), untouched);
-    assert!(!machine.has("docker0") && machine.has(&other));
-    assert_eq!(
-        said,
-        [format!(
-            "bridges of Docker's other networks stay until the next boot: {other}"
-        )]
-    );
+    assert!(!machine.has("docker0") && !machine.has(&other));
+    assert!(said.is_empty(), "{said:?}");
     assert!(machine.clean().await.is_empty());
     assert_eq!(machine.rules(), untouched);
 
@@ -196,6 +216,7 @@ async fn what_dockerd_made_goes_and_comes_again() {
     stop(machine.docker());
     let again = machine.network().state().await.unwrap();
     assert_eq!(again.bridge, before.bridge);
+    assert!(machine.has(&other));
     let sorted = |mut lines: Vec<String>| {
         lines.sort();
         lines
@@ -241,6 +262,79 @@ async fn peoples_own_rules_and_bridges_in_use_stay_and_are_named() {
     );
     machine.network().restore(&before).await.unwrap();
     assert_eq!(machine.rules(), with_docker);
+}
+
+#[tokio::test]
+async fn a_bridge_that_is_not_known_to_be_dockers_stays() {
+    let Some(tree) = std::env::var_os(INSIDE) else {
+        return in_own_namespaces("a_bridge_that_is_not_known_to_be_dockers_stays");
+    };
+    let machine = Machine::new(tree.into());
+    machine.shell("ip link add lan0 type bridge && ip addr add 10.9.0.1/24 dev lan0");
+    let docker = machine.docker();
+    let named = "--opt com.docker.network.bridge.name=lan0 --subnet 10.9.0.0/24 --gateway 10.9.0.1";
+    machine.create_network("lan", named).await;
+    let used = machine.create_network("used", "").await;
+    let inside = machine.create_network("inside", "--internal").await;
+    let known = machine.networks.borrow().clone();
+    let forgotten = machine.create_network("forgotten", "").await;
+    *machine.networks.borrow_mut() = known;
+    stop(docker);
+    machine.shell(&format!("ip addr add 192.0.2.9/24 dev {used}"));
+    let said = machine.clean().await;
+    let foreign = "addresses that are not of Docker's network used: 192.0.2.9";
+    assert_eq!(
+        said[0],
+        format!("{used} stays, because it has {foreign}"),
+        "{said:?}"
+    );
+    let mut unknown = [forgotten.as_str(), "lan0"];
+    unknown.sort_unstable();
+    let mut stay: Vec<_> = said[1].rsplit_once(": ").unwrap().1.split(", ").collect();
+    stay.sort_unstable();
+    assert_eq!(stay, unknown, "{said:?}");
+    assert!(machine.has("lan0") && machine.has(&forgotten) && machine.has(&used));
+    assert!(!machine.has(&inside) && !machine.has("docker0"));
+}
+
+/// Docker's version, the first number of it.
+fn version(machine: &Machine) -> u32 {
+    let said = machine.shell("dockerd --version");
+    let number = said.split_whitespace().find_map(|word| {
+        let (number, _) = word.split_once('.')?;
+        number.parse().ok()
+    });
+    number.unwrap_or_else(|| panic!("{said}"))
+}
+
+#[tokio::test]
+async fn dockers_tables_of_nftables_go_and_no_others() {
+    let Some(tree) = std::env::var_os(INSIDE) else {
+        return in_own_namespaces("dockers_tables_of_nftables_go_and_no_others");
+    };
+    let machine = Machine::new(tree.into());
+    machine.shell("nft add table ip peoples; nft add table ip docker-bridges-of-mine");
+    let untouched = machine.shell("nft list ruleset");
+    let mut other = None;
+    if version(&machine) < 29 {
+        machine.shell("nft add table ip docker-bridges; nft add table ip6 docker-bridges");
+        machine.shell("nft add chain ip docker-bridges filter-FORWARD");
+    } else {
+        // It makes packets pass the node only where it is allowed to, with this.
+        machine.shell("echo 1 > /proc/sys/net/ipv4/ip_forward");
+        machine.shell("echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
+        let docker = machine.docker_with("{\"firewall-backend\": \"nftables\"}");
+        other = Some(machine.create_network("other", "").await);
+        stop(docker);
+    }
+    let tables = machine.shell("nft list tables");
+    assert!(tables.contains("table ip docker-bridges\n"), "{tables}");
+    assert!(tables.contains("table ip6 docker-bridges\n"), "{tables}");
+    for _ in 0..2 {
+        assert!(machine.clean().await.is_empty());
+        assert_eq!(machine.shell("nft list ruleset"), untouched);
+        assert!(!machine.has("docker0") && other.iter().all(|other| !machine.has(other)));
+    }
 }
 
 #[tokio::test]
