@@ -1,9 +1,11 @@
 //! `cargo xtask test`: every check there is, one after the other, with a summary.
 
-use std::process::{Command, ExitCode};
+use std::fs::File;
+use std::io::{self, Seek as _};
+use std::process::{Child, Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::cargo;
 use crate::prerequisites::{self, Needs};
@@ -53,11 +55,11 @@ const STEPS: &[Step] = &[
         needed: false,
     },
     // What CRI promises, for pods on Docker. Left out is what starts a Docker itself and was among
-    // the tests (adoption, docker, docker_failures, docker_logs, leaving), what no engine has a part in (authority, config,
+    // the tests (adoption, docker, docker_checkpoint, docker_failures, docker_logs, leaving), what no engine has a part in (authority, config,
     // dashboards, machine, notify), and:
     // - cdi: Docker 20.10 knows none, and later ones apply the specifications themselves;
     // - cgroup_driver: systemd is dockerd's to talk to;
-    // - checkpoint: CheckpointContainer is refused by name;
+    // - checkpoint: what is CRIU's is in docker_checkpoint;
     // - disk: what Docker does on a full disk is its own;
     // - handler: Docker runs the runtimes that it is configured with itself;
     // - prometheus: what is counted of Docker is in leaving;
@@ -119,6 +121,10 @@ const STEPS: &[Step] = &[
 /// The step that takes a virtual machine.
 const MACHINE: &str = "machine";
 
+/// The step that runs beside the machine, which leaves most of a processor to it: it is a build, for
+/// the greater part of it, into a directory of its own. What it prints is held back until it ends.
+const BESIDE: &str = "fuzz";
+
 /// How a step ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
@@ -138,9 +144,9 @@ pub(crate) fn run(install: bool, machine: bool) -> Result<ExitCode> {
         prerequisites::provide(Needs::VirtualMachine, install)?;
     }
     prerequisites::components(&["fmt", "clippy"])?;
-    let slipway = cargo::target_directory()?.join("debug/slipway");
     let mut results = Vec::new();
     let mut blocked = false;
+    let mut beside = None;
     for step in STEPS {
         if step.name == MACHINE && !machine {
             continue;
@@ -149,13 +155,17 @@ pub(crate) fn run(install: bool, machine: bool) -> Result<ExitCode> {
             results.push((step.name, Outcome::NotRun, Duration::ZERO));
             continue;
         }
-        println!("\n==> {}: cargo {}", step.name, step.arguments.join(" "));
+        if step.name == MACHINE {
+            let step = STEPS.iter().find(|step| step.name == BESIDE);
+            beside = step.map(Beside::start).transpose()?;
+        }
         let begin = Instant::now();
-        let passed = succeeds(
-            cargo::command(step.arguments)
-                .env("SLIPWAY_BIN", &slipway)
-                .envs(step.environment.iter().copied()),
-        );
+        let passed = if let Some(beside) = beside.take_if(|_| step.name == BESIDE) {
+            beside.succeeds()?
+        } else {
+            step.announce();
+            succeeds(&mut step.command()?)
+        };
         blocked = step.needed && !passed;
         let outcome = if passed {
             Outcome::Passed
@@ -173,6 +183,60 @@ pub(crate) fn run(install: bool, machine: bool) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+impl Step {
+    fn announce(&self) {
+        println!("\n==> {}: cargo {}", self.name, self.arguments.join(" "));
+    }
+
+    fn command(&self) -> Result<Command> {
+        let slipway = cargo::target_directory()?.join("debug/slipway");
+        let mut command = cargo::command(self.arguments);
+        command
+            .env("SLIPWAY_BIN", slipway)
+            .envs(self.environment.iter().copied());
+        Ok(command)
+    }
+}
+
+/// A step that runs while others do.
+struct Beside {
+    step: &'static Step,
+    process: Child,
+    printed: File,
+}
+
+impl Beside {
+    fn start(step: &'static Step) -> Result<Self> {
+        let printed = tempfile::tempfile()?;
+        let mut command = step.command()?;
+        command.stdout(printed.try_clone()?);
+        command.stderr(printed.try_clone()?);
+        println!("\n==> {} runs meanwhile", step.name);
+        Ok(Self {
+            step,
+            process: command.spawn().context("cargo cannot be run")?,
+            printed,
+        })
+    }
+
+    /// Waits for its end, and prints what it has printed.
+    fn succeeds(mut self) -> Result<bool> {
+        self.step.announce();
+        let status = self.process.wait()?;
+        self.printed.rewind()?;
+        io::copy(&mut self.printed, &mut io::stdout())?;
+        Ok(status.success())
+    }
+}
+
+impl Drop for Beside {
+    /// Of one that nobody has waited for.
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 fn succeeds(command: &mut Command) -> bool {

@@ -12,7 +12,7 @@ use super::cluster::Cluster;
 use crate::vm::package::{self, network, shell};
 
 /// What kubeadm's and the kubelet's packages and kubeadm itself have written: path and text.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     (
         "/lib/systemd/system/kubelet.service",
         "[Unit]
@@ -57,7 +57,18 @@ ExecStart=/usr/bin/kubelet $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELE
 }
 "#,
     ),
+    // Nothing is asked for by way of it.
+    (
+        "/etc/systemd/system/docker.service.d/http-proxy.conf",
+        r#"[Service]
+Environment="HTTP_PROXY=http://node:open$sesame%%21@proxy.example:3128"
+Environment="NO_PROXY=localhost,127.0.0.0/8,10.0.0.0/8"
+"#,
+    ),
 ];
+
+/// The proxy that Docker has, as a process sees it.
+pub(super) const PROXY: &str = "HTTP_PROXY=http://node:open$sesame%21@proxy.example:3128";
 
 /// Nobody's: nodes have certificates of authorities, without which a client of an API server is not
 /// made.

@@ -263,10 +263,28 @@ async fn is_moved(cluster: &Cluster, runtime: &str) -> Result<()> {
         annotation.to_string().contains(name),
         "the annotation is {annotation}"
     );
+    has_proxy(name)?;
     let docker = shell("systemctl is-active docker.service || true")?;
     ensure!(docker == "inactive", "Docker is {docker}");
     let left = shell("iptables-save | grep -c -i docker || true")?;
     ensure!(left == "0", "{left} rules of Docker's are left");
+    Ok(())
+}
+
+/// A unit has the proxy that Docker had, and nobody but root learns its password.
+fn has_proxy(unit: &str) -> Result<()> {
+    let process = shell(&format!("systemctl show -p MainPID --value {unit}"))?;
+    let variables = fs::read(format!("/proc/{process}/environ"))?;
+    let variables = String::from_utf8_lossy(&variables);
+    ensure!(
+        variables.split('\0').any(|one| one == ground::PROXY),
+        "{unit} runs with {variables:?}"
+    );
+    let told = shell(&format!("systemctl show {unit}"))?;
+    ensure!(!told.contains("sesame"), "systemd tells the password");
+    let files = format!("grep -rl sesame /etc/systemd/system/{unit}.service.d | xargs stat -c %a");
+    let modes = shell(&files)?;
+    ensure!(modes == "600", "the files with the password are {modes}");
     Ok(())
 }
 
