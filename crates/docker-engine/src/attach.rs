@@ -7,7 +7,8 @@ use slipway_engine::{ContainerState, Result, Session, SessionEnd, Streams, Termi
 use crate::exec::Screen;
 use crate::inspect::Container;
 use crate::node::Node;
-use crate::streams::{self, DETACH_KEYS, Wanted};
+use crate::output;
+use crate::streams::{self, DETACH_KEYS, Pumps, Wanted};
 
 /// Whether a container could be attached to now with these streams.
 pub(crate) fn check(node: &Node, id: &str, streams: Streams) -> Result<()> {
@@ -24,6 +25,15 @@ fn find(node: &Node, id: &str, streams: Streams) -> Result<Arc<Container>> {
     };
     refuse::attach(&container.id, &container.state, has, streams)?;
     Ok(container)
+}
+
+/// Waits until the streams have ended without the process: it still writes, or Docker, which would
+/// tell of its end, is gone.
+async fn cut(node: &Node, pid: Option<i32>, pumps: &mut Pumps) {
+    pumps.closed().await;
+    if !pid.is_some_and(output::is_open) {
+        node.dockerd.lost().await;
+    }
 }
 
 /// Gives the caller the streams of a container's process (CRI `Attach`).
@@ -65,8 +75,12 @@ pub(crate) async fn attach(node: &Arc<Node>, id: &str, streams: Streams) -> Resu
             let has_ended = || {
                 state().is_none_or(|container| matches!(container.state, ContainerState::Exited(_)))
             };
-            node.until(has_ended).await;
-            pumps.finish();
+            tokio::select! {
+                () = node.until(has_ended) => pumps.finish(),
+                () = cut(&node, container.pid, &mut pumps) => {
+                    return Err(streams::torn(&format!("container {id}")));
+                }
+            }
             Ok(match state().map(|container| container.state.clone()) {
                 Some(ContainerState::Exited(exit)) => SessionEnd::Exited(exit.code),
                 _ => SessionEnd::Detached,

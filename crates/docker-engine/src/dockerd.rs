@@ -61,6 +61,7 @@ pub(crate) struct Facts {
     pub(crate) runtimes: Vec<String>,
     pub(crate) live_restore: bool,
     pub(crate) experiments: Experiments,
+    pub(crate) labels: Labels,
     /// The lowest oom_score_adj that it can give to a container.
     pub(crate) lowest_oom_score: i64,
     /// The capabilities that it has itself; all that there are where that is not known.
@@ -72,6 +73,46 @@ pub(crate) struct Facts {
 pub(crate) enum Experiments {
     Done,
     Refused,
+}
+
+/// Whether dockerd gives SELinux labels to containers (`selinux-enabled` in daemon.json).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Labels {
+    Given,
+    None,
+}
+
+impl Labels {
+    fn of(security: &[String]) -> Self {
+        let mut parts = security.iter().flat_map(|option| option.split(','));
+        if parts.any(|part| part == "name=selinux") {
+            Self::Given
+        } else {
+            Self::None
+        }
+    }
+}
+
+#[cfg(test)]
+impl Facts {
+    /// What the oldest Docker says of itself.
+    pub(crate) fn of_tests() -> Self {
+        Self {
+            version: "20.10.24".to_owned(),
+            api: OLDEST,
+            systemd_cgroups: false,
+            cgroups_v1: true,
+            root: PathBuf::from("/var/lib/docker"),
+            logging_driver: "json-file".to_owned(),
+            architecture: "x86_64".to_owned(),
+            runtimes: vec!["runc".to_owned()],
+            live_restore: false,
+            experiments: Experiments::Refused,
+            labels: Labels::None,
+            lowest_oom_score: 0,
+            capabilities: CapabilitySet::all(),
+        }
+    }
 }
 
 impl Dockerd {
@@ -121,6 +162,13 @@ impl Dockerd {
             return Ok(());
         }
         self.up().map(drop)
+    }
+
+    /// Waits until it cannot be asked.
+    pub(crate) async fn lost(&self) {
+        let mut link = self.link.subscribe();
+        // The sender is this one's own.
+        let _ = link.wait_for(|link| matches!(link, Link::Down(_))).await;
     }
 
     pub(crate) fn set(&self, link: Link) {
@@ -274,6 +322,7 @@ impl Dockerd {
                 Some(true) => Experiments::Done,
                 _ => Experiments::Refused,
             },
+            labels: Labels::of(&info.security_options.unwrap_or_default()),
             lowest_oom_score,
             capabilities,
         };

@@ -9,9 +9,7 @@ use bollard::models::ExecConfig;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use slipway_cgroup::Hierarchy;
 use slipway_cri_api::v1::ExecSyncResponse;
-use slipway_engine::{
-    Error, Kind, Result, Session, SessionEnd, Streams, Terminal, TerminalSize, new_id,
-};
+use slipway_engine::{Error, Result, Session, SessionEnd, Streams, Terminal, TerminalSize, new_id};
 use tokio::sync::oneshot;
 
 use crate::cgroups::cgroup_of;
@@ -30,6 +28,12 @@ const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long Docker may take to say which process a command is, before it is killed without that.
 const KILL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long it may take to say so of a command that lost its client.
+const HANG_UP_PATIENCE: Duration = Duration::from_mins(1);
+
+/// How often Docker is asked for it, at first and at last.
+const ASKED_AGAIN: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
 
 /// The exit codes of a command that Docker could not execute, and how it says so in its output.
 const NOT_EXECUTED: [i32; 2] = [126, 127];
@@ -228,14 +232,7 @@ impl Started {
     }
 
     fn torn(&self) -> Error {
-        Error::new(
-            Kind::Unavailable,
-            format!(
-                "Docker's connection for the streams of exec {} was cut: what the command has written is \
-             not complete",
-                self.id
-            ),
-        )
+        streams::torn(&format!("exec {}", self.id))
     }
 }
 
@@ -261,7 +258,8 @@ impl Drop for HangUp {
         }
         let (node, exec) = (Arc::clone(&self.node), std::mem::take(&mut self.exec));
         tokio::spawn(async move {
-            if let Ok((Some(pid), None)) = inspect(&node, &exec).await {
+            let pid = tokio::time::timeout(HANG_UP_PATIENCE, process(&node, &exec));
+            if let Ok(Some(pid)) = pid.await {
                 for process in walk(pid, |_| ()) {
                     let _ = pidfd_send_signal(&process, Signal::HUP);
                 }
@@ -286,13 +284,28 @@ async fn inspect(node: &Node, exec: &str) -> Result<(Option<i32>, Option<i32>)> 
     Ok((number(found.pid).filter(|&pid| pid > 0), code))
 }
 
+/// The process of a command that was started, once Docker says it; none if the command has ended.
+///
+/// Docker passes on what a command writes before it knows the command's process itself, and tells
+/// nobody when it does.
+async fn process(node: &Node, exec: &str) -> Option<i32> {
+    let [mut pause, longest] = ASKED_AGAIN;
+    loop {
+        match inspect(node, exec).await {
+            Ok((_, Some(_))) => return None,
+            Ok((Some(pid), None)) => return Some(pid),
+            Ok((None, None)) | Err(_) => {}
+        }
+        tokio::time::sleep(pause).await;
+        pause = longest.min(pause * 2);
+    }
+}
+
 /// Kills a command with all that it has started.
 async fn kill(node: &Node, container: &str, exec: &str, mark: String) -> Result<()> {
     // What Docker does not say is found all the same, below.
-    let first = match tokio::time::timeout(KILL_PATIENCE, inspect(node, exec)).await {
-        Ok(Ok((Some(pid), None))) => Some(pid),
-        _ => None,
-    };
+    let first = tokio::time::timeout(KILL_PATIENCE, process(node, exec)).await;
+    let first = first.ok().flatten();
     let container = node.container(container)?;
     crate::sandbox::blocking(move || {
         if let Some(pid) = first {

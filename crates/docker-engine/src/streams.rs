@@ -1,7 +1,7 @@
 //! The raw stream of a process in a container, as the streams that it stands for.
 
 use bytes::Bytes;
-use slipway_engine::{Input, Output};
+use slipway_engine::{Error, Input, Kind, Output};
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf,
 };
@@ -88,6 +88,17 @@ impl Drop for Pumps {
             self.output.abort();
         }
     }
+}
+
+/// What ends a session whose streams have ended before their process did.
+pub(crate) fn torn(whose: &str) -> Error {
+    Error::new(
+        Kind::Unavailable,
+        format!(
+            "Docker's connection for the streams of {whose} was cut: what was written is not \
+             complete"
+        ),
+    )
 }
 
 /// Takes a raw stream apart. A stream whose reader is gone is read and thrown away, so that the

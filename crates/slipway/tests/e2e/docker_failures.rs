@@ -2,6 +2,7 @@
 //! consists of, one after the other. A kubelet tries again, and must get there.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -15,10 +16,12 @@ use slipway_testbed::{
     Cni, Cri, Daemon, DaemonBuilder, Docker, DockerProxy, Fate, Image, Node, Registry, Scratch,
     SlowPlugin, When, eventually, leaks, pod, read_log,
 };
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::{Code, Request, Status};
 
 use crate::refused;
+use crate::session::{Client, Typist, client_under, interactive, runs};
 
 /// How long a kubelet may need until nothing fails any more.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -760,5 +763,86 @@ async fn a_command_whose_output_was_cut_off_is_not_taken_for_whole() {
     let answer = run(script, 0).await.unwrap().unwrap().into_inner();
     assert_eq!((answer.exit_code, &answer.stdout[..]), (3, &b"one\n"[..]));
     cri.remove_pod(&pod).await.unwrap();
+    ground.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_in_a_terminal_is_hung_up_on_although_the_first_question_for_it_is_lost() {
+    let ground = Ground::new("").await;
+    let (cri, config) = (ground.node.cri().clone(), ground.node.pod("web"));
+    cri.pull(&ground.image).await.unwrap();
+    let pod = cri.run_pod(&config).await.unwrap();
+    let sleeper = pod::sleeper("main", &ground.image);
+    let id = cri.launch(&pod, &config, &sleeper).await.unwrap();
+    let mut typist = Typist::new(24, 80);
+    let script = "echo up; sleep 4711";
+    let client = typist.start(
+        &ground.node,
+        &["exec", "-it", &id, "--", "sh", "-c", script],
+    );
+    typist.sees("up").await;
+    let mut asked = 0;
+    let (twice, again) = oneshot::channel();
+    let mut twice = Some(twice);
+    ground.proxy.rule(move |what| {
+        if what != "GET /exec/{id}/json" {
+            return Fate::Pass;
+        }
+        asked += 1;
+        if asked == 1 {
+            return Fate::Cut(When::After);
+        }
+        let _ = twice.take().map(|twice| twice.send(()));
+        Fate::Pass
+    });
+    let own = client_under(client.0.id());
+    rustix::process::kill_process(own, rustix::process::Signal::TERM).unwrap();
+    tokio::time::timeout(PATIENCE, again)
+        .await
+        .expect("Docker is not asked again")
+        .unwrap();
+    let gone = async || Ok(!runs(&ground.node, &id, "sleep 4711").await);
+    eventually("the command to be gone", PATIENCE, gone)
+        .await
+        .unwrap();
+    cri.remove_pod(&pod).await.unwrap();
+    ground.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_end_with_an_error_when_dockerd_is_killed_under_them() {
+    let mut ground = Ground::new("").await;
+    let (cri, config) = (ground.node.cri().clone(), ground.node.pod("web"));
+    cri.pull(&ground.image).await.unwrap();
+    let pod = cri.run_pod(&config).await.unwrap();
+    let script = "while read -r line; do echo got $line; done";
+    let container = interactive(&ground.image, script);
+    let id = cri.launch(&pod, &config, &container).await.unwrap();
+    let mut attach = Client::start(&ground.node, &["attach", "-i", &id]);
+    attach.stdin().write_all(b"1\n").unwrap();
+    attach.shows("got 1\n").await;
+    let echo = ["exec", "-i", &id, "--", "sh", "-c", "echo up; cat"];
+    let mut exec = Client::start(&ground.node, &echo);
+    exec.shows("up\n").await;
+
+    ground.node.docker.as_mut().unwrap().kill9();
+    for client in [attach, exec] {
+        let end = client.ends().await;
+        let said = String::from_utf8_lossy(&end.stderr).into_owned();
+        assert_eq!(end.status.code(), Some(1), "{said}");
+        assert!(said.to_lowercase().contains("docker"), "{said}");
+    }
+    ground
+        .node
+        .docker
+        .as_mut()
+        .unwrap()
+        .restart()
+        .await
+        .unwrap();
+    let mut kubelet = ground.kubelet("next");
+    kubelet.live().await;
+    cri.remove_pod(&pod).await.unwrap();
+    ground.is_clean();
     ground.finish().await;
 }

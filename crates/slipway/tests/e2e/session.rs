@@ -53,7 +53,7 @@ impl Client {
         Self(command.spawn().unwrap())
     }
 
-    fn stdin(&mut self) -> &mut ChildStdin {
+    pub(crate) fn stdin(&mut self) -> &mut ChildStdin {
         self.0.stdin.as_mut().unwrap()
     }
 
@@ -81,6 +81,11 @@ impl Client {
     /// What is left of its output, with standard input closed.
     async fn end(mut self) -> Output {
         drop(self.0.stdin.take());
+        self.ends().await
+    }
+
+    /// What is left of its output, which ends by itself.
+    pub(crate) async fn ends(mut self) -> Output {
         apart(move || {
             let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
             let mut pipe = self.0.stderr.take().unwrap();
@@ -130,7 +135,7 @@ async fn pod_with(node: &Node, container: &ContainerConfig) -> (String, String) 
     (pod, id)
 }
 
-fn interactive(image: &str, script: &str) -> ContainerConfig {
+pub(crate) fn interactive(image: &str, script: &str) -> ContainerConfig {
     ContainerConfig {
         stdin: true,
         ..pod::shell("main", image, script)
@@ -232,14 +237,14 @@ async fn megabytes_go_both_ways_intact() {
 }
 
 /// A terminal that this test types into and looks at.
-struct Typist {
+pub(crate) struct Typist {
     master: OwnedFd,
     slave: OwnedFd,
     shown: String,
 }
 
 impl Typist {
-    fn new(rows: u16, columns: u16) -> Self {
+    pub(crate) fn new(rows: u16, columns: u16) -> Self {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = rustix::pty::openpt(flags).unwrap();
         rustix::pty::grantpt(&master).unwrap();
@@ -265,7 +270,7 @@ impl Typist {
     }
 
     /// Starts a client command on it, as a shell would.
-    fn start(&self, node: &Node, arguments: &[&str]) -> Client {
+    pub(crate) fn start(&self, node: &Node, arguments: &[&str]) -> Client {
         let client = command(node, arguments);
         let stream = || self.slave.try_clone().unwrap();
         let mut command = Command::new("setsid");
@@ -285,7 +290,7 @@ impl Typist {
     }
 
     /// Waits until this is shown.
-    async fn sees(&mut self, what: &str) {
+    pub(crate) async fn sees(&mut self, what: &str) {
         let mut master = File::from(self.master.try_clone().unwrap());
         let (what, mut shown) = (what.to_owned(), std::mem::take(&mut self.shown));
         self.shown = apart(move || {
@@ -309,7 +314,7 @@ impl Typist {
 }
 
 /// Whether a process with these arguments runs in a container.
-async fn runs(node: &Node, id: &str, arguments: &str) -> bool {
+pub(crate) async fn runs(node: &Node, id: &str, arguments: &str) -> bool {
     let listed = node.cri().exec(id, &["ps", "-o", "args"]).await.unwrap();
     let mut lines = text(&listed.stdout).lines();
     lines.any(|line| line.trim() == arguments)
@@ -375,7 +380,7 @@ async fn a_terminal_has_a_size_echoes_and_is_left_as_it_was_found() {
 }
 
 /// The client that setsid(1) has started.
-fn client_under(parent: u32) -> rustix::process::Pid {
+pub(crate) fn client_under(parent: u32) -> rustix::process::Pid {
     let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
     let children = children.unwrap();
     // It has become the client itself where it did not have to fork.
