@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bollard::Docker;
+use rustix::process::Pid;
 use slipway_cri_api::v1::NamespaceMode;
 use slipway_engine::Result;
 use slipway_network::Attachment;
@@ -62,7 +63,11 @@ async fn network(node: &Arc<Node>, pod: &Pod) -> Result<Vec<IpAddr>> {
     };
     let adopted = node
         .network
-        .adopt(&attachment, &node.config.cni_cache)
+        .adopt(
+            &attachment,
+            &node.config.cni_cache,
+            pod.pid.and_then(Pid::from_raw),
+        )
         .await;
     adopted.map_err(|error| failure::of_network(&error))
 }

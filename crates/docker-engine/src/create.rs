@@ -17,7 +17,7 @@ use slipway_cri_api::v1::{
 use slipway_engine::refuse::device_target;
 use slipway_engine::{ContainerName, Error, Result};
 
-use crate::dockerd::Facts;
+use crate::dockerd::{Facts, Labels};
 use crate::inspect::Pod;
 use crate::{limits, naming, refuse, security};
 
@@ -116,6 +116,7 @@ fn host(
     };
     let capabilities = security.capabilities.clone().unwrap_or_default();
     let (cap_add, cap_drop) = security::capabilities(capabilities, facts.capabilities)?;
+    let (binds, mounts) = mounts(&config.mounts, facts)?;
     let host = HostConfig {
         network_mode: Some(of_pod.clone()),
         ipc_mode: Some(of_pod),
@@ -123,7 +124,8 @@ fn host(
         // Each container has a UTS namespace of its own.
         sysctls: (!on_node).then(|| refuse::domain_name(pod)),
         uts_mode: on_node.then(|| "host".to_owned()),
-        mounts: Some(mounts(&config.mounts, facts)?),
+        binds: Some(binds),
+        mounts: Some(mounts),
         devices: Some(devices(config)),
         device_requests: cdi(config),
         privileged: Some(security.privileged),
@@ -231,15 +233,40 @@ fn stop_signal(config: &ContainerConfig) -> Result<Option<String>> {
     }
 }
 
-/// Of two at one place the last one is seen; Docker takes only one.
-fn mounts(mounts: &[Mount], facts: &Facts) -> Result<Vec<DockerMount>> {
+/// What is mounted, in the two forms that Docker knows: only the older one can have SELinux labels
+/// changed. Of two at one place the last one is seen; Docker takes only one.
+fn mounts(mounts: &[Mount], facts: &Facts) -> Result<(Vec<String>, Vec<DockerMount>)> {
     let place =
         |mount: &Mount| -> PathBuf { Path::new(&mount.container_path).components().collect() };
     let seen = mounts.iter().enumerate().filter(|(number, asked)| {
         let mut later = mounts[number + 1..].iter();
         !later.any(|other| place(other) == place(asked))
     });
-    seen.map(|(_, asked)| mount(asked, facts)).collect()
+    let (mut binds, mut others) = (Vec::new(), Vec::new());
+    for (_, asked) in seen {
+        if facts.labels == Labels::Given && asked.selinux_relabel && asked.image.is_none() {
+            binds.push(relabelled(asked)?);
+        } else {
+            others.push(mount(asked, facts)?);
+        }
+    }
+    Ok((binds, others))
+}
+
+/// A volume that gets the container's own label, as dockershim had it. One that is read-only is so
+/// with all below it since Docker 25: this form cannot say otherwise.
+fn relabelled(mount: &Mount) -> Result<String> {
+    let (source, target) = (&mount.host_path, &mount.container_path);
+    if let Some(path) = [source, target].into_iter().find(|path| path.contains(':')) {
+        return Err(Error::precondition(format!(
+            "Mount.selinux_relabel of {source:?}: Docker relabels no volume with a colon in a path \
+             ({path:?})"
+        )));
+    }
+    let propagation = propagation(mount)?;
+    provide(Path::new(source))?;
+    let access = if mount.readonly { "ro" } else { "rw" };
+    Ok(format!("{source}:{target}:{access},Z,{propagation}"))
 }
 
 fn mount(mount: &Mount, facts: &Facts) -> Result<DockerMount> {
@@ -257,31 +284,8 @@ fn mount(mount: &Mount, facts: &Facts) -> Result<DockerMount> {
             ..DockerMount::default()
         });
     }
-    let propagation = match MountPropagation::try_from(mount.propagation) {
-        Ok(MountPropagation::PropagationPrivate) => Propagation::RPRIVATE,
-        Ok(MountPropagation::PropagationHostToContainer) => Propagation::RSLAVE,
-        Ok(MountPropagation::PropagationBidirectional) => Propagation::RSHARED,
-        Err(_) => {
-            return Err(Error::invalid(format!(
-                "Mount.propagation {} at {} is unknown",
-                mount.propagation, mount.container_path
-            )));
-        }
-    };
-    let source = Path::new(&mount.host_path);
-    // As dockershim had it: a volume of no type that is not there becomes a directory.
-    if std::fs::metadata(source).is_err() {
-        std::fs::create_dir_all(source).map_err(|error| {
-            let words = format!(
-                "Mount.host_path {} is not there and cannot be made: {error}",
-                source.display()
-            );
-            match error.kind() {
-                ErrorKind::NotADirectory => Error::invalid(words),
-                _ => Error::precondition(words),
-            }
-        })?;
-    }
+    let propagation = propagation(mount)?;
+    provide(Path::new(&mount.host_path))?;
     // Later versions would by themselves make read-only all that is below.
     let since = facts.api >= (1, 44);
     Ok(DockerMount {
@@ -297,6 +301,35 @@ fn mount(mount: &Mount, facts: &Facts) -> Result<DockerMount> {
             ..MountBindOptions::default()
         }),
         ..DockerMount::default()
+    })
+}
+
+fn propagation(mount: &Mount) -> Result<Propagation> {
+    match MountPropagation::try_from(mount.propagation) {
+        Ok(MountPropagation::PropagationPrivate) => Ok(Propagation::RPRIVATE),
+        Ok(MountPropagation::PropagationHostToContainer) => Ok(Propagation::RSLAVE),
+        Ok(MountPropagation::PropagationBidirectional) => Ok(Propagation::RSHARED),
+        Err(_) => Err(Error::invalid(format!(
+            "Mount.propagation {} at {} is unknown",
+            mount.propagation, mount.container_path
+        ))),
+    }
+}
+
+/// As dockershim had it: a volume of no type that is not there becomes a directory.
+fn provide(source: &Path) -> Result<()> {
+    if std::fs::metadata(source).is_ok() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(source).map_err(|error| {
+        let words = format!(
+            "Mount.host_path {} is not there and cannot be made: {error}",
+            source.display()
+        );
+        match error.kind() {
+            ErrorKind::NotADirectory => Error::invalid(words),
+            _ => Error::precondition(words),
+        }
     })
 }
 
@@ -320,4 +353,49 @@ fn cdi(config: &ContainerConfig) -> Option<Vec<DeviceRequest>> {
             ..DeviceRequest::default()
         }]
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use slipway_engine::Kind;
+
+    use super::*;
+
+    #[test]
+    fn only_where_docker_labels_is_a_volume_relabelled() {
+        let directory = tempfile::tempdir().unwrap();
+        let source = directory.path().join("volume");
+        let volume = |target: &str, selinux_relabel| Mount {
+            host_path: source.to_str().unwrap().to_owned(),
+            container_path: target.to_owned(),
+            selinux_relabel,
+            readonly: true,
+            ..Mount::default()
+        };
+        let asked = [volume("/own", true), volume("/shared", false)];
+        let targets = |mounts: &[DockerMount]| -> Vec<String> {
+            let targets = mounts.iter().map(|mount| mount.target.clone().unwrap());
+            targets.collect()
+        };
+        let labelling = |labels| Facts {
+            labels,
+            ..Facts::of_tests()
+        };
+        let (binds, others) = mounts(&asked, &labelling(Labels::None)).unwrap();
+        assert_eq!(
+            (binds.len(), targets(&others)),
+            (0, vec!["/own".to_owned(), "/shared".to_owned()])
+        );
+        std::fs::remove_dir(&source).unwrap();
+        let (binds, others) = mounts(&asked, &labelling(Labels::Given)).unwrap();
+        assert_eq!(binds, [format!("{}:/own:ro,Z,rprivate", source.display())]);
+        assert_eq!(targets(&others), ["/shared"]);
+        assert!(
+            source.is_dir(),
+            "a volume that is not there becomes a directory"
+        );
+        let error = mounts(&[volume("/a:b", true)], &labelling(Labels::Given)).unwrap_err();
+        assert_eq!(error.kind(), Kind::FailedPrecondition);
+        assert!(error.to_string().contains("/a:b"), "{error}");
+    }
 }

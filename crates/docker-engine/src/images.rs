@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bollard::Docker;
@@ -204,11 +204,16 @@ pub(crate) fn pause_name(node: &Node) -> &str {
     node.config.pause_image.as_deref().unwrap_or(pause::IMAGE)
 }
 
-/// Gives Docker the image for pods' pause containers, if it has it not.
-pub(crate) async fn provide_pause(node: &Node, up: &Up) -> Result<()> {
+/// Gives Docker the image for pods' pause containers, if it has it not. Of several pods that need it
+/// at a time one fetches it, and all fail together where it cannot be had.
+pub(crate) async fn provide_pause(node: &Arc<Node>) -> Result<()> {
+    let providing = Arc::clone(node);
+    let attempt = async move { provide(&providing, &providing.dockerd.up()?).await };
+    node.providing.join(attempt).await
+}
+
+async fn provide(node: &Node, up: &Up) -> Result<()> {
     let name = pause_name(node);
-    // Of several pods that need it one makes it.
-    let _turn = node.gates.alone(name).await;
     if find(node, name).await?.is_some() {
         return Ok(());
     }

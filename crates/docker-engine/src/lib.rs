@@ -15,6 +15,7 @@
 
 mod adopt;
 mod attach;
+mod attempt;
 mod cgroups;
 mod checkpoint;
 mod config;

@@ -18,6 +18,7 @@ use slipway_network::Network;
 use slipway_resources::of_cgroup;
 use tokio::sync::{Notify, watch};
 
+use crate::attempt::Attempt;
 use crate::checkpoint::Checkpoints;
 use crate::config::Config;
 use crate::dockerd::Dockerd;
@@ -100,6 +101,8 @@ pub(crate) struct Node {
     pub(crate) image_names: ImageNames,
     pub(crate) observed: Observed,
     pub(crate) pulls: Pulls,
+    /// To give Docker the image of pause containers.
+    pub(crate) providing: Attempt,
     /// Containers of which a process was killed for want of memory. Docker forgets it where it hears
     /// of that only after the container's end.
     out_of_memory: Mutex<HashSet<String>>,
@@ -148,6 +151,7 @@ impl Node {
             image_names: ImageNames::default(),
             observed: Observed::default(),
             pulls: Pulls::default(),
+            providing: Attempt::default(),
             out_of_memory: Mutex::default(),
             gates: Gates::default(),
             updates: Gates::default(),

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use bollard::Docker;
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, HostConfig};
 use bollard::query_parameters::RemoveContainerOptionsBuilder;
-use slipway_cri_api::v1::{LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig};
+use slipway_cri_api::v1::{
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, PodSandboxConfig,
+};
 use slipway_engine::{Error, Kind, PodName, Result, resolver_configuration};
 use slipway_network::Attachment;
 
@@ -16,7 +18,7 @@ use crate::dockerd::Facts;
 use crate::holder::{self, Holder};
 use crate::inspect::Pod;
 use crate::node::Node;
-use crate::{failure, images, lifecycle, naming, refuse};
+use crate::{failure, images, lifecycle, naming, refuse, security};
 
 /// What dockershim gave to the container that holds a pod's namespaces: killed after the pod's
 /// containers, and before the node's daemons.
@@ -68,7 +70,7 @@ async fn create(node: &Arc<Node>, name: &PodName, body: ContainerCreateBody) -> 
     let docker_name = naming::of_pod(name);
     let created = match holder::create(node, &what, &docker_name, body.clone()).await {
         Err(error) if error.kind() == Kind::NotFound => {
-            images::provide_pause(node, &node.dockerd.up()?).await?;
+            images::provide_pause(node).await?;
             holder::create(node, &what, &docker_name, body.clone()).await
         }
         created => created,
@@ -362,12 +364,19 @@ fn body(
             cgroup_parent: cgroup_parent(&linux.cgroup_parent, facts),
             cpu_shares: Some(CPU_SHARES),
             oom_score_adj: Some(OOM_SCORE.max(facts.lowest_oom_score)),
-            security_opt: Some(vec!["no-new-privileges".to_owned()]),
+            security_opt: Some(security_options(&security)),
             runtime,
             ..HostConfig::default()
         }),
         ..ContainerCreateBody::default()
     }
+}
+
+/// Containers that share the pod's IPC namespace take its SELinux label over from it.
+fn security_options(security: &LinuxSandboxSecurityContext) -> Vec<String> {
+    let mut options = vec!["no-new-privileges".to_owned()];
+    options.extend(security::selinux(security.selinux_options.as_ref()));
+    options
 }
 
 fn sysctls(linux: &LinuxPodSandboxConfig) -> HashMap<String, String> {

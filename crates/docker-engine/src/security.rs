@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rustix::thread::CapabilitySet;
-use slipway_cri_api::v1::{Capability, LinuxContainerSecurityContext};
+use slipway_cri_api::v1::{Capability, LinuxContainerSecurityContext, SeLinuxOption};
 use slipway_engine::{Error, Profile, Result};
 
 /// The capabilities that every Docker knows: 20.10 knows none after `CAP_AUDIT_READ`.
@@ -15,7 +15,7 @@ pub(crate) fn options(security: &LinuxContainerSecurityContext) -> Result<Vec<St
     if security.no_new_privs {
         options.push("no-new-privileges".to_owned());
     }
-    options.extend(selinux(security));
+    options.extend(selinux(security.selinux_options.as_ref()));
     if !security.privileged {
         options.extend(apparmor(security)?);
         options.extend(seccomp(security)?);
@@ -125,8 +125,10 @@ fn named(name: &str, field: &str) -> Result<CapabilitySet> {
     })
 }
 
-fn selinux(security: &LinuxContainerSecurityContext) -> Vec<String> {
-    let Some(options) = &security.selinux_options else {
+/// The parts of a label that are asked for. Docker chooses the others, and leaves all of them where
+/// there is no SELinux.
+pub(crate) fn selinux(options: Option<&SeLinuxOption>) -> Vec<String> {
+    let Some(options) = options else {
         return Vec::new();
     };
     [

@@ -1,6 +1,8 @@
-//! The counters of network interfaces, as proc_net(5) shows them.
+//! The network interfaces of a pod as proc_net(5) shows them: counters and addresses.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 
 use rustix::process::Pid;
 use slipway_cri_api::v1::{NetworkInterfaceUsage, NetworkUsage, UInt64Value};
@@ -37,7 +39,51 @@ pub fn interfaces(process: Pid) -> io::Result<Vec<Interface>> {
     Ok(parse(&std::fs::read_to_string(path)?))
 }
 
-/// The same in the words of CRI's statistics, at a time in nanoseconds since the epoch.
+/// The addresses in the network namespace of a process, without those of its loopback and those that
+/// are valid on a link only: of IPv4 first, without an order among themselves otherwise. Blocking,
+/// briefly.
+pub(crate) fn addresses(process: Pid) -> io::Result<Vec<IpAddr>> {
+    let read = |name: &str| {
+        std::fs::read_to_string(format!("/proc/{}/net/{name}", process.as_raw_nonzero()))
+    };
+    let mut addresses = local_v4(&read("fib_trie")?);
+    match read("if_inet6") {
+        Ok(text) => addresses.extend(global_v6(&text)),
+        // A kernel without IPv6.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    Ok(addresses)
+}
+
+/// Of the tree of routes the leaves that are the namespace's own: an address, and a line below it
+/// that says `/32 host LOCAL`.
+fn local_v4(text: &str) -> Vec<IpAddr> {
+    let (mut found, mut leaf) = (BTreeSet::new(), None);
+    for line in text.lines().map(str::trim) {
+        if let Some(address) = line.strip_prefix("|-- ") {
+            leaf = address.parse::<Ipv4Addr>().ok();
+        } else if line == "/32 host LOCAL" {
+            found.extend(leaf.filter(|address| !address.is_loopback()));
+        }
+    }
+    found.into_iter().map(IpAddr::V4).collect()
+}
+
+/// A line has an address in hexadecimal digits, the number of its interface, the length of the
+/// prefix, the scope, flags, and the interface's name.
+fn global_v6(text: &str) -> Vec<IpAddr> {
+    const GLOBAL: &str = "00";
+    let address = |line: &str| {
+        let mut fields = line.split_whitespace();
+        let address = u128::from_str_radix(fields.next()?, 16).ok()?;
+        let global = fields.nth(2)? == GLOBAL;
+        global.then(|| IpAddr::V6(address.into()))
+    };
+    text.lines().filter_map(address).collect()
+}
+
+/// Interfaces in the words of CRI's statistics, at a time in nanoseconds since the epoch.
 pub fn usage(mut interfaces: Vec<Interface>, timestamp: i64) -> NetworkUsage {
     let default = interfaces
         .iter()
@@ -130,7 +176,38 @@ net1:0:1 2 0 0 0 0 0 0 3 4 0 0 0 0 0 0
     }
 
     #[test]
+    fn addresses_are_those_that_others_reach() {
+        let tree = "\
+Main:
+  +-- 0.0.0.0/0 3 0 5
+     |-- 0.0.0.0
+        /0 universe UNICAST
+     +-- 127.0.0.0/8 2 0 2
+        |-- 127.0.0.1
+           /32 host LOCAL
+     +-- 10.88.0.0/16 2 0 2
+        |-- 10.88.0.0
+           /16 link UNICAST
+        |-- 10.88.0.7
+           /32 host LOCAL
+        |-- 10.88.255.255
+           /32 link BROADCAST
+Local:
+  |-- 10.88.0.7
+     /32 host LOCAL
+";
+        assert_eq!(local_v4(tree), ["10.88.0.7".parse::<IpAddr>().unwrap()]);
+        let six = "\
+fd000000000000000000000000000002 04 40 00 82     eth0
+fe8000000000000000fc00fffe000001 04 40 20 80     eth0
+00000000000000000000000000000001 01 80 10 80       lo
+";
+        assert_eq!(global_v6(six), ["fd00::2".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
     fn this_kernel_writes_what_is_understood() {
+        addresses(rustix::process::getpid()).unwrap();
         interfaces(rustix::process::getpid()).unwrap();
         let own = std::fs::read_to_string("/proc/self/net/dev").unwrap();
         assert_eq!(

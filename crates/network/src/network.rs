@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::process::Pid;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -15,11 +16,11 @@ use crate::attachment::Attachment;
 use crate::cache::{Cache, Entry, Record, Recorded};
 use crate::catalog::{Catalog, Selected};
 use crate::chain::{Chain, Pod};
-use crate::conflist::Conflist;
+use crate::conflist::{Conflist, Version};
 use crate::metrics::Metrics;
 use crate::plugin::Command;
 use crate::pod_cidr::{self, PodCidrs};
-use crate::{Config, Error, adoption, result};
+use crate::{Config, Error, adoption, interfaces, result};
 
 /// The file systems that a network namespace is seen on: nsfs, and procfs for links under /proc.
 const NAMESPACE_FILE_SYSTEMS: [u64; 2] = [0x6e73_6673, 0x9fa0];
@@ -126,12 +127,19 @@ impl Network {
     }
 
     /// Takes over what another runtime has attached a pod with, as libcni has recorded it in its
-    /// directory `cache`, and answers the pod's addresses; none where there is no record of it, and
-    /// today's configuration is taken for the one that it was attached with. Once it is detached,
-    /// the record goes too. What was taken over already stays as it is.
-    pub async fn adopt(&self, pod: &Attachment, cache: &Path) -> Result<Vec<IpAddr>, Error> {
+    /// directory `cache`, and answers the pod's addresses. Where there is no record of it, today's
+    /// configuration is taken for the one that it was attached with, and its addresses are those
+    /// that the network namespace of `process` has. Once it is detached, the record goes too. What
+    /// was taken over already stays as it is.
+    pub async fn adopt(
+        &self,
+        pod: &Attachment,
+        cache: &Path,
+        process: Option<Pid>,
+    ) -> Result<Vec<IpAddr>, Error> {
         let (pod, cache) = (pod.clone(), cache.to_owned());
-        self.run(move |inner| inner.adopt(pod, &cache)).await
+        self.run(move |inner| inner.adopt(pod, &cache, process))
+            .await
     }
 
     /// Takes the node's range of pod addresses, or ranges with commas between them: where there is a
@@ -204,7 +212,12 @@ impl Inner {
         }
     }
 
-    fn adopt(&self, pod: Attachment, cache: &Path) -> Result<Vec<IpAddr>, Error> {
+    fn adopt(
+        &self,
+        pod: Attachment,
+        cache: &Path,
+        process: Option<Pid>,
+    ) -> Result<Vec<IpAddr>, Error> {
         pod.validate()?;
         let Reloaded { config, catalog } = &*self.reloaded();
         let entry = self.cache.create(&pod.pod_id, patience(config))?;
@@ -228,7 +241,10 @@ impl Inner {
                 (record, Some(foreign.result))
             }
             Ok(None) => match substitute(catalog, &pod, "it is another runtime's, and not found") {
-                Ok(record) => (record, None),
+                Ok(record) => {
+                    let result = process.map(|process| observed(process, record.list.version));
+                    (record, result.flatten())
+                }
                 Err(error) => return Err(abandon(entry, error)),
             },
             Err(error) => return Err(abandon(entry, error)),
@@ -269,6 +285,16 @@ impl Inner {
         }
         entry.remove()
     }
+}
+
+/// A result with the addresses that the kernel has for a process, from which plugins find out what
+/// else they have made for them; none where there are no addresses.
+fn observed(process: Pid, version: Version) -> Option<Value> {
+    let addresses = interfaces::addresses(process).unwrap_or_else(|error| {
+        tracing::warn!(%process, %error, "the addresses of a process cannot be read");
+        Vec::new()
+    });
+    (!addresses.is_empty()).then(|| result::of_addresses(&addresses, version))
 }
 
 /// What a pod was most likely attached with, when the record of it is lost.

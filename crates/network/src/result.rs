@@ -18,6 +18,17 @@ pub(crate) fn stamp(result: &mut Value, version: Version) {
     }
 }
 
+/// A result of which nothing is known but the addresses.
+pub(crate) fn of_addresses(addresses: &[IpAddr], version: Version) -> Value {
+    let listed = addresses.iter().map(|address| match address {
+        // Until version 0.4.0 the family was told as well.
+        IpAddr::V4(address) => json!({ "version": "4", "address": format!("{address}/32") }),
+        IpAddr::V6(address) => json!({ "version": "6", "address": format!("{address}/128") }),
+    });
+    let listed: Vec<Value> = listed.collect();
+    json!({ "cniVersion": version.as_str(), "ips": listed })
+}
+
 /// The addresses of the interfaces in the sandbox, in the plugins' order. What belongs to the
 /// node's end, and what only the pod itself can reach, is left out.
 pub(crate) fn addresses(result: &Value) -> Vec<IpAddr> {
@@ -94,6 +105,18 @@ mod tests {
         assert_eq!(of(&result), ["10.1.2.3", "fd00::1"]);
         assert!(of(&json!({"cniVersion": "1.0.0"})).is_empty());
         assert!(of(&json!({"ips": "none", "interfaces": 3})).is_empty());
+    }
+
+    #[test]
+    fn addresses_alone_make_a_result() {
+        let known: Vec<IpAddr> = ["10.0.0.2", "fd00::2"]
+            .map(|address| address.parse().unwrap())
+            .into();
+        let list: crate::conflist::Conflist = serde_json::from_value(
+            json!({"cniVersion": "0.4.0", "name": "n", "plugins": [{"type": "a"}]}),
+        )
+        .expect("valid");
+        assert_eq!(addresses(&of_addresses(&known, list.version)), known);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use slipway_cri_api::v1::{
     ContainerConfig, ContainerStatsRequest, ImageFsInfoRequest, ImageStatusRequest,
-    LinuxContainerResources, PodSandboxConfig, PodSandboxStatsRequest, StatusRequest,
-    UpdateContainerResourcesRequest,
+    LinuxContainerResources, ListImagesRequest, PodSandboxConfig, PodSandboxStatsRequest,
+    StatusRequest, UpdateContainerResourcesRequest,
 };
 use slipway_testbed::{Cri, Scratch, eventually, pod, read_log};
 use tokio::task::JoinSet;
@@ -26,6 +26,8 @@ pub(crate) enum Call {
     ContainerStats,
     UpdateContainerResources,
     ExecSync,
+    PullImage,
+    ListImages,
     ImageStatus,
     ImageFsInfo,
     StopContainer,
@@ -49,7 +51,7 @@ impl Call {
     ];
 
     /// Those that are made while it runs, and leave it as it is.
-    pub(crate) const MEANWHILE: [Self; 9] = [
+    pub(crate) const MEANWHILE: [Self; 11] = [
         Self::Status,
         Self::PodSandboxStatus,
         Self::ContainerStatus,
@@ -57,6 +59,8 @@ impl Call {
         Self::ContainerStats,
         Self::UpdateContainerResources,
         Self::ExecSync,
+        Self::PullImage,
+        Self::ListImages,
         Self::ImageStatus,
         Self::ImageFsInfo,
     ];
@@ -115,7 +119,9 @@ impl Life {
             | Call::PodSandboxStats
             | Call::ContainerStats
             | Call::UpdateContainerResources => self.ask_runtime(&cri, call).await?,
-            Call::ImageStatus | Call::ImageFsInfo => self.ask_for_images(&cri, call).await?,
+            Call::PullImage | Call::ListImages | Call::ImageStatus | Call::ImageFsInfo => {
+                self.ask_for_images(&cri, call).await?;
+            }
             Call::StopContainer => cri.stop(&self.container_id, 10).await?,
             Call::RemoveContainer => cri.remove(&self.container_id).await?,
             Call::StopPodSandbox => cri.stop_pod(&self.pod_id).await?,
@@ -158,14 +164,24 @@ impl Life {
 
     async fn ask_for_images(&self, cri: &Cri, call: Call) -> Result<()> {
         let mut images = cri.images();
-        if call == Call::ImageFsInfo {
-            images.image_fs_info(ImageFsInfoRequest {}).await?;
-        } else {
-            let request = ImageStatusRequest {
-                image: self.container.image.clone(),
-                verbose: false,
-            };
-            images.image_status(request).await?;
+        let image = self.container.image.clone();
+        match call {
+            // It is there: the registry is asked whether it is still the same.
+            Call::PullImage => drop(cri.pull(&image.unwrap_or_default().image).await?),
+            Call::ListImages => {
+                let request = ListImagesRequest::default();
+                images.list_images(request).await?;
+            }
+            Call::ImageFsInfo => {
+                images.image_fs_info(ImageFsInfoRequest {}).await?;
+            }
+            _ => {
+                let request = ImageStatusRequest {
+                    image,
+                    verbose: false,
+                };
+                images.image_status(request).await?;
+            }
         }
         Ok(())
     }

@@ -14,6 +14,13 @@ use slipway_testbed::{Cni, Daemon, Docker, Image, Node, Registry, Scratch, event
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What libcni has recorded of a pod's network.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Record {
+    Kept,
+    Lost,
+}
+
 /// A node on which dockershim has run a pod with a container.
 struct Inherited {
     docker: Docker,
@@ -140,7 +147,7 @@ async fn attach(scratch: &Scratch, cni: &Cni, pod: &str, pid: &str) -> String {
 }
 
 /// What was there before is managed from the first second, and nothing of it is restarted.
-async fn is_managed(engines: &str) {
+async fn is_managed(engines: &str, record: Record) {
     let scratch = Scratch::new().unwrap();
     let Inherited {
         docker,
@@ -160,6 +167,11 @@ async fn is_managed(engines: &str) {
         &id,
     ];
     let before = docker.cli(&inspect).unwrap();
+    let results = scratch.join("cni-cache/results");
+    if record == Record::Lost {
+        fs::remove_dir_all(&results).unwrap();
+        fs::create_dir(&results).unwrap();
+    }
     let config = format!(
         "[engine]\n{engines}\n[engine.docker]\nendpoint = \"unix://{}\"\ncni_cache = \"{}\"\n",
         docker.socket().display(),
@@ -252,7 +264,6 @@ async fn is_managed(engines: &str) {
         "the link to Docker's log is still there"
     );
     cri.stop_pod(&pod).await.unwrap();
-    let results = node.scratch.join("cni-cache/results");
     assert_eq!(
         fs::read_dir(results).unwrap().count(),
         0,
@@ -264,10 +275,15 @@ async fn is_managed(engines: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_of_dockershims_is_managed_on_docker() {
-    is_managed("name = \"docker\"").await;
+    is_managed("name = \"docker\"", Record::Kept).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_of_dockershims_is_managed_on_a_node_that_leaves_docker() {
-    is_managed("name = \"native\"\nalso = \"docker\"").await;
+    is_managed("name = \"native\"\nalso = \"docker\"", Record::Kept).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_of_dockershims_is_managed_although_the_record_of_its_network_is_lost() {
+    is_managed("name = \"docker\"", Record::Lost).await;
 }
