@@ -54,18 +54,9 @@ const STEPS: &[Step] = &[
         environment: &[],
         needed: false,
     },
-    // What CRI promises, for pods on Docker. Left out is what starts a Docker itself and was among
-    // the tests (adoption, docker, docker_checkpoint, docker_failures, docker_logs, leaving), what no engine has a part in (authority, config,
-    // dashboards, machine, notify), and:
-    // - cdi: Docker 20.10 knows none, and later ones apply the specifications themselves;
-    // - cgroup_driver: systemd is dockerd's to talk to;
-    // - checkpoint: what is CRIU's is in docker_checkpoint;
-    // - disk: what Docker does on a full disk is its own;
-    // - handler: Docker runs the runtimes that it is configured with itself;
-    // - prometheus: what is counted of Docker is in leaving;
-    // - traces, troubleshooting: the spans and the words of the native engine.
+    // What CRI promises, for pods on Docker; see `NOT_ON_DOCKER` for what is left out.
     Step {
-        name: "docker",
+        name: DOCKER,
         arguments: &[
             "test",
             "--workspace",
@@ -117,6 +108,9 @@ const STEPS: &[Step] = &[
         needed: false,
     },
 ];
+
+/// The step in which the end-to-end tests run on a Docker Engine.
+const DOCKER: &str = "docker";
 
 /// The step that takes a virtual machine.
 const MACHINE: &str = "machine";
@@ -270,7 +264,62 @@ fn summary(results: &[(&str, Outcome, Duration)]) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    /// The modules of end-to-end tests that are not run on Docker once more, and why.
+    const NOT_ON_DOCKER: &[(&[&str], &str)] = &[
+        (
+            &[
+                "adoption",
+                "docker",
+                "docker_checkpoint",
+                "docker_failures",
+                "docker_logs",
+                "import",
+                "leaving",
+            ],
+            "start a Docker themselves, and were among the tests",
+        ),
+        (
+            &["authority", "config", "dashboards", "machine", "notify"],
+            "no engine has a part in them",
+        ),
+        (
+            &["check", "rollout"],
+            "are about the node, whatever runs its pods",
+        ),
+        (
+            &["cdi"],
+            "Docker 20.10 knows no CDI, and later ones apply its specifications themselves",
+        ),
+        (&["cgroup_driver"], "systemd is dockerd's to talk to"),
+        (&["checkpoint"], "what is CRIU's is in docker_checkpoint"),
+        (&["disk"], "what Docker does on a full disk is its own"),
+        (
+            &["handler"],
+            "Docker runs the runtimes that it is configured with itself",
+        ),
+        (&["prometheus"], "what is counted of Docker is in leaving"),
+        (
+            &["traces", "troubleshooting"],
+            "have the spans and the words of the native engine",
+        ),
+    ];
+
+    #[test]
+    fn every_end_to_end_test_runs_on_docker_too_or_it_is_said_why_not() {
+        let main = include_str!("../../crates/slipway/tests/e2e/main.rs");
+        let modules = main.lines().filter_map(|line| line.strip_prefix("mod "));
+        let modules: BTreeSet<_> = modules.map(|line| line.trim_end_matches(';')).collect();
+        let step = STEPS.iter().find(|step| step.name == DOCKER).unwrap();
+        let run = step.arguments.iter().filter_map(|it| it.strip_suffix("::"));
+        let left_out = NOT_ON_DOCKER.iter().flat_map(|(modules, _)| *modules);
+        let named: Vec<_> = run.chain(left_out.copied()).collect();
+        assert_eq!(BTreeSet::from_iter(named.iter().copied()), modules);
+        assert_eq!(named.len(), modules.len(), "one is named twice");
+    }
 
     #[test]
     fn the_summary_names_every_step_and_the_sum() {
