@@ -49,15 +49,28 @@ struct ImageUsage {
     total_size: u64,
 }
 
-/// By what a kubelet is to know the image of a container: a digest where it has one.
+/// What the images of containers are called, by their ids.
 #[derive(Debug, Default)]
-pub(crate) struct ImageNames(Mutex<HashMap<String, String>>);
+pub(crate) struct ImageNames(Mutex<HashMap<String, Names>>);
+
+#[derive(Debug)]
+struct Names {
+    digest: Option<String>,
+    tag: Option<String>,
+}
 
 impl ImageNames {
-    /// Of an image by its id.
-    pub(crate) fn of(&self, id: &str) -> String {
+    /// By what a kubelet is to know an image: a digest where it has one.
+    pub(crate) fn reference(&self, id: &str) -> String {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(id).cloned().unwrap_or_else(|| id.to_owned())
+        let digest = known.get(id).and_then(|names| names.digest.clone());
+        digest.unwrap_or_else(|| id.to_owned())
+    }
+
+    /// What people call an image, where it has a name.
+    pub(crate) fn tag(&self, id: &str) -> Option<String> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(id)?.tag.clone()
     }
 
     /// Asks Docker, if it is not known yet. The image of a container may be gone.
@@ -77,9 +90,14 @@ impl ImageNames {
         }
         let asked = docker.inspect_image(id);
         if let Ok(image) = dockerd.answer(limit, "inspect image", asked).await {
-            let digest = image.repo_digests.unwrap_or_default().into_iter().next();
-            let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            names.insert(id.to_owned(), digest.unwrap_or_else(|| id.to_owned()));
+            let first =
+                |names: Option<Vec<String>>| real(&names.unwrap_or_default()).into_iter().next();
+            let names = Names {
+                digest: first(image.repo_digests),
+                tag: first(image.repo_tags),
+            };
+            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            known.insert(id.to_owned(), names);
         }
     }
 }

@@ -205,18 +205,18 @@ pub(crate) fn containers(
         .all()
         .iter()
         .filter(|container| matches_container(filter, container.view()))
-        .map(|container| list_message(container))
+        .map(|container| list_message(node, container))
         .collect();
     containers.sort_by_key(|container| std::cmp::Reverse(container.created_at));
     Ok(containers)
 }
 
-fn list_message(container: &Container) -> ContainerMessage {
+fn list_message(node: &Node, container: &Container) -> ContainerMessage {
     ContainerMessage {
         id: container.id.clone(),
         pod_sandbox_id: container.name.pod.clone(),
         metadata: Some(container.metadata()),
-        image: Some(image_spec(container)),
+        image: Some(image_spec(node, container)),
         // The id here, the digest in the status: kubelets compare this one with Image.id.
         image_ref: container.image_id.clone(),
         state: container.state.cri().into(),
@@ -227,9 +227,13 @@ fn list_message(container: &Container) -> ContainerMessage {
     }
 }
 
-fn image_spec(container: &Container) -> ImageSpec {
+/// As the request named it; kubelets had dockershim use an image's id, which tells people nothing.
+fn image_spec(node: &Node, container: &Container) -> ImageSpec {
+    let tag = (container.image == container.image_id)
+        .then(|| node.image_names.tag(&container.image_id))
+        .flatten();
     ImageSpec {
-        image: container.image.clone(),
+        image: tag.unwrap_or_else(|| container.image.clone()),
         ..ImageSpec::default()
     }
 }
@@ -283,8 +287,8 @@ fn status_message(node: &Node, container: &Container, sight: Sight) -> Container
         started_at,
         finished_at,
         exit_code,
-        image: Some(image_spec(container)),
-        image_ref: node.image_names.of(&container.image_id),
+        image: Some(image_spec(node, container)),
+        image_ref: node.image_names.reference(&container.image_id),
         reason,
         message,
         labels: container.labels.clone(),

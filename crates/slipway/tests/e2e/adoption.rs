@@ -39,6 +39,8 @@ async fn inherited(scratch: &std::sync::Arc<Scratch>) -> Inherited {
     let docker = Docker::start(scratch).await.unwrap();
     let image = registry.push("busybox:1", &Image::busybox()).await.unwrap();
     docker.cli(&["pull", "-q", &image.reference]).unwrap();
+    let of_image = ["inspect", "-f", "{{.Id}}", &image.reference];
+    let image_id = docker.cli(&of_image).unwrap();
     let run = |arguments: &[&str], labels: &[(&str, &str)], script: &str| {
         let labels: Vec<String> = labels
             .iter()
@@ -47,7 +49,8 @@ async fn inherited(scratch: &std::sync::Arc<Scratch>) -> Inherited {
         let mut words = vec!["run", "-d"];
         words.extend(arguments);
         words.extend(labels.iter().map(String::as_str));
-        words.extend([&image.reference, "sh", "-c", script]);
+        // A kubelet had an image's id from dockershim, and named that.
+        words.extend([image_id.trim(), "sh", "-c", script]);
         docker.cli(&words).unwrap().trim().to_owned()
     };
     let named = [
@@ -223,6 +226,7 @@ async fn is_managed(engines: &str, record: Record) {
     let status = cri.container_status(&id).await.unwrap();
     assert_eq!(status.state(), ContainerState::ContainerRunning);
     assert_eq!(status.metadata.unwrap().name, "main");
+    assert_eq!(status.image.unwrap().image, image);
     assert_eq!(status.log_path, log.to_str().unwrap());
     assert_eq!(status.annotations["io.kubernetes.container.hash"], "5f");
     // The kubelet finds the file with a container's last words by them.
