@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bollard::Docker;
@@ -51,13 +51,24 @@ struct ImageUsage {
 
 /// By what a kubelet is to know the image of a container: a digest where it has one.
 #[derive(Debug, Default)]
-pub(crate) struct ImageNames(Mutex<HashMap<String, String>>);
+pub(crate) struct ImageNames {
+    asked: Mutex<HashMap<String, String>>,
+    /// What a daemon before this one has asked.
+    remembered: OnceLock<HashMap<String, String>>,
+}
 
 impl ImageNames {
     /// Of an image by its id.
     pub(crate) fn of(&self, id: &str) -> String {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(id).cloned().unwrap_or_else(|| id.to_owned())
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let remembered = || self.remembered.get()?.get(id);
+        let known = asked.get(id).or_else(remembered).cloned();
+        known.unwrap_or_else(|| id.to_owned())
+    }
+
+    /// Knows names by the images' ids until Docker is asked.
+    pub(crate) fn remember(&self, names: HashMap<String, String>) {
+        self.remembered.get_or_init(|| names);
     }
 
     /// Asks Docker, if it is not known yet. The image of a container may be gone.
@@ -69,8 +80,8 @@ impl ImageNames {
         id: &str,
     ) {
         let known = |names: &Self| {
-            let names = names.0.lock().unwrap_or_else(PoisonError::into_inner);
-            names.contains_key(id)
+            let asked = names.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.contains_key(id)
         };
         if id.is_empty() || known(self) {
             return;
@@ -78,8 +89,8 @@ impl ImageNames {
         let asked = docker.inspect_image(id);
         if let Ok(image) = dockerd.answer(limit, "inspect image", asked).await {
             let digest = image.repo_digests.unwrap_or_default().into_iter().next();
-            let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            names.insert(id.to_owned(), digest.unwrap_or_else(|| id.to_owned()));
+            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.insert(id.to_owned(), digest.unwrap_or_else(|| id.to_owned()));
         }
     }
 }

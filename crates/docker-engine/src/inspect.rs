@@ -19,7 +19,7 @@ use crate::files::Files;
 use crate::{limits, naming};
 
 /// A pod: the container that holds its namespaces, and its checkpoint.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Pod {
     pub(crate) id: String,
     pub(crate) name: PodName,
@@ -43,7 +43,7 @@ pub(crate) struct Pod {
 }
 
 /// A container of a pod.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Container {
     pub(crate) id: String,
     pub(crate) name: ContainerName,

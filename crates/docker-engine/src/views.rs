@@ -18,7 +18,7 @@ use crate::inspect::{Container, Pod};
 use crate::node::{Node, Sight, now};
 
 /// Why a container may not run any more that is said to.
-const UNREACHABLE: &str = "DockerUnreachable";
+pub(crate) const UNREACHABLE: &str = "DockerUnreachable";
 
 impl Pod {
     fn state(&self) -> PodSandboxState {
@@ -117,18 +117,23 @@ pub(crate) fn pods(node: &Node, filter: Option<&PodSandboxFilter>) -> Result<Vec
         .all()
         .iter()
         .filter(|pod| matches_pod(filter, pod.view()))
-        .map(|pod| PodSandbox {
-            id: pod.id.clone(),
-            metadata: Some(pod.metadata()),
-            state: pod.state().into(),
-            created_at: pod.created_at,
-            labels: pod.labels.clone(),
-            annotations: pod.annotations.clone(),
-            runtime_handler: pod.handler(),
-        })
+        .map(|pod| list_pod(pod))
         .collect();
     pods.sort_by_key(|pod| std::cmp::Reverse(pod.created_at));
     Ok(pods)
+}
+
+/// A pod as lists have it.
+pub(crate) fn list_pod(pod: &Pod) -> PodSandbox {
+    PodSandbox {
+        id: pod.id.clone(),
+        metadata: Some(pod.metadata()),
+        state: pod.state().into(),
+        created_at: pod.created_at,
+        labels: pod.labels.clone(),
+        annotations: pod.annotations.clone(),
+        runtime_handler: pod.handler(),
+    }
 }
 
 /// A pod as its status has it.
@@ -160,7 +165,7 @@ pub(crate) fn container_messages(node: &Node, pod: &str, sight: Sight) -> Vec<Co
     let containers = node.containers_of(pod);
     containers
         .iter()
-        .map(|container| status_message(node, container, sight))
+        .map(|container| status_of(node, container, sight))
         .collect()
 }
 
@@ -251,12 +256,22 @@ pub(crate) fn container_status(
         })),
     };
     Ok(ContainerStatusResponse {
-        status: Some(status_message(node, &container, sight)),
+        status: Some(status_of(node, &container, sight)),
         info,
     })
 }
 
-fn status_message(node: &Node, container: &Container, sight: Sight) -> ContainerStatus {
+fn status_of(node: &Node, container: &Container, sight: Sight) -> ContainerStatus {
+    let image_ref = node.image_names.of(&container.image_id);
+    status_message(container, image_ref, sight)
+}
+
+/// A container as its status has it.
+pub(crate) fn status_message(
+    container: &Container,
+    image_ref: String,
+    sight: Sight,
+) -> ContainerStatus {
     let (started_at, finished_at, exit_code, reason, message) = match container.state.clone() {
         ContainerState::Created => Default::default(),
         ContainerState::Running { started_at } => {
@@ -284,7 +299,7 @@ fn status_message(node: &Node, container: &Container, sight: Sight) -> Container
         finished_at,
         exit_code,
         image: Some(image_spec(container)),
-        image_ref: node.image_names.of(&container.image_id),
+        image_ref,
         reason,
         message,
         labels: container.labels.clone(),
