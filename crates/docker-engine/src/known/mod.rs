@@ -41,6 +41,14 @@ pub(crate) struct Everything {
     pub(crate) containers: BTreeMap<String, Arc<Container>>,
 }
 
+impl Everything {
+    /// How many containers run.
+    fn running(&self) -> usize {
+        let containers = self.containers.values();
+        containers.filter(|one| one.state.is_running()).count()
+    }
+}
+
 /// Has the node know what the file says, and the file say what the node knows, for as long as that
 /// is there.
 ///
@@ -115,7 +123,6 @@ async fn keep(node: Arc<Node>, mut file: File, head: Head, shown: String) {
     loop {
         changes.mark_unchanged();
         let everything = node.everything();
-        let (pods, containers) = (everything.pods.len(), everything.containers.len());
         let (writer, head) = (Arc::clone(&node), head.clone());
         let done = blocking(move || {
             let image_ref = |id: &str| writer.image_names.of(id);
@@ -129,7 +136,12 @@ async fn keep(node: Arc<Node>, mut file: File, head: Head, shown: String) {
         file = same_file;
         match done {
             Ok(()) => {
-                tracing::debug!(pods, containers, "what Docker has is written down");
+                tracing::debug!(
+                    pods = everything.pods.len(),
+                    containers = everything.containers.len(),
+                    running = everything.running(),
+                    "what Docker has is written down"
+                );
                 (written, pause) = (Some(everything), FIRST_PAUSE);
                 if changes.changed().await.is_err() {
                     return;
