@@ -1,6 +1,7 @@
 //! The file: a row for each pod and each container, and one that says what they are rows of.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -80,12 +81,28 @@ impl File {
     }
 
     /// What it says, all of it: a row that cannot be read is an error.
+    ///
+    /// redb can end the process that reads what a disk has damaged. That happens to one daemon and
+    /// not to the next as well: what nobody has read to the end is not read again.
     pub(super) fn read(&mut self) -> Result<Found, Error> {
-        match self.path.try_exists() {
-            Ok(true) => self.open()?.with(read),
-            Ok(false) => Ok(Found::Nothing),
-            Err(error) => Err(error.into()),
+        if !self.path.try_exists()? {
+            return Ok(Found::Nothing);
         }
+        let being_read = self.path.with_extension("reading");
+        if being_read.try_exists()? {
+            fs::remove_file(&self.path)?;
+            fs::remove_file(&being_read)?;
+            let reason = "the daemon before this one ended while it read the file";
+            return Err(Error::Corrupted(reason.to_owned()));
+        }
+        // A disk that has no room for a mark is no reason not to read.
+        let _ = fs::File::create(&being_read);
+        let found = self.open().and_then(|file| {
+            file.check()?;
+            file.with(read)
+        });
+        let _ = fs::remove_file(&being_read);
+        found
     }
 
     /// Has it say what is known `now`. Of what it says already, `before`, only what is other now is
@@ -100,7 +117,7 @@ impl File {
         match self.try_write(head, before, now, &image_ref) {
             Err(error) if is_damage(&error) => {
                 self.open = None;
-                std::fs::remove_file(&self.path)?;
+                fs::remove_file(&self.path)?;
                 self.try_write(head, None, now, &image_ref)
             }
             other => other,

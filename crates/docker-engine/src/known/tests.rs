@@ -231,6 +231,27 @@ fn a_damaged_file_is_told_of_and_made_anew() {
 }
 
 #[test]
+fn a_file_that_has_ended_a_daemon_is_not_read_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("known.redb");
+    let known = everything(vec![pod("p")], Vec::new());
+    let write = || File::new(path.clone()).write(&head(), None, &known, image_ref);
+    write().unwrap();
+    let being_read = directory.path().join("known.reading");
+    fs::write(being_read, "").unwrap();
+    let refused = read(&path).unwrap_err();
+    assert!(
+        refused.to_string().contains("ended while it read"),
+        "{refused}"
+    );
+    assert_eq!(read(&path).unwrap(), [""; 0]);
+    write().unwrap();
+    for _ in 0..2 {
+        assert_eq!(read(&path).unwrap(), ["p"]);
+    }
+}
+
+#[test]
 fn on_a_full_disk_it_says_what_it_said_until_there_is_room() {
     let directory = tempfile::tempdir().unwrap();
     let (none, size) = (MountFlags::empty(), Some(c"size=4m"));
