@@ -77,11 +77,12 @@ pub(crate) struct Container {
 }
 
 /// Who has made a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
 pub(crate) enum Maker {
-    Slipway,
+    Slipway = 0,
     /// dockershim or cri-dockerd.
-    Other,
+    Other = 1,
 }
 
 /// Something of Kubernetes' that is in Docker.

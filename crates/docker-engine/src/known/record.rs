@@ -47,8 +47,8 @@ pub(super) struct ContainerRecord {
     pod: String,
     #[prost(int32, optional, tag = "3")]
     pid: Option<i32>,
-    #[prost(bool, tag = "4")]
-    made_by_other: bool,
+    #[prost(enumeration = "Maker", tag = "4")]
+    maker: i32,
     #[prost(string, optional, tag = "5")]
     docker_log: Option<String>,
     #[prost(message, required, tag = "6")]
@@ -127,7 +127,7 @@ impl ContainerRecord {
             status: views::status_message(container, image_ref, Sight::Present),
             pod: container.name.pod.clone(),
             pid: container.pid,
-            made_by_other: container.maker == Maker::Other,
+            maker: container.maker.into(),
             docker_log: docker_log.map(|path| path.to_string_lossy().into_owned()),
             beside: container.beside.clone(),
             user: container.user.clone(),
@@ -145,6 +145,7 @@ impl ContainerRecord {
 
     pub(super) fn read(self) -> Container {
         let state = state(&self.status);
+        let maker = self.maker();
         let stop_signal = self.status.stop_signal().as_str_name().to_owned();
         let ContainerStatus {
             id,
@@ -174,11 +175,7 @@ impl ContainerRecord {
             pid: self.pid,
             image_id,
             image: image.unwrap_or_default().image,
-            maker: if self.made_by_other {
-                Maker::Other
-            } else {
-                Maker::Slipway
-            },
+            maker,
             log_path: Some(PathBuf::from(log_path)).filter(|path| !path.as_os_str().is_empty()),
             docker_log: self.docker_log.map(PathBuf::from),
             mounts,
