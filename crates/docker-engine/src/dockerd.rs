@@ -26,8 +26,8 @@ pub(crate) struct Dockerd {
     endpoint: String,
     timeout: Duration,
     link: watch::Sender<Link>,
-    /// Whether it has been up.
-    was_up: AtomicBool,
+    /// Whether it is known what it has, or had.
+    is_known: AtomicBool,
 }
 
 /// Whether dockerd can be asked.
@@ -132,7 +132,7 @@ impl Dockerd {
             endpoint: config.endpoint.clone(),
             timeout: config.timeout(),
             link: watch::Sender::new(Link::Down(waiting)),
-            was_up: AtomicBool::new(false),
+            is_known: AtomicBool::new(false),
         })
     }
 
@@ -152,13 +152,14 @@ impl Dockerd {
         }
     }
 
-    /// Whether it is known what dockerd has, or was when it could last be asked.
+    /// Whether it is known what dockerd has, or was when it could last be asked, by this daemon or one
+    /// before.
     ///
     /// # Errors
     ///
     /// [`Kind::Unavailable`] where it could not be asked yet.
     pub(crate) fn is_known(&self) -> Result<()> {
-        if self.was_up.load(Ordering::Acquire) {
+        if self.is_known.load(Ordering::Acquire) {
             return Ok(());
         }
         self.up().map(drop)
@@ -174,7 +175,19 @@ impl Dockerd {
     pub(crate) fn set(&self, link: Link) {
         let up = matches!(link, Link::Up(_));
         self.link.send_replace(link);
-        self.was_up.fetch_or(up, Ordering::Release);
+        self.is_known.fetch_or(up, Ordering::Release);
+    }
+
+    /// From now on it is known what dockerd had when a daemon before this one could ask it.
+    pub(crate) fn remember(&self) {
+        self.is_known.store(true, Ordering::Release);
+    }
+
+    /// Waits until it is up.
+    pub(crate) async fn reached(&self) {
+        let mut link = self.link.subscribe();
+        // The sender is here.
+        let _ = link.wait_for(|link| matches!(link, Link::Up(_))).await;
     }
 
     /// Has dockerd do something, within the time that a request may take.

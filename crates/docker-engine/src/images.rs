@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bollard::Docker;
@@ -51,26 +51,43 @@ struct ImageUsage {
 
 /// What the images of containers are called, by their ids.
 #[derive(Debug, Default)]
-pub(crate) struct ImageNames(Mutex<HashMap<String, Names>>);
+pub(crate) struct ImageNames {
+    asked: Mutex<HashMap<String, Names>>,
+    /// What a daemon before this one has asked.
+    remembered: OnceLock<HashMap<String, Names>>,
+}
 
-#[derive(Debug)]
-struct Names {
-    digest: Option<String>,
-    tag: Option<String>,
+/// What one image is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Names {
+    /// By what a kubelet is to know it: a digest, where it has one.
+    pub(crate) reference: String,
+    /// What people call it, where it has a name.
+    pub(crate) tag: Option<String>,
+}
+
+impl Names {
+    /// Of an image by its id, of which nothing else is known.
+    fn none(id: &str) -> Self {
+        Self {
+            reference: id.to_owned(),
+            tag: None,
+        }
+    }
 }
 
 impl ImageNames {
-    /// By what a kubelet is to know an image: a digest where it has one.
-    pub(crate) fn reference(&self, id: &str) -> String {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let digest = known.get(id).and_then(|names| names.digest.clone());
-        digest.unwrap_or_else(|| id.to_owned())
+    /// Of an image by its id.
+    pub(crate) fn of(&self, id: &str) -> Names {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let remembered = || self.remembered.get()?.get(id);
+        let known = asked.get(id).or_else(remembered).cloned();
+        known.unwrap_or_else(|| Names::none(id))
     }
 
-    /// What people call an image, where it has a name.
-    pub(crate) fn tag(&self, id: &str) -> Option<String> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(id)?.tag.clone()
+    /// Knows names by the images' ids until Docker is asked.
+    pub(crate) fn remember(&self, names: HashMap<String, Names>) {
+        self.remembered.get_or_init(|| names);
     }
 
     /// Asks Docker, if it is not known yet. The image of a container may be gone.
@@ -82,8 +99,8 @@ impl ImageNames {
         id: &str,
     ) {
         let known = |names: &Self| {
-            let names = names.0.lock().unwrap_or_else(PoisonError::into_inner);
-            names.contains_key(id)
+            let asked = names.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.contains_key(id)
         };
         if id.is_empty() || known(self) {
             return;
@@ -93,11 +110,11 @@ impl ImageNames {
             let first =
                 |names: Option<Vec<String>>| real(&names.unwrap_or_default()).into_iter().next();
             let names = Names {
-                digest: first(image.repo_digests),
+                reference: first(image.repo_digests).unwrap_or_else(|| id.to_owned()),
                 tag: first(image.repo_tags),
             };
-            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            known.insert(id.to_owned(), names);
+            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.insert(id.to_owned(), names);
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::files::Files;
 use crate::{limits, naming};
 
 /// A pod: the container that holds its namespaces, and its checkpoint.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Pod {
     pub(crate) id: String,
     pub(crate) name: PodName,
@@ -43,7 +43,7 @@ pub(crate) struct Pod {
 }
 
 /// A container of a pod.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Container {
     pub(crate) id: String,
     pub(crate) name: ContainerName,
@@ -77,11 +77,12 @@ pub(crate) struct Container {
 }
 
 /// Who has made a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
 pub(crate) enum Maker {
-    Slipway,
+    Slipway = 0,
     /// dockershim or cri-dockerd.
-    Other,
+    Other = 1,
 }
 
 /// Something of Kubernetes' that is in Docker.

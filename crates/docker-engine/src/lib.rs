@@ -8,7 +8,8 @@
 //!
 //! - Docker is what is true. What is known here is asked again whenever Docker tells of a change,
 //!   and all of it when Docker has been out of reach. While it is, List and Status tell what it said
-//!   last, Status of the engine that it is, and everything else is refused.
+//!   last, also to a daemon before this one, Status of the engine that it is, and everything else is
+//!   refused.
 //! - A pod is seen when its network and its checkpoint are there, and its checkpoint goes last.
 //! - Every request to dockerd has a deadline.
 #![forbid(unsafe_code)]
@@ -30,6 +31,7 @@ mod gates;
 mod holder;
 mod images;
 mod inspect;
+mod known;
 mod lifecycle;
 mod limits;
 mod log;
@@ -83,7 +85,8 @@ use node::Node;
 /// Where an engine keeps its things, and the configuration of its parts.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// What survives a reboot: checkpoints of pods, and what their networks were made with.
+    /// What survives a reboot: checkpoints of pods, what their networks were made with, and what
+    /// Docker had.
     pub root: PathBuf,
     /// What does not: pods' network namespaces, mounted.
     pub state: PathBuf,
@@ -97,6 +100,9 @@ pub struct Settings {
     pub network_metrics: slipway_network::Metrics,
     /// Whether it writes the logs of containers; false beside another one that does, or has done.
     pub writes_logs: bool,
+    /// Whether it tells what Docker had when a daemon before it could ask, until Docker answers; false
+    /// where nothing may be concluded from that.
+    pub remembers: bool,
 }
 
 /// The engine. It implements [`Engine`], which is how it is used.
@@ -106,7 +112,7 @@ pub struct DockerEngine {
 
 impl DockerEngine {
     /// Takes a root directory and connects to dockerd. One that is not there is waited for in the
-    /// background, and until then every operation but Status says so.
+    /// background, and until then every operation says so, but Status and what can be told of before.
     ///
     /// # Errors
     ///
@@ -121,6 +127,7 @@ impl DockerEngine {
             census,
             network_metrics,
             writes_logs,
+            remembers,
         } = settings;
         // Those that the engine on this kernel takes: there are never two daemons in one place.
         let locks = [lock(&root)?, lock(&state)?];
@@ -137,6 +144,9 @@ impl DockerEngine {
         let logs = Logs::new(node::logs(&root), writes_logs)?;
         let node = Node::new(docker, network, &census, logs, [&root, &state], locks)?;
         let node = Arc::new(node);
+        if remembers {
+            known::start(&node, node::known(&root)).await?;
+        }
         watch::start(&node).await?;
         Ok(Self { node })
     }

@@ -27,6 +27,7 @@ use crate::files::Files;
 use crate::gates::Gates;
 use crate::images::ImageNames;
 use crate::inspect::{Container, Found, Pod, read};
+use crate::known::Everything;
 use crate::log::Logs;
 use crate::making::{Making, Makings, Meanwhile};
 use crate::pins::Pins;
@@ -416,6 +417,44 @@ impl Node {
         });
     }
 
+    /// Knows what a daemon before this one has known, until Docker is asked.
+    pub(crate) fn remember(&self, pods: Vec<Pod>, containers: Vec<Container>) {
+        let mut told = self.told();
+        for pod in pods.into_iter().map(Arc::new) {
+            told.pod(&pod);
+            self.pods.put(pod.name.clone(), &pod.id, Arc::clone(&pod));
+        }
+        for container in containers.into_iter().map(Arc::new) {
+            told.container(&container);
+            self.containers.put(
+                container.name.clone(),
+                &container.id,
+                Arc::clone(&container),
+            );
+        }
+        self.dockerd.remember();
+    }
+
+    /// What is known, all at one moment.
+    pub(crate) fn everything(&self) -> Everything {
+        let _told = self.told();
+        let by_id = |pod: Arc<Pod>| (pod.id.clone(), pod);
+        let pods = self.pods.all().into_iter().map(by_id).collect();
+        let by_id = |container: Arc<Container>| (container.id.clone(), container);
+        let containers = self.containers.all().into_iter().map(by_id).collect();
+        Everything { pods, containers }
+    }
+
+    /// Goes on with the logs of containers that are remembered to run, as it would without a restart.
+    pub(crate) async fn attend_remembered(&self) {
+        for container in self.containers.all() {
+            if container.state.is_running() {
+                let _turn = self.turns.alone(&container.id).await;
+                self.logs.attend(&container).await;
+            }
+        }
+    }
+
     /// Waits until something is known, however long that takes.
     pub(crate) async fn until(&self, known: impl Fn() -> bool) {
         let mut changes = self.changes.subscribe();
@@ -472,6 +511,11 @@ pub(crate) fn checkpoints(root: &Path) -> PathBuf {
 /// Where updated limits are.
 pub(crate) fn limits(root: &Path) -> PathBuf {
     root.join("limits")
+}
+
+/// Where it is written what Docker has.
+pub(crate) fn known(root: &Path) -> PathBuf {
+    root.join("known.redb")
 }
 
 /// Where it is noted how far logs are written.

@@ -14,11 +14,12 @@ use slipway_engine::{
     signal,
 };
 
+use crate::images::Names;
 use crate::inspect::{Container, Pod};
 use crate::node::{Node, Sight, now};
 
 /// Why a container may not run any more that is said to.
-const UNREACHABLE: &str = "DockerUnreachable";
+pub(crate) const UNREACHABLE: &str = "DockerUnreachable";
 
 impl Pod {
     fn state(&self) -> PodSandboxState {
@@ -117,18 +118,23 @@ pub(crate) fn pods(node: &Node, filter: Option<&PodSandboxFilter>) -> Result<Vec
         .all()
         .iter()
         .filter(|pod| matches_pod(filter, pod.view()))
-        .map(|pod| PodSandbox {
-            id: pod.id.clone(),
-            metadata: Some(pod.metadata()),
-            state: pod.state().into(),
-            created_at: pod.created_at,
-            labels: pod.labels.clone(),
-            annotations: pod.annotations.clone(),
-            runtime_handler: pod.handler(),
-        })
+        .map(|pod| list_pod(pod))
         .collect();
     pods.sort_by_key(|pod| std::cmp::Reverse(pod.created_at));
     Ok(pods)
+}
+
+/// A pod as lists have it.
+pub(crate) fn list_pod(pod: &Pod) -> PodSandbox {
+    PodSandbox {
+        id: pod.id.clone(),
+        metadata: Some(pod.metadata()),
+        state: pod.state().into(),
+        created_at: pod.created_at,
+        labels: pod.labels.clone(),
+        annotations: pod.annotations.clone(),
+        runtime_handler: pod.handler(),
+    }
 }
 
 /// A pod as its status has it.
@@ -160,7 +166,7 @@ pub(crate) fn container_messages(node: &Node, pod: &str, sight: Sight) -> Vec<Co
     let containers = node.containers_of(pod);
     containers
         .iter()
-        .map(|container| status_message(node, container, sight))
+        .map(|container| status_of(node, container, sight))
         .collect()
 }
 
@@ -216,7 +222,10 @@ fn list_message(node: &Node, container: &Container) -> ContainerMessage {
         id: container.id.clone(),
         pod_sandbox_id: container.name.pod.clone(),
         metadata: Some(container.metadata()),
-        image: Some(image_spec(node, container)),
+        image: Some(image_spec(
+            container,
+            &node.image_names.of(&container.image_id),
+        )),
         // The id here, the digest in the status: kubelets compare this one with Image.id.
         image_ref: container.image_id.clone(),
         state: container.state.cri().into(),
@@ -228,12 +237,13 @@ fn list_message(node: &Node, container: &Container) -> ContainerMessage {
 }
 
 /// As the request named it; kubelets had dockershim use an image's id, which tells people nothing.
-fn image_spec(node: &Node, container: &Container) -> ImageSpec {
-    let tag = (container.image == container.image_id)
-        .then(|| node.image_names.tag(&container.image_id))
-        .flatten();
+fn image_spec(container: &Container, names: &Names) -> ImageSpec {
+    let tag = names
+        .tag
+        .as_ref()
+        .filter(|_| container.image == container.image_id);
     ImageSpec {
-        image: tag.unwrap_or_else(|| container.image.clone()),
+        image: tag.unwrap_or(&container.image).clone(),
         ..ImageSpec::default()
     }
 }
@@ -255,12 +265,18 @@ pub(crate) fn container_status(
         })),
     };
     Ok(ContainerStatusResponse {
-        status: Some(status_message(node, &container, sight)),
+        status: Some(status_of(node, &container, sight)),
         info,
     })
 }
 
-fn status_message(node: &Node, container: &Container, sight: Sight) -> ContainerStatus {
+fn status_of(node: &Node, container: &Container, sight: Sight) -> ContainerStatus {
+    let names = node.image_names.of(&container.image_id);
+    status_message(container, names, sight)
+}
+
+/// A container as its status has it.
+pub(crate) fn status_message(container: &Container, names: Names, sight: Sight) -> ContainerStatus {
     let (started_at, finished_at, exit_code, reason, message) = match container.state.clone() {
         ContainerState::Created => Default::default(),
         ContainerState::Running { started_at } => {
@@ -287,8 +303,8 @@ fn status_message(node: &Node, container: &Container, sight: Sight) -> Container
         started_at,
         finished_at,
         exit_code,
-        image: Some(image_spec(node, container)),
-        image_ref: node.image_names.reference(&container.image_id),
+        image: Some(image_spec(container, &names)),
+        image_ref: names.reference,
         reason,
         message,
         labels: container.labels.clone(),

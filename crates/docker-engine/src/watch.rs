@@ -57,6 +57,7 @@ pub(crate) async fn start(node: &Arc<Node>) -> Result<()> {
 
 /// `first` is told what is wrong when dockerd was tried once.
 async fn follow(node: Arc<Node>, first: oneshot::Sender<Option<Error>>) {
+    node.attend_remembered().await;
     let mut connected = connect(&node).await;
     if let Err(error) = &connected {
         // Whoever asks at once is told why.

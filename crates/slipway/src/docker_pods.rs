@@ -158,6 +158,7 @@ async fn stop_all(
         census: Census::default(),
         network_metrics: slipway_network::Metrics::default(),
         writes_logs: false,
+        remembers: false,
     };
     let asking = |what: &str| Failed::of_engine(format!("{what} of {}", docker.socket.display()));
     let engine = DockerEngine::open(settings).await;

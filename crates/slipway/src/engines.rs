@@ -178,6 +178,7 @@ async fn docker(config: &Config, counts: &Counts) -> Result<Arc<DockerEngine>> {
         census: counts.census.clone(),
         network_metrics: counts.network.clone(),
         writes_logs: true,
+        remembers: true,
     };
     Ok(Arc::new(DockerEngine::open(settings).await?))
 }

@@ -15,6 +15,7 @@ use slipway_testbed::{
 };
 use tonic::Code;
 
+use crate::leaving::{LOUD, written_down};
 use crate::refused;
 
 /// How long anything may take before it counts as hanging.
@@ -238,7 +239,8 @@ async fn ready(node: &Node) -> (bool, String) {
 
 #[tokio::test]
 async fn a_dockerd_that_dies_hangs_or_is_not_there_is_told_and_waited_for() {
-    let (mut node, image) = node_with("[engine.docker]\nrequest_timeout = 3\n").await;
+    let (mut node, image) =
+        node_with(&format!("{LOUD}[engine.docker]\nrequest_timeout = 3\n")).await;
     let config = node.pod("web");
     let pod = node.cri().run_pod(&config).await.unwrap();
     let container = pod::sleeper("main", &image);
@@ -274,6 +276,7 @@ async fn a_dockerd_that_dies_hangs_or_is_not_there_is_told_and_waited_for() {
 
     // It is gone, and nothing that it ran is told of as gone.
     let mut dockerd = node.docker.take().unwrap();
+    written_down(&node.daemon, 1).await;
     dockerd.kill9();
     eventually("Docker's end to be noticed", PATIENCE, async || {
         Ok(!ready(&node).await.0)
@@ -298,8 +301,14 @@ async fn a_dockerd_that_dies_hangs_or_is_not_there_is_told_and_waited_for() {
     // A daemon that starts in the meantime waits as well.
     node.daemon.restart().await.unwrap();
     assert!(!ready(&node).await.0);
-    let answer = node.cri().containers().await;
-    refused(answer, Code::Unavailable, &["dockerd", "docker.sock"]);
+    refused(
+        node.cri().run_pod(&node.pod("other")).await,
+        Code::Unavailable,
+        &["dockerd", "docker.sock"],
+    );
+    let seen = node.cri().container_status(&id).await.unwrap();
+    assert_eq!(seen.state(), ContainerState::ContainerRunning);
+    assert_eq!(seen.reason, "DockerUnreachable");
     dockerd.restart().await.unwrap();
     node.docker = Some(dockerd);
     eventually("Docker to be found", PATIENCE, async || {

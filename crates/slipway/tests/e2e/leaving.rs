@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use slipway_cri_api::v1::{
     ContainerConfig, ContainerState, ImageFsInfoRequest, ImageSpec, ImageStatusRequest,
-    LinuxContainerResources, ListImagesRequest, ListMetricDescriptorsRequest, PodSandboxConfig,
-    PodSandboxState, PullImageRequest, RemoveImageRequest, StatusRequest,
+    LinuxContainerResources, ListImagesRequest, ListMetricDescriptorsRequest, PodSandbox,
+    PodSandboxConfig, PodSandboxState, PullImageRequest, RemoveImageRequest, StatusRequest,
 };
 use slipway_testbed::{
     Cni, Daemon, Docker, Image, Node, Pushed, Registry, Scratch, eventually, pod, slipway_binary,
@@ -19,6 +20,22 @@ use crate::prometheus::Scrape;
 use crate::{metrics, refused, resource};
 
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The configuration of a daemon that says what [`written_down`] waits for.
+pub(crate) const LOUD: &str = "log_level = \"debug\"\n";
+
+/// Waits until the daemon that runs now has written down that so many containers run in Docker.
+pub(crate) async fn written_down(daemon: &Daemon, running: usize) {
+    let count = format!("running={running}");
+    eventually("it to be written down", PATIENCE, async || {
+        let log = daemon.log();
+        let since = log.rfind("Docker answers").map_or("", |at| &log[at..]);
+        let mut lines = since.lines();
+        Ok(lines.any(|line| line.contains("is written down") && line.contains(&count)))
+    })
+    .await
+    .unwrap();
+}
 
 /// A node that had its pods in Docker, and whose daemon now runs new ones itself.
 struct Leaving {
@@ -39,9 +56,23 @@ impl Leaving {
 
     async fn configured(more: &str, config: &str) -> Self {
         let scratch = Scratch::new().unwrap();
+        let docker = Docker::start(&scratch).await.unwrap();
+        Self::from(docker, &scratch, more, config).await
+    }
+
+    /// One whose Docker leaves containers running when it ends.
+    async fn live() -> Self {
+        let scratch = Scratch::new().unwrap();
+        let mut docker = Docker::start(&scratch).await.unwrap();
+        let live = "{\"live-restore\": true}";
+        docker.reconfigure(live).await.unwrap();
+        Self::from(docker, &scratch, "", LOUD).await
+    }
+
+    async fn from(docker: Docker, scratch: &Arc<Scratch>, more: &str, config: &str) -> Self {
+        let scratch = Arc::clone(scratch);
         let cni = Cni::new(&scratch).unwrap();
         let registry = Registry::start(&scratch).await.unwrap();
-        let docker = Docker::start(&scratch).await.unwrap();
         let metrics = SocketAddr::from(([127, 0, 0, 1], scratch.host_port()));
         let daemon = Daemon::builder(&scratch, &cni)
             .docker(&docker)
@@ -338,11 +369,85 @@ async fn a_docker_that_hangs_keeps_no_daemon_from_starting() {
     leaving.node.finish().await.unwrap();
 }
 
+/// A partial list would have a kubelet make Docker's pods anew, and none at all takes it for ill.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_in_a_docker_that_was_never_reached_is_not_said_to_be_gone() {
-    let mut leaving = Leaving::new("").await;
+async fn a_daemon_that_starts_while_docker_is_away_knows_what_it_had() {
+    let mut leaving = Leaving::live().await;
+    let (new_pod, new_id) = leaving.launch("new").await;
+    let extra = pod::sleeper("extra", &leaving.image.reference);
+    let cri = leaving.node.cri();
+    let extra = cri.launch(&leaving.pod, &leaving.config, &extra).await;
+    let extra = extra.unwrap();
+    let docker = leaving.node.docker.as_ref().unwrap();
+    let life = "{{.State.Pid}} {{.State.StartedAt}} {{.RestartCount}}";
+    let inspected = [leaving.id.clone(), leaving.pod.clone()];
+    let inspect = ["inspect", "--format", life, &inspected[0], &inspected[1]];
+    let before = docker.cli(&inspect).unwrap();
+    written_down(&leaving.node.daemon, 2).await;
+    leaving.node.daemon.kill9();
+    docker.cli(&["rm", "-f", &extra]).unwrap();
     leaving.docker().kill9();
     leaving.node.daemon.restart().await.unwrap();
+
+    let cri = leaving.node.cri();
+    let pods = cri.pods().await.unwrap();
+    let ids: Vec<_> = pods.iter().map(|pod| pod.id.clone()).collect();
+    assert_eq!(ids, [new_pod.clone(), leaving.pod.clone()]);
+    let ready = |pod: &PodSandbox| pod.state() == PodSandboxState::SandboxReady;
+    assert!(pods.iter().all(ready), "{pods:?}");
+    assert_eq!(cri.containers().await.unwrap().len(), 3);
+    let status = cri.container_status(&leaving.id).await.unwrap();
+    assert_eq!(status.state(), ContainerState::ContainerRunning);
+    assert_eq!(status.reason, "DockerUnreachable");
+    assert_eq!(status.image_ref, leaving.image.by_digest);
+    let status = cri.pod_status(&leaving.pod).await.unwrap();
+    assert!(!status.network.unwrap().ip.is_empty());
+    let refusals = [
+        cri.stop(&leaving.id, 0).await,
+        cri.stop_pod(&leaving.pod).await,
+        cri.remove_pod(&leaving.pod).await,
+    ];
+    for refusal in refusals {
+        refused(refusal, Code::Unavailable, &["docker.sock"]);
+    }
+    assert!(leaving.engines().contains("Left in docker:"));
+    // The others are none the worse.
+    let output = cri.exec(&new_id, &["echo", "here"]).await.unwrap();
+    assert_eq!(output.stdout, b"here\n");
+    cri.stop_pod(&new_pod).await.unwrap();
+    cri.remove_pod(&new_pod).await.unwrap();
+    let (newer, _) = leaving.launch("newer").await;
+
+    leaving.docker().restart().await.unwrap();
+    let (cri, old) = (leaving.node.cri(), &leaving.id);
+    eventually("Docker's pods to be known again", PATIENCE, async || {
+        Ok(cri.container_status(old).await?.reason.is_empty())
+    })
+    .await
+    .unwrap();
+    assert_eq!(leaving.state(old).await, ContainerState::ContainerRunning);
+    let docker = leaving.node.docker.as_ref().unwrap();
+    assert_eq!(docker.cli(&inspect).unwrap(), before, "nothing was started");
+    let output = cri.exec(old, &["echo", "there"]).await.unwrap();
+    assert_eq!(output.stdout, b"there\n");
+    let gone = cri.container_status(&extra).await;
+    refused(gone, Code::NotFound, &[&extra]);
+    let pods = cri.pods().await.unwrap();
+    let ids: Vec<_> = pods.iter().map(|pod| pod.id.as_str()).collect();
+    assert_eq!(ids, [newer.as_str(), leaving.pod.as_str()]);
+    leaving.node.finish().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_a_docker_that_was_never_reached_is_not_said_to_be_gone() {
+    let mut leaving = Leaving::configured("", LOUD).await;
+    leaving.docker().kill9();
+    leaving.node.daemon.kill9();
+    let known = leaving.node.daemon.root().join("docker/known.redb");
+    std::fs::write(known, "this is no database").unwrap();
+    leaving.node.daemon.restart().await.unwrap();
+    let log = leaving.node.daemon.log();
+    assert!(log.contains("what Docker had cannot be read"), "{log}");
     let cri = leaving.node.cri();
     refused(cri.pods().await, Code::Unavailable, &["docker.sock"]);
     refused(
@@ -367,6 +472,18 @@ async fn what_is_in_a_docker_that_was_never_reached_is_not_said_to_be_gone() {
             .pods()
             .await
             .is_ok_and(|pods| pods.len() == 2))
+    })
+    .await
+    .unwrap();
+    // From now on it is.
+    written_down(&leaving.node.daemon, 0).await;
+    leaving.docker().kill9();
+    leaving.node.daemon.restart().await.unwrap();
+    assert_eq!(leaving.node.cri().pods().await.unwrap().len(), 2);
+    leaving.docker().restart().await.unwrap();
+    let old = &leaving.pod;
+    eventually("Docker's pods to be removed", PATIENCE, async || {
+        Ok(leaving.node.cri().remove_pod(old).await.is_ok())
     })
     .await
     .unwrap();
