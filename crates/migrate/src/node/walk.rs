@@ -109,7 +109,7 @@ impl Walk {
 pub(super) fn is_of_the_system(path: &Path) -> bool {
     let below = |above: &&str| path.starts_with(above);
     ABOVE_IT.iter().any(|above| path == Path::new(above))
-        || OF_THE_SYSTEM.iter().any(|above| below(above)) && !below(&"/usr/local")
+        || OF_THE_SYSTEM.iter().any(below) && !below(&"/usr/local")
 }
 
 /// Whether a link leads to a directory that is the system's.
