@@ -50,9 +50,6 @@ const SCRIPTS: [&str; 11] = [
     "/var/lib/cloud/scripts",
 ];
 
-/// Where people put their own, in their home.
-const HOME_SCRIPTS: [&str; 2] = ["", ".local/bin"];
-
 const PROFILES: [&str; 5] = [
     "/etc/profile",
     "/etc/profile.d",
@@ -104,7 +101,7 @@ pub(super) fn check(look: &mut Look<'_>, facts: &Facts) {
     }
     let of_homes = homes
         .iter()
-        .flat_map(|home| HOME_SCRIPTS.map(|name| home.join(name)));
+        .flat_map(|home| [home.clone(), home.join(".local/bin")]);
     for place in SCRIPTS.map(PathBuf::from).into_iter().chain(of_homes) {
         callers.scripts(&place);
     }
@@ -215,6 +212,10 @@ fn is_foreign(path: &Path) -> bool {
                 | "site-packages"
                 | "__pycache__"
                 | ".npm"
+                | ".nvm"
+                | ".pyenv"
+                | ".rbenv"
+                | ".rvm"
                 | ".local"
         )
     )

@@ -23,6 +23,8 @@ pub(super) fn all(look: &mut Look<'_>) -> Vec<PathBuf> {
             }
         }
     }
+    // What is in one that cannot be listed would be told file by file.
+    homes.retain(|home| look.can_list(home));
     homes
 }
 

@@ -99,6 +99,16 @@ impl<'a> Look<'a> {
         }
     }
 
+    /// Whether a directory can be listed; one that is not there is empty.
+    pub(crate) fn can_list(&mut self, path: impl AsRef<Path>) -> bool {
+        let path = path.as_ref();
+        let listed = self.root.list(path);
+        if let Err(error) = &listed {
+            self.miss_path(path, error);
+        }
+        listed.is_ok()
+    }
+
     /// The text that a file begins with, if it is there.
     pub(crate) fn text(&mut self, path: impl AsRef<Path>) -> Option<Arc<Source>> {
         let path = path.as_ref();
