@@ -62,19 +62,15 @@ async fn large_files_are_looked_at_or_told() {
         ],
         |at| {
             // A log with all permissions, an installer with its archive, and a program.
-            let all = fs::Permissions::from_mode(0o777);
-            fs::write(at("/opt/all.log"), "docker ps\n".repeat(1 << 20)).unwrap();
-            fs::set_permissions(at("/opt/all.log"), all.clone()).unwrap();
             let data = vec![1; 9 << 20];
-            let installer = [b"#!/bin/sh\ndocker load\n\0".as_slice(), &data].concat();
-            fs::write(at("/opt/setup.run"), installer).unwrap();
-            fs::set_permissions(at("/opt/setup.run"), all.clone()).unwrap();
-            let program = [
-                b"\x7fELF\x02\x01\x01\0\ndocker ps\n".as_slice(),
-                &[1; 9 << 20],
-            ];
-            fs::write(at("/opt/program"), program.concat()).unwrap();
-            fs::set_permissions(at("/opt/program"), all).unwrap();
+            for (path, start) in [
+                ("/opt/all.log", b"docker ps\n".as_slice()),
+                ("/opt/setup.run", b"#!/bin/sh\ndocker load\n\0"),
+                ("/opt/program", b"\x7fELF\x02\x01\x01\0\ndocker ps\n"),
+            ] {
+                fs::write(at(path), [start, &data].concat()).unwrap();
+                fs::set_permissions(at(path), fs::Permissions::from_mode(0o777)).unwrap();
+            }
         },
     )
     .await;
