@@ -72,7 +72,8 @@ const SERVICES: [&str; 3] = ["docker", "docker.service", "docker.socket"];
 /// The call in a line of a shell script, a crontab or an `Exec…=` of a unit, if there is one.
 pub(crate) fn call(line: &str) -> Option<String> {
     let line = line.trim();
-    if line.starts_with('#') {
+    // Of many lines, hardly one goes on.
+    if line.starts_with('#') || !line.contains("docker") {
         return None;
     }
     let mut words = words(line).peekable();
@@ -103,6 +104,13 @@ pub(crate) fn call(line: &str) -> Option<String> {
         }
     }
     None
+}
+
+/// The paths in a line of a shell script or a crontab, as far as it is no comment.
+pub(crate) fn paths(line: &str) -> impl Iterator<Item = &str> {
+    let words = words(line.trim()).map(|(_, word)| word);
+    let words = words.take_while(|word| !word.starts_with('#'));
+    words.filter(|word| word.len() > 1 && word.starts_with('/'))
 }
 
 fn is_subcommand(word: &str) -> bool {
@@ -194,6 +202,26 @@ mod tests {
     fn a_password_that_a_call_is_given_is_not_shown() {
         let call = call("x=$(docker login -u ci -p hunter2 registry.lan)").unwrap();
         assert!(call.starts_with("docker login -u ci -p … reg"), "{call}");
+    }
+
+    #[test]
+    fn paths_are_found_in_lines_of_shells_and_crontabs() {
+        for (line, expected) in [
+            (
+                "0 3 * * * root /data/clean.sh --all >/dev/null 2>&1",
+                &["/data/clean.sh", "/dev/null"][..],
+            ),
+            (
+                "sh -c '/data/a.sh; \"/data/b\" x' # /data/c",
+                &["/data/a.sh", "/data/b"],
+            ),
+            ("# /data/d", &[]),
+            ("#!/bin/sh", &[]),
+            ("A=/data/e", &["/data/e"]),
+            ("a/b / c", &[]),
+        ] {
+            assert_eq!(paths(line).collect::<Vec<_>>(), expected, "{line}");
+        }
     }
 
     proptest! {

@@ -242,6 +242,11 @@ impl Report {
             evidence: evidence.into_iter().collect(),
             todo: todo.into(),
         };
+        self.add(finding);
+    }
+
+    /// Adds a finding, if it is not there already.
+    pub(crate) fn add(&mut self, finding: Finding) {
         debug_assert!(!finding.evidence.is_empty(), "{finding:?}");
         if !self.findings.contains(&finding) {
             self.findings.push(finding);

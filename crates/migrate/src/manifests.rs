@@ -1,8 +1,10 @@
 //! `slipway check manifests`: what in files of Kubernetes objects needs Docker.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::io::Errno;
 
 use crate::document::{self, Format, Node};
 use crate::object::{self, Object};
@@ -55,18 +57,12 @@ pub fn check(path: &Path) -> Report {
                             .map(|name| (path.join(name), depth + 1));
                         waiting.extend(below);
                     }
-                    Err(error) => {
-                        report.miss(path.display().to_string(), error, "make it readable");
-                    }
+                    Err(error) => unreadable(&mut report, &root, &path, &error),
                 }
             }
             Ok(_) if depth > 0 && format_of(&path).is_none() => {}
             Ok(_) => file(&mut report, &root, &path, &mut objects),
-            Err(error) => report.miss(
-                path.display().to_string(),
-                error,
-                "name a file or directory that is there",
-            ),
+            Err(error) => unreadable(&mut report, &root, &path, &error),
         }
     }
     object::check(&mut report, &objects);
@@ -79,6 +75,38 @@ pub fn check(path: &Path) -> Report {
     }
     report.sort();
     report
+}
+
+/// What is there and cannot be read, or was named and is not there.
+fn unreadable(report: &mut Report, root: &Root, path: &Path, error: &io::Error) {
+    let is_link = root.link(path).is_some();
+    let todo = match error.kind() {
+        ErrorKind::PermissionDenied => {
+            "run it as a user who may read it, or change its permissions and those of the directories above it"
+        }
+        ErrorKind::NotFound if is_link => "the link leads nowhere: mend it, or remove it",
+        ErrorKind::NotFound => "name a file or directory that is there",
+        ErrorKind::FileTooLarge => IN_PARTS,
+        _ if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            "the links lead in a circle: mend them, or remove them"
+        }
+        _ => "look at it by hand",
+    };
+    report.miss(path.display().to_string(), error, todo);
+}
+
+/// Why a file is no text that YAML or JSON could be in, and what to do about it.
+fn no_text(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Some((
+            "it is UTF-16, which PowerShell writes",
+            "write it as UTF-8 (kubectl get -o yaml | Out-File -Encoding utf8 FILE)",
+        ));
+    }
+    bytes.contains(&0).then_some((
+        "it is no text: there are NULs in it",
+        "if it is no manifest, take it out of the directory, or give it a name that does not end in .yaml, .yml or .json",
+    ))
 }
 
 const RENDER: &str = "render it first (helm template) and check what comes out";
@@ -134,11 +162,11 @@ fn file(report: &mut Report, root: &Root, path: &PathBuf, objects: &mut Vec<Obje
     let source = match root.read_at_most(path, MAX_FILE) {
         Ok(Some(source)) => Arc::new(source),
         Ok(None) => return,
-        Err(error) if error.kind() == ErrorKind::FileTooLarge => {
-            return report.miss(path.display().to_string(), error, IN_PARTS);
-        }
-        Err(error) => return report.miss(path.display().to_string(), error, "make it readable"),
+        Err(error) => return unreadable(report, root, path, &error),
     };
+    if let Some((why, todo)) = no_text(source.bytes()) {
+        return report.miss(path.display().to_string(), why, todo);
+    }
     let name = path
         .file_name()
         .and_then(|name| name.to_str())
@@ -162,8 +190,10 @@ fn file(report: &mut Report, root: &Root, path: &PathBuf, objects: &mut Vec<Obje
             objects.extend(documents.flat_map(|document| Object::of(document, Some(&source))));
         }
         Err(error) => {
-            let todo = if source.text().contains("{{") {
+            let todo = if is_template(source.text()) {
                 RENDER
+            } else if source.text().contains("{{") {
+                "repair it; if it is a template, render it first and check what comes out"
             } else {
                 "repair it"
             };

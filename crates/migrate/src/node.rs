@@ -10,8 +10,10 @@ mod contradictions;
 mod daemon;
 mod engine;
 mod flags;
+mod homes;
 mod kernel;
 mod kubelet;
+mod left_over;
 mod look;
 mod process;
 pub(crate) mod removed_flags;
@@ -21,6 +23,7 @@ mod static_pods;
 mod systemd;
 mod targets;
 mod version;
+mod walk;
 mod watchers;
 
 use serde::{Deserialize, Serialize};

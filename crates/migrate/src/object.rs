@@ -4,10 +4,12 @@
 mod images;
 mod kubeadm;
 mod mounts;
+mod owners;
 mod pods;
 
-use std::collections::HashSet;
 use std::sync::Arc;
+
+use owners::{Orphans, Owner, Templates};
 
 use crate::document::{Node, Source, Value};
 use crate::{Evidence, Report, hints};
@@ -76,39 +78,36 @@ impl Object {
         });
         file.into_iter().chain(object).collect()
     }
-
-    /// Who made it, if that is another object.
-    fn owner(&self) -> Option<(String, String, String)> {
-        let owners = self.node.get(&["metadata", "ownerReferences"])?.items();
-        let owner = owners
-            .iter()
-            .find(|owner| owner.get(&["controller"]).and_then(Node::truth) == Some(true))
-            .or_else(|| owners.first())?;
-        Some((
-            owner.text_at(&["kind"])?.to_string(),
-            self.namespace.clone(),
-            owner.text_at(&["name"])?.to_string(),
-        ))
-    }
 }
 
-/// Looks at objects. One that another of them has made is not looked at: what is to be done is
-/// done to its owner, once.
+/// Looks at objects. One that is made of another's template is not looked at, and what is found in
+/// several of an owner that is not among them is told once.
 pub(crate) fn check(report: &mut Report, objects: &[Object]) {
-    let known: HashSet<_> = objects
-        .iter()
-        .map(|one| (one.kind.clone(), one.namespace.clone(), one.name.clone()))
-        .collect();
+    let templates = Templates::of(objects);
+    let mut orphans = Orphans::default();
     for object in objects {
-        if object.owner().is_some_and(|owner| known.contains(&owner)) {
-            continue;
+        match Owner::of(object) {
+            None => look_at(report, object),
+            Some(owner) if templates.have(object, &owner) => {}
+            Some(_) => {
+                let mut own = Report::default();
+                look_at(&mut own, object);
+                orphans.add(object, own.findings);
+                for one in own.unseen {
+                    report.miss(one.what, one.why, one.todo);
+                }
+            }
         }
-        mounts::check(report, object);
-        pods::check(report, object);
-        images::check(report, object);
-        kubeadm::check(report, object);
-        texts(report, object);
     }
+    orphans.report(report);
+}
+
+fn look_at(report: &mut Report, object: &Object) {
+    mounts::check(report, object);
+    pods::check(report, object);
+    images::check(report, object);
+    kubeadm::check(report, object);
+    texts(report, object);
 }
 
 /// Fields in which Docker's socket and paths are looked for by rules of their own, or mean nothing.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{self, Read as _};
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
@@ -117,16 +117,8 @@ impl Root {
     }
 
     fn bytes(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-        // Opening a FIFO would wait for whoever writes to it.
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0))
-            .open(self.resolve(path)?)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
-        }
-        if metadata.len() > limit {
+        let file = self.open(path)?;
+        if file.metadata()?.len() > limit {
             return Err(too_long(limit));
         }
         let mut bytes = Vec::new();
@@ -136,6 +128,67 @@ impl Root {
             return Err(too_long(limit));
         }
         Ok(bytes)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<fs::File> {
+        // Opening a FIFO would wait for whoever writes to it.
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0))
+            .open(self.resolve(path)?)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        Ok(file)
+    }
+
+    /// The text that a file begins with, up to its first NUL: all of a script, what a script has
+    /// before the archive that it unpacks, next to nothing of a program. Nothing where there is no file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`], for one that has more text than that.
+    pub(crate) fn text(&self, path: impl AsRef<Path>) -> io::Result<Option<Source>> {
+        let path = path.as_ref();
+        let file = match self.open(path) {
+            Ok(file) => file,
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut bytes = Vec::new();
+        BufReader::new(file.take(MAX_FILE + 1)).read_until(0, &mut bytes)?;
+        if bytes.last() == Some(&0) {
+            bytes.pop();
+        } else if bytes.len() as u64 > MAX_FILE {
+            return Err(too_long(MAX_FILE));
+        }
+        Ok(Some(Source::new(path, bytes)))
+    }
+
+    /// Whether a file says that an interpreter runs it (`#!`, execve(2)).
+    ///
+    /// # Errors
+    ///
+    /// What is there and cannot be read.
+    pub(crate) fn names_interpreter(&self, path: impl AsRef<Path>) -> io::Result<bool> {
+        let mut start = Vec::new();
+        match self.open(path.as_ref()) {
+            Ok(file) => file.take(2).read_to_end(&mut start)?,
+            Err(error) if is_absent(&error) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        Ok(start == b"#!")
+    }
+
+    /// Where a path leads on the node, with every link followed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::resolve`].
+    pub(crate) fn destination(&self, path: impl AsRef<Path>) -> io::Result<PathBuf> {
+        let real = self.real(path)?;
+        let below = real.strip_prefix(&self.directory).unwrap_or(&real);
+        Ok(Path::new("/").join(below))
     }
 
     /// The names in a directory, in order; none where there is no such directory.
@@ -229,6 +282,7 @@ mod tests {
             let source = root.read(path).unwrap().unwrap();
             assert_eq!(source.text(), "inside", "{path}");
             assert_eq!(source.path(), Path::new(path));
+            assert_eq!(root.destination(path).unwrap(), Path::new("/data/file"));
         }
         assert!(root.read("/etc/kubelet/loop").is_err());
         assert!(root.read("/etc/kubelet/none").unwrap().is_none());
@@ -237,6 +291,32 @@ mod tests {
             root.link("/etc/kubelet/absolute"),
             Some(PathBuf::from("/data"))
         );
+    }
+
+    #[test]
+    fn a_file_s_text_ends_where_its_data_begins() {
+        let tree = tempfile::tempdir().unwrap();
+        let root = Root::new(tree.path());
+        let text = |bytes: &[u8]| {
+            fs::write(tree.path().join("file"), bytes).unwrap();
+            root.text("/file")
+        };
+        let archive = vec![b'x'; 9 << 20];
+        let installer = [b"#!/bin/sh\ndocker ps\n\0".as_slice(), &archive].concat();
+        for (bytes, expected) in [
+            (b"".as_slice(), ""),
+            (b"docker ps", "docker ps"),
+            (b"\x7fELF\x02\0docker ps", "\u{7f}ELF\u{2}"),
+            (&installer, "#!/bin/sh\ndocker ps\n"),
+        ] {
+            assert_eq!(text(bytes).unwrap().unwrap().text(), expected);
+        }
+        assert!(root.names_interpreter("/file").unwrap());
+        assert!(text(&vec![b'x'; 8 << 20]).unwrap().is_some());
+        let error = text(&vec![b'x'; (8 << 20) + 1]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+        assert!(!root.names_interpreter("/file").unwrap());
+        assert!(root.text("/none").unwrap().is_none());
     }
 
     #[test]

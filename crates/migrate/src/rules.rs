@@ -156,6 +156,8 @@ rules! {
         "A shell's profile has docker in it"
     COMPOSE_FILE "compose-file" Warning
         "Services are described for docker-compose on the node"
+    DOCKER_LEFT_OVER "docker-left-over" Note
+        "A script, a profile or a configuration has Docker in it, and the node has no Docker any more"
 
     // Who watches.
     AGENT "monitoring-agent" Warning

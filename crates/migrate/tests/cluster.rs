@@ -215,6 +215,44 @@ async fn nodes_and_owners_are_reported_once() {
 }
 
 #[tokio::test]
+async fn pods_whose_owner_cannot_be_listed_are_reported_once() {
+    let pod = |name: &str, owner: &str| {
+        let mut pod = owned(name, "ReplicaSet", "web", &json!({ "spec": pod_spec() }));
+        pod["metadata"]["ownerReferences"][0]["uid"] = json!(owner);
+        pod
+    };
+    let pods = json!([
+        pod("web-a", "1"),
+        pod("web-b", "1"),
+        pod("web-c", "2"),
+        pod("web-d", "1")
+    ]);
+    let refused = failure(403, "replicasets.apps is forbidden");
+    let server = Server::start(vec![
+        ("/apis/apps/v1/replicasets", vec![refused]),
+        ("/api/v1/pods", vec![list(&pods)]),
+    ])
+    .await;
+    let report = server.check().await;
+    let found: Vec<_> = report
+        .findings
+        .iter()
+        .map(|one| format!("{}: {}", one.evidence[0], one.found))
+        .collect();
+    let socket = "volume s is /var/run/docker.sock of the node";
+    assert_eq!(
+        found,
+        [
+            format!(
+                "Pod ci/web-a spec.volumes[0].hostPath.path: {socket} (and in 2 more of ReplicaSet web)"
+            ),
+            format!("Pod ci/web-c spec.volumes[0].hostPath.path: {socket}"),
+        ]
+    );
+    assert_eq!(report.unseen.len(), 1, "{:?}", report.unseen);
+}
+
+#[tokio::test]
 async fn lists_come_in_pieces_and_begin_anew_when_they_expire() {
     let piece = |name: &str, next: &str| {
         let body = json!({ "metadata": { "continue": next }, "items": [node(name, "docker://1")] });

@@ -152,6 +152,62 @@ fn what_was_not_looked_at_is_told() {
     assert_eq!(manifests::check(text.path()).verdict().exit_code(), 3);
 }
 
+/// What is said fits what is the matter.
+#[test]
+fn what_to_do_about_a_file_depends_on_what_is_wrong_with_it() {
+    let utf16 = |text: &str| {
+        let units = text.encode_utf16().flat_map(u16::to_le_bytes);
+        [0xff, 0xfe].into_iter().chain(units).collect::<Vec<_>>()
+    };
+    let pod = "{kind: Pod, apiVersion: v1, metadata: {name: a}}";
+    for (bytes, why, todo) in [
+        (
+            b"\x1f\x8b\x08\0\0{{ .Values.a }}\0".to_vec(),
+            "it is no text",
+            "take it out of the directory",
+        ),
+        (utf16(pod), "it is UTF-16", "write it as UTF-8"),
+        (
+            b"a: {{ .Values.a }}\n  b: c\n".to_vec(),
+            "line ",
+            "render it first (helm template)",
+        ),
+        (
+            b"a: '{{ $labels.pod }}'\n  b: c\n".to_vec(),
+            "line ",
+            "repair it; if it is a template",
+        ),
+        (b"a: b\n  c: d\n".to_vec(), "line ", "repair it"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("a.yaml"), &bytes).unwrap();
+        let report = manifests::check(directory.path());
+        assert_eq!(report.unseen.len(), 1, "{:?}", report.unseen);
+        let unseen = &report.unseen[0];
+        assert!(unseen.why.contains(why), "{unseen:?}");
+        assert!(unseen.todo.contains(todo), "{unseen:?}");
+        assert_eq!(report.verdict().exit_code(), 3);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    for (name, target) in [("a.yaml", "nowhere"), ("b.yaml", "b.yaml")] {
+        std::os::unix::fs::symlink(target, directory.path().join(name)).unwrap();
+    }
+    let report = manifests::check(directory.path());
+    let todo: Vec<_> = report.unseen.iter().map(|one| one.todo.as_str()).collect();
+    assert_eq!(
+        todo,
+        [
+            "the link leads nowhere: mend it, or remove it",
+            "the links lead in a circle: mend them, or remove them"
+        ]
+    );
+    let report = manifests::check(Path::new("/nonexistent"));
+    assert_eq!(
+        report.unseen[0].todo,
+        "name a file or directory that is there"
+    );
+}
+
 /// What kubectl has written of all of a cluster's objects.
 #[test]
 fn a_file_of_a_whole_cluster_is_looked_at() {

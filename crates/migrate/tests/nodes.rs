@@ -3,6 +3,7 @@
 
 mod tree;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -159,6 +160,25 @@ fn stop_kubelets(directory: &Path) {
         if command.contains("kubelet") {
             fs::remove_dir_all(process).unwrap();
         }
+    }
+}
+
+/// What administrators have is of many shapes.
+#[test]
+fn there_are_thirty_files_of_each_kind_and_more() {
+    for name in ["daemon.json", "kubeadm-flags.env", "config.yaml"] {
+        let mut files = BTreeSet::new();
+        for path in nodes() {
+            let text = fs::read_to_string(path).unwrap();
+            let parts = text.split("\n== ").filter_map(|part| part.split_once('\n'));
+            let own = parts.filter(|(path, _)| {
+                let path = path.trim_end_matches(" \\");
+                path.ends_with(&format!("/{name}"))
+            });
+            let own = own.map(|(_, text)| text.trim().to_string());
+            files.extend(own.filter(|text| !text.starts_with("-> ")));
+        }
+        assert!(files.len() >= 30, "{} of {name}", files.len());
     }
 }
 

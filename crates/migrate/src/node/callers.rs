@@ -1,23 +1,27 @@
 //! Who on the node calls docker: scripts, cron jobs, units, profiles of shells.
+//!
+//! On a node without Docker too: who calls it there fails, or does so at the next run.
 
+mod units;
+
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
 use super::Facts;
+use super::homes;
+use super::left_over::LeftOver;
 use super::look::Look;
-use super::systemd;
+use super::walk::Walk;
 use crate::Evidence;
 use crate::calls;
-use crate::document::UnitFile;
+use crate::document::Source;
 use crate::rules::{self, Rule};
 
 /// As many lines of one file as a finding names.
 const SHOWN: usize = 8;
 
-/// As many files as are read in one tree of directories.
-const MAX_FILES: usize = 5000;
-
-/// As deep as scripts are looked for.
-const MAX_DEPTH: usize = 4;
+/// What to do about a call.
+const TODO: &str = "Call crictl for pods and containers, nerdctl, podman or buildkit for building, and the Kubernetes API for the rest";
 
 /// Crontabs; each directory has files of jobs.
 const CRON: [&str; 8] = [
@@ -65,16 +69,7 @@ const HOME_PROFILES: [&str; 8] = [
     ".config/fish/config.fish",
 ];
 
-/// Units that come with Docker and with those who sit on it.
-const DOCKERS_OWN: [&str; 5] = [
-    "docker.service",
-    "docker.socket",
-    "containerd.service",
-    "cri-docker.service",
-    "cri-docker.socket",
-];
-
-/// Files of the same packages in other places.
+/// Files of Docker's packages.
 const PACKAGED: [&str; 6] = [
     "/etc/init.d/docker",
     "/etc/default/docker",
@@ -85,80 +80,122 @@ const PACKAGED: [&str; 6] = [
 ];
 
 pub(super) fn check(look: &mut Look<'_>, facts: &Facts) {
-    if facts.runtimes.docker.is_none() {
-        return;
-    }
-    let todo = "Call crictl for pods and containers, nerdctl, podman or buildkit for building, and the Kubernetes API for the rest";
+    let mut callers = Callers {
+        left_over: LeftOver::of(look, facts),
+        look,
+        walk: Walk::default(),
+    };
+    let homes = homes::all(callers.look);
+    // What runs by itself comes first: a script that a unit names counts as the unit's.
+    callers.units(&homes);
     for place in CRON {
-        lines(look, Path::new(place), &rules::CRON_CALLS_DOCKER, todo);
+        callers.cron(Path::new(place));
     }
-    let homes = homes(look);
-    let own = homes.iter().cloned();
-    for place in SCRIPTS.map(PathBuf::from).into_iter().chain(own) {
-        lines(look, &place, &rules::SCRIPT_CALLS_DOCKER, todo);
-    }
-    for place in PROFILES {
-        lines(look, Path::new(place), &rules::PROFILE_CALLS_DOCKER, todo);
-    }
-    for home in homes {
-        for name in HOME_PROFILES {
-            lines(look, &home.join(name), &rules::PROFILE_CALLS_DOCKER, todo);
+    let of_homes = homes
+        .iter()
+        .flat_map(|home| HOME_PROFILES.map(|name| home.join(name)));
+    for place in PROFILES.map(PathBuf::from).into_iter().chain(of_homes) {
+        for (path, _) in callers.files(&place) {
+            callers.file(&path, &rules::PROFILE_CALLS_DOCKER, None);
         }
     }
-    units(look, todo);
+    let of_homes = homes
+        .iter()
+        .flat_map(|home| [home.clone(), home.join(".local/bin")]);
+    for place in SCRIPTS.map(PathBuf::from).into_iter().chain(of_homes) {
+        callers.scripts(&place);
+    }
 }
 
-fn homes(look: &mut Look<'_>) -> Vec<PathBuf> {
-    let mut homes = vec![PathBuf::from("/root")];
-    homes.extend(look.list("/home"));
-    homes
+/// A search for them.
+struct Callers<'l, 'r> {
+    look: &'l mut Look<'r>,
+    left_over: LeftOver,
+    walk: Walk,
 }
 
-/// What is at a path, and below it.
-fn lines(look: &mut Look<'_>, place: &Path, rule: &'static Rule, todo: &str) {
-    let mut waiting = vec![(place.to_path_buf(), 0)];
-    let mut files = 0;
-    while let Some((path, depth)) = waiting.pop() {
-        if PACKAGED.iter().any(|own| path == Path::new(own)) {
-            continue;
-        }
-        let Some(metadata) = look.metadata(&path) else {
-            continue;
-        };
-        // A link to a directory would be looked at twice, or for ever.
-        if metadata.is_dir() && (depth == 0 || look.root.link(&path).is_none()) {
-            if depth == MAX_DEPTH || is_foreign(&path) {
+impl Callers<'_, '_> {
+    fn files(&mut self, place: &Path) -> Vec<(PathBuf, Metadata)> {
+        let is_left_out = |path: &Path| is_packaged(path) || is_foreign(path);
+        self.walk.files(self.look, place, is_left_out)
+    }
+
+    fn cron(&mut self, place: &Path) {
+        for (path, _) in self.files(place) {
+            let Some(source) = self.look.text(&path) else {
                 continue;
+            };
+            self.calls(&source, &rules::CRON_CALLS_DOCKER, None);
+            for (start, line) in source.lines() {
+                for named in calls::paths(line) {
+                    let by = Evidence::at(&source, start);
+                    self.named(Path::new(named), &rules::CRON_CALLS_DOCKER, by);
+                }
             }
-            let below = look.list(&path);
-            waiting.extend(below.into_iter().rev().map(|path| (path, depth + 1)));
-            continue;
-        }
-        if !metadata.is_file() {
-            continue;
-        }
-        files += 1;
-        if files > MAX_FILES {
-            look.report.miss(
-                format!("files below {}", place.display()),
-                format!("there are more than {MAX_FILES}"),
-                "search them by hand (grep -rw docker)",
-            );
-            return;
-        }
-        if is_compose(&path) {
-            look.report.find(
-                &rules::COMPOSE_FILE,
-                [Evidence::file(&path)],
-                "a project of docker-compose",
-                "Make it a Deployment (kompose converts), or run it elsewhere: it ends with Docker",
-            );
-        } else if metadata.len() < 1 << 20
-            && (rule.id != rules::SCRIPT_CALLS_DOCKER.id || may_be_script(&path, &metadata))
-        {
-            file(look, &path, rule, todo);
         }
     }
+
+    fn scripts(&mut self, place: &Path) {
+        for (path, metadata) in self.files(place) {
+            if is_compose(&path) {
+                self.left_over.find(
+                    self.look,
+                    &rules::COMPOSE_FILE,
+                    vec![Evidence::file(&path)],
+                    "a project of docker-compose",
+                    "Make it a Deployment (kompose converts), or run it elsewhere: it ends with Docker",
+                );
+            } else if path.starts_with("/etc") || is_script(self.look, &path, &metadata) {
+                self.file(&path, &rules::SCRIPT_CALLS_DOCKER, None);
+            }
+        }
+    }
+
+    /// What somebody names who runs it, if it is a script that was not looked at already; whether it
+    /// is there.
+    fn named(&mut self, path: &Path, rule: &'static Rule, by: Evidence) -> bool {
+        let metadata = self.look.metadata(path).filter(Metadata::is_file);
+        let Some(metadata) = metadata else {
+            return false;
+        };
+        if !is_packaged(path)
+            && is_script(self.look, path, &metadata)
+            && self.walk.is_new(&metadata)
+        {
+            self.file(path, rule, Some(by));
+        }
+        true
+    }
+
+    /// The calls in a file, which `by` has run.
+    fn file(&mut self, path: &Path, rule: &'static Rule, by: Option<Evidence>) {
+        if let Some(source) = self.look.text(path) {
+            self.calls(&source, rule, by);
+        }
+    }
+
+    fn calls(&mut self, source: &Source, rule: &'static Rule, by: Option<Evidence>) {
+        let calls: Vec<_> = source
+            .lines()
+            .filter_map(|(start, line)| Some((start, calls::call(line)?)))
+            .collect();
+        let Some((_, first)) = calls.first() else {
+            return;
+        };
+        let evidence = calls.iter().take(SHOWN);
+        let evidence = evidence.map(|(start, _)| Evidence::at(source, *start));
+        let more = match calls.len() {
+            1 => String::new(),
+            number => format!(" (and {} more)", number - 1),
+        };
+        let found = format!("{first}{more}");
+        self.left_over
+            .find(self.look, rule, evidence.chain(by).collect(), &found, TODO);
+    }
+}
+
+fn is_packaged(path: &Path) -> bool {
+    PACKAGED.iter().any(|own| path == Path::new(own))
 }
 
 /// Trees that are not the administrator's own, and large.
@@ -175,6 +212,10 @@ fn is_foreign(path: &Path) -> bool {
                 | "site-packages"
                 | "__pycache__"
                 | ".npm"
+                | ".nvm"
+                | ".pyenv"
+                | ".rbenv"
+                | ".rvm"
                 | ".local"
         )
     )
@@ -191,102 +232,22 @@ fn is_compose(path: &Path) -> bool {
     is_yaml && (name.starts_with("docker-compose") || name.starts_with("compose."))
 }
 
-fn may_be_script(path: &Path, metadata: &std::fs::Metadata) -> bool {
-    use std::os::unix::fs::PermissionsExt as _;
+/// Whether a file is called as scripts are.
+fn is_named_as_script(path: &Path) -> bool {
     let end = path.extension().and_then(|end| end.to_str());
-    let named = matches!(end, Some("sh" | "bash" | "py" | "pl" | "rb" | "php" | "mk"));
-    named || metadata.permissions().mode() & 0o111 != 0 || path.starts_with("/etc")
+    matches!(
+        end,
+        Some("sh" | "bash" | "ksh" | "zsh" | "fish" | "py" | "pl" | "rb" | "php" | "mk")
+    )
 }
 
-fn file(look: &mut Look<'_>, path: &Path, rule: &'static Rule, todo: &str) {
-    let Some(source) = look.read(path) else {
-        return;
-    };
-    if source.bytes().contains(&0) {
-        return;
-    }
-    let calls: Vec<_> = source
-        .lines()
-        .filter_map(|(start, line)| Some((start, calls::call(line)?)))
-        .collect();
-    let Some((_, first)) = calls.first() else {
-        return;
-    };
-    let evidence = calls.iter().take(SHOWN);
-    let more = match calls.len() {
-        1 => String::new(),
-        number => format!(" (and {} more)", number - 1),
-    };
-    look.report.find(
-        rule,
-        evidence.map(|(start, _)| Evidence::at(&source, *start)),
-        format!("{first}{more}"),
-        todo,
-    );
-}
-
-fn units(look: &mut Look<'_>, todo: &str) {
-    for directory in systemd::DIRECTORIES {
-        // Of a merged /usr, one directory has two names.
-        if directory == "/lib/systemd/system" && look.root.link("/lib").is_some() {
-            continue;
-        }
-        for path in look.list(directory) {
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            let unit = name.trim_end_matches(".d");
-            // The kubelet's own has rules of its own.
-            if DOCKERS_OWN.contains(&unit) || unit == "kubelet.service" {
-                continue;
-            }
-            let files = if unit == name {
-                vec![path]
-            } else {
-                look.list(&path)
-            };
-            for path in files {
-                if look.metadata(&path).is_some_and(|one| one.is_file()) {
-                    unit_file(look, &path, todo);
-                }
-            }
-        }
-    }
-}
-
-fn unit_file(look: &mut Look<'_>, path: &Path, todo: &str) {
-    // A unit that is switched on is a link to itself.
-    if look.root.link(path).is_some() {
-        return;
-    }
-    let Some(source) = look.read(path) else {
-        return;
-    };
-    for setting in UnitFile::read(&source).settings {
-        let value = setting.value.text();
-        let evidence = Evidence::at(&source, setting.offset);
-        if setting.key.starts_with("Exec")
-            && let Some(call) = calls::call(value)
-        {
-            look.report
-                .find(&rules::UNIT_CALLS_DOCKER, [evidence], call, todo);
-        } else if setting.section == "Unit"
-            && matches!(
-                setting.key.as_str(),
-                "Requires" | "BindsTo" | "Requisite" | "PartOf" | "Wants"
-            )
-            && value
-                .split_whitespace()
-                .any(|unit| matches!(unit, "docker.service" | "docker.socket"))
-        {
-            look.report.find(
-                &rules::UNIT_NEEDS_DOCKER,
-                [evidence],
-                format!("{}={}", setting.key, value.trim()),
-                "Name the new runtime's unit instead; Wants= starts Docker again where it is not disabled",
-            );
-        }
-    }
+/// Whether a file is one for an interpreter: by its name, or because it says so. A shell runs an
+/// executable one that does not.
+fn is_script(look: &mut Look<'_>, path: &Path, metadata: &Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    let is_executable = metadata.permissions().mode() & 0o111 != 0;
+    let is_small = metadata.len() < 1 << 20;
+    is_named_as_script(path)
+        || is_executable && is_small
+        || (is_executable || path.extension().is_none()) && look.names_interpreter(path)
 }

@@ -99,6 +99,37 @@ impl<'a> Look<'a> {
         }
     }
 
+    /// Whether a directory can be listed; one that is not there is empty.
+    pub(crate) fn can_list(&mut self, path: impl AsRef<Path>) -> bool {
+        let path = path.as_ref();
+        let listed = self.root.list(path);
+        if let Err(error) = &listed {
+            self.miss_path(path, error);
+        }
+        listed.is_ok()
+    }
+
+    /// The text that a file begins with, if it is there.
+    pub(crate) fn text(&mut self, path: impl AsRef<Path>) -> Option<Arc<Source>> {
+        let path = path.as_ref();
+        match self.root.text(path) {
+            Ok(source) => source.map(Arc::new),
+            Err(error) => {
+                self.miss_path(path, &error);
+                None
+            }
+        }
+    }
+
+    /// Whether a file says that an interpreter runs it.
+    pub(crate) fn names_interpreter(&mut self, path: impl AsRef<Path>) -> bool {
+        let path = path.as_ref();
+        self.root.names_interpreter(path).unwrap_or_else(|error| {
+            self.miss_path(path, &error);
+            false
+        })
+    }
+
     /// What is at a path, links followed.
     pub(crate) fn metadata(&mut self, path: impl AsRef<Path>) -> Option<Metadata> {
         let path = path.as_ref();

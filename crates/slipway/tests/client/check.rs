@@ -1,7 +1,9 @@
 //! `slipway check`: how it ends, and what it prints in each format.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use serde_json::Value;
@@ -97,5 +99,81 @@ async fn all_formats_have_the_same_findings() {
         let text = print(format).await;
         assert!(text.contains("mounts-docker-socket"), "{format}: {text}");
         assert!(!text.contains('\u{1b}'), "no colours into a pipe");
+    }
+}
+
+/// What says that a file is as it was: its kind and permissions, owner, size, and when it and what is
+/// known of it were changed.
+type Trace = (u32, u32, u32, u64, (i64, i64), (i64, i64));
+
+/// Every file of some trees.
+fn traces(trees: &[&str]) -> BTreeMap<PathBuf, Trace> {
+    let mut traces = BTreeMap::new();
+    let mut waiting: Vec<PathBuf> = trees.iter().map(PathBuf::from).collect();
+    while let Some(path) = waiting.pop() {
+        let Ok(metadata) = fs::symlink_metadata(&path) else {
+            continue;
+        };
+        if metadata.is_dir() {
+            let entries = fs::read_dir(&path).into_iter().flatten();
+            waiting.extend(entries.map(|entry| entry.unwrap().path()));
+        }
+        let trace = (
+            metadata.mode(),
+            metadata.uid(),
+            metadata.gid(),
+            metadata.len(),
+            (metadata.mtime(), metadata.mtime_nsec()),
+            (metadata.ctime(), metadata.ctime_nsec()),
+        );
+        traces.insert(path, trace);
+    }
+    traces
+}
+
+/// Whatever this machine is.
+#[tokio::test]
+async fn this_machine_is_looked_at_and_nothing_of_it_is_changed() {
+    let trees = [
+        "/etc",
+        "/opt",
+        "/srv",
+        "/usr/local",
+        "/var/lib/dpkg",
+        "/var/lib/kubelet",
+        "/var/spool/cron",
+    ];
+    let parameters = || {
+        let names = ["ipv4/ip_forward", "bridge/bridge-nf-call-iptables"];
+        names.map(|name| fs::read_to_string(format!("/proc/sys/net/{name}")).ok())
+    };
+    let (files, kernel) = (traces(&trees), parameters());
+    let output = check(&["node", "-o", "json"]).await;
+    let files_after = traces(&trees);
+    let paths = files.keys().chain(files_after.keys());
+    let changed: BTreeSet<_> = paths
+        .filter(|path| files.get(*path) != files_after.get(*path))
+        .collect();
+    assert!(changed.is_empty(), "{changed:?}");
+    assert_eq!(parameters(), kernel);
+
+    let said = stderr(&output);
+    assert!(said.is_empty(), "{said}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let expected = match report["verdict"].as_str() {
+        Some("fine") => 0,
+        Some("warnings") => 1,
+        Some("blockers") => 2,
+        Some("could-not-look") => 3,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(output.status.code(), Some(expected), "{report:#}");
+    for finding in report["findings"].as_array().unwrap() {
+        assert!(!finding["evidence"].as_array().unwrap().is_empty());
+    }
+    for unseen in report["unseen"].as_array().unwrap() {
+        for part in ["what", "why", "todo"] {
+            assert_ne!(unseen[part].as_str(), Some(""), "{unseen}");
+        }
     }
 }
