@@ -34,7 +34,7 @@ pub struct Preview {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outlook {
     /// It was looked at.
-    Seen(Change),
+    Seen(Box<Change>),
     /// It could not be looked at; why not.
     Unseen(String),
     /// The step would fail; why.
@@ -52,9 +52,9 @@ pub struct Change {
 }
 
 impl Preview {
-    /// Looks at each unit and at each object that a plan's steps change, at all of them at once. Whom
-    /// there is nobody to ask for, that could not be looked at, and why is said in place of
-    /// `services` or `control_plane`. `node` is the Node's name, where it is known.
+    /// Looks at each unit and at each object that a plan's steps change, at all of them at once. Where
+    /// nobody can be asked, the reason stands in place of `services` or `control_plane`. `node` is the
+    /// Node's name, where it is known.
     pub async fn look<S: Services, C: ControlPlane>(
         plan: Plan,
         node: Option<String>,
@@ -85,18 +85,20 @@ impl Preview {
             let place = subjects.iter().position(|one| *one == subject)?;
             let (first, before) = match (&found[place], &now[place]) {
                 (Ok(first), Ok(before)) => (first, before.clone()),
-                (Err(why), _) | (_, Err(why)) => return Some(Outlook::Unseen(why.clone())),
+                (Err(why), _) | (_, Err(why)) => {
+                    return Some(Outlook::Unseen(secrets::hidden(why)));
+                }
             };
             let after = match apply::after(step, &before, first) {
                 Ok(after) => after,
                 Err(why) => return Some(Outlook::Fails(secrets::hidden(&why.to_string()))),
             };
             now[place] = Ok(after.clone());
-            Some(Outlook::Seen(Change {
+            Some(Outlook::Seen(Box::new(Change {
                 name: subject.name(node.as_deref()),
                 before,
                 after,
-            }))
+            })))
         });
         let outlooks = outlooks.collect();
         Self {

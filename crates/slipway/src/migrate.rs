@@ -91,6 +91,8 @@ Runs anywhere with a kubeconfig. Each node says in an annotation how far it is; 
 passed over, and those that are about it are followed, so the same command goes on after anything.
 Control planes come last, one at a time.
 
+A second run at the same time is refused; one that was killed keeps the next one waiting for 30 seconds.
+
 Examples:
   slipway migrate cluster --to containerd --image registry.example/slipway:1 --max-unavailable 2
   slipway migrate cluster --to slipway --no-drain --image registry.example/slipway:1 --nodes w1,w2")]
