@@ -7,6 +7,7 @@ mod journal;
 mod preflight;
 mod record;
 mod step;
+mod subject;
 
 use std::fmt;
 use std::path::Path;
@@ -23,6 +24,7 @@ pub use journal::{DIRECTORY, Error as JournalError, Journal, Journals, last};
 pub use preflight::{needs, needs_back};
 pub use record::{Begun, Phase, Progress, Record, Settings};
 pub use step::Before;
+pub(crate) use subject::{Subject, after};
 
 /// What is heard of a move while it is going on.
 #[derive(Debug, Clone, Copy)]

@@ -18,6 +18,7 @@ pub use crate::failure::Failure as Error;
 use crate::host::Progress;
 pub use live::Live;
 pub(crate) use node::{is_ready, spoken};
+pub(crate) use preflight::SYSTEM;
 pub(crate) use probe::pod_words;
 pub(crate) use request::encoded;
 

@@ -25,17 +25,23 @@ pub use docker_node::{DockerNetwork, DockerNode};
 pub use docker_pods::DockerPods;
 pub use live::Live;
 pub use pods::{GRACE, grace_seconds};
+pub(crate) use units::MASKED;
+pub use units::Units;
 
 /// Whom the person who waits hears from, a line at a time.
 pub type Progress<'a> = &'a dyn Fn(&str);
 
+/// The node's units as they are looked at.
+#[expect(async_fn_in_trait, reason = "one thread does one step at a time")]
+pub trait Services {
+    /// What there is of a unit.
+    async fn unit(&self, name: &str) -> Result<UnitState, Error>;
+}
+
 /// The node as steps see it. Each method can be called again after it was cut off anywhere: it comes
 /// to the same.
 #[expect(async_fn_in_trait, reason = "one thread does one step at a time")]
-pub trait Host {
-    /// What there is of a unit.
-    async fn unit(&self, name: &str) -> Result<UnitState, Error>;
-
+pub trait Host: Services {
     /// Has a unit start with the node, and now; one that runs already is started anew. Waits until
     /// systemd says that it runs.
     async fn start(&self, name: &str) -> Result<(), Error>;
@@ -119,16 +125,49 @@ pub struct UnitState {
     pub linked: Option<PathBuf>,
 }
 
+impl UnitState {
+    /// What it is once [`Host::stop`] is done.
+    pub(crate) fn stopped(&self) -> Self {
+        Self {
+            active: false,
+            ..self.clone()
+        }
+    }
+
+    /// What it is once [`Host::disable`] is done.
+    pub(crate) fn disabled(&self) -> Self {
+        Self {
+            enablement: self.enablement.disabled(),
+            ..self.stopped()
+        }
+    }
+
+    /// What it is once [`Host::start`] is done.
+    pub(crate) fn started(&self) -> Self {
+        let enablement = match self.enablement {
+            // It comes with a package or a file before that.
+            Enablement::Absent => Enablement::Enabled,
+            there => there.enabled(),
+        };
+        Self {
+            enablement,
+            active: true,
+            ..self.clone()
+        }
+    }
+}
+
 impl fmt::Display for UnitState {
+    /// As systemctl(1) has it with `is-enabled` and `is-active`.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let enablement = match self.enablement {
-            Enablement::Absent => "not there",
+            Enablement::Absent => "not-found",
             Enablement::Enabled => "enabled",
             Enablement::Disabled => "disabled",
             Enablement::Masked => "masked",
-            Enablement::Fixed => "started by others",
+            Enablement::Fixed => "static or generated",
         };
-        let active = if self.active { "running" } else { "stopped" };
+        let active = if self.active { "active" } else { "inactive" };
         write!(out, "{enablement}, {active}")
     }
 }
@@ -147,6 +186,24 @@ pub enum Enablement {
     Masked,
     /// Others say so (`static`, `generated`, `indirect` and the like).
     Fixed,
+}
+
+impl Enablement {
+    /// What it is once links were made as the unit's `[Install]` section says.
+    pub(crate) fn enabled(self) -> Self {
+        match self {
+            Self::Disabled => Self::Enabled,
+            other => other,
+        }
+    }
+
+    /// What it is once those links were taken away.
+    pub(crate) fn disabled(self) -> Self {
+        match self {
+            Self::Enabled => Self::Disabled,
+            other => other,
+        }
+    }
 }
 
 /// What the kernel had.

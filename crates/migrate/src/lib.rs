@@ -24,6 +24,7 @@ pub mod manifests;
 pub mod node;
 mod object;
 pub mod plan;
+pub mod preview;
 pub mod rollout;
 mod root;
 pub mod rules;

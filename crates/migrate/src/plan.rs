@@ -10,7 +10,6 @@ mod proxies;
 mod remarks;
 mod runtime;
 mod settings;
-mod shown;
 mod step;
 mod target;
 mod unread;
@@ -28,9 +27,9 @@ use files::Files;
 pub use certificates::Certificates;
 pub use error::Error;
 pub use files::FileChange;
+pub(crate) use files::{Bytes, difference};
 pub use settings::Settings;
 pub(crate) use settings::has as range_has;
-pub use shown::Shown;
 pub use step::Step;
 pub use target::Target;
 

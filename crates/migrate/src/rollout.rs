@@ -4,10 +4,12 @@
 //! node whose runtime is exchanged. The host's move says in an annotation of the Node
 //! ([`ANNOTATION`]) how far it has come, and that is followed here. Nothing else is remembered
 //! anywhere: who begins again looks at the Nodes, passes over those that have moved, follows those
-//! that are about it, and begins with the others.
+//! that are about it, and begins with the others. Only one run does so at a time: it holds a Lease
+//! (`slipway-migrate` in `kube-system`).
 
 mod announce;
 mod begin;
+mod lease;
 mod node;
 mod objects;
 mod state;
@@ -68,11 +70,17 @@ pub struct Options {
     pub start: Duration,
     /// How long a node may take to move.
     pub patience: Duration,
+    /// After so long without being renewed, the lease of another run is that of one that was killed.
+    /// Whole seconds.
+    pub lease: Duration,
 }
 
 /// What is heard while nodes move.
 #[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
+    /// Somebody else has said that a run of theirs is at work, for so long at most; whether it still is,
+    /// is looked at.
+    Waits(&'a str, Duration),
     /// A node is there already.
     Passed(&'a str),
     /// A node is asked to move.
@@ -96,6 +104,22 @@ pub enum Error {
     /// Something that has to be done before the first node moves.
     #[error(transparent)]
     ControlPlane(#[from] control_plane::Error),
+    /// Another run is at work.
+    #[error(
+        "another slipway migrate cluster is at work on this cluster ({holder}, which renews the Lease kube-system/slipway-migrate): wait for it, or stop it"
+    )]
+    Busy {
+        /// Its host, process and beginning.
+        holder: String,
+    },
+    /// Another run has taken over.
+    #[error(
+        "another slipway migrate cluster has taken over ({holder} holds the Lease kube-system/slipway-migrate), because this one could not be heard of: it follows the nodes that are about it"
+    )]
+    TakenOver {
+        /// Its host, process and beginning.
+        holder: String,
+    },
     /// As many nodes are away as may be, or more.
     #[error(
         "{}, and no more than {allowed} may be away: mend that first, or allow more with --max-unavailable", .nodes.join(", ")
@@ -162,6 +186,8 @@ impl Lots {
 /// A rollout that is going on.
 struct Rollout<'a> {
     api: Api,
+    /// Whom the lease says that holds it.
+    identity: String,
     config: Config,
     options: &'a Options,
     heard: &'a dyn Fn(Event<'_>),
@@ -185,49 +211,19 @@ pub async fn run(
     let api = api.map_err(|error| Unreachable::Client(Box::new(error)))?;
     let rollout = Rollout {
         api,
+        identity: lease::identity(),
         config,
         options,
         heard,
     };
     rollout.check_access().await?;
-    let mut lots = rollout.sort().await?;
-    for node in &lots.passed {
-        heard(Event::Passed(name(node)));
-        rollout.silence(node).await?;
-    }
-    let waiting = lots.workers.len() + lots.control_planes.len();
-    if waiting + lots.going.len() == 0 {
-        rollout.clean_up().await?;
-        return ended(Vec::new(), Vec::new(), lots.asked_for(options));
-    }
-    if let Err(error) = rollout.set_up().await {
-        // What keeps it from being made is the news.
-        let _ = rollout.clean_up().await;
-        return Err(error);
-    }
-    let mut so_far = SoFar {
-        alone: lots.asked_for(options),
-        ..SoFar::default()
+    rollout.acquire().await?;
+    let ended = tokio::select! {
+        ended = rollout.work() => ended,
+        holder = rollout.keep() => return Err(Error::TakenOver { holder }),
     };
-    let going = std::mem::take(&mut lots.going);
-    rollout.follow_all(&going, &mut so_far).await;
-    for (nodes, at_a_time) in [(lots.workers, usize::MAX), (lots.control_planes, 1)] {
-        rollout.move_all(&nodes, at_a_time, &mut so_far).await;
-    }
-    let cleaned = rollout.clean_up().await;
-    if let Some(nodes) = so_far.full {
-        let allowed = options.max_unavailable.get();
-        let error = Error::Unavailable { nodes, allowed };
-        if so_far.begun == 0 && so_far.failed.is_empty() {
-            // That no node moved is the news.
-            return Err(error);
-        }
-        so_far.failed.push(error.to_string());
-    }
-    if let Err(error) = cleaned {
-        so_far.failed.push(error.to_string());
-    }
-    ended(so_far.failed, so_far.left, so_far.alone)
+    rollout.release().await;
+    ended
 }
 
 /// What has become of the nodes so far.
@@ -253,6 +249,49 @@ impl SoFar {
 }
 
 impl Rollout<'_> {
+    /// All that is done while the lease is held.
+    async fn work(&self) -> Result<(), Error> {
+        let options = self.options;
+        let mut lots = self.sort().await?;
+        for node in &lots.passed {
+            (self.heard)(Event::Passed(name(node)));
+            self.silence(node).await?;
+        }
+        let waiting = lots.workers.len() + lots.control_planes.len();
+        if waiting + lots.going.len() == 0 {
+            self.clean_up().await?;
+            return ended(Vec::new(), Vec::new(), lots.asked_for(options));
+        }
+        if let Err(error) = self.set_up().await {
+            // What keeps it from being made is the news.
+            let _ = self.clean_up().await;
+            return Err(error);
+        }
+        let mut so_far = SoFar {
+            alone: lots.asked_for(options),
+            ..SoFar::default()
+        };
+        let going = std::mem::take(&mut lots.going);
+        self.follow_all(&going, &mut so_far).await;
+        for (nodes, at_a_time) in [(lots.workers, usize::MAX), (lots.control_planes, 1)] {
+            self.move_all(&nodes, at_a_time, &mut so_far).await;
+        }
+        let cleaned = self.clean_up().await;
+        if let Some(nodes) = so_far.full {
+            let allowed = options.max_unavailable.get();
+            let error = Error::Unavailable { nodes, allowed };
+            if so_far.begun == 0 && so_far.failed.is_empty() {
+                // That no node moved is the news.
+                return Err(error);
+            }
+            so_far.failed.push(error.to_string());
+        }
+        if let Err(error) = cleaned {
+            so_far.failed.push(error.to_string());
+        }
+        ended(so_far.failed, so_far.left, so_far.alone)
+    }
+
     async fn check_access(&self) -> Result<(), Error> {
         let mut needed = vec![
             Permission::new(Verb::List, NODES),
@@ -276,6 +315,7 @@ impl Rollout<'_> {
             needed.push(Permission::new(verb, JOBS).within(NAME));
         }
         needed.push(Permission::new(Verb::List, PODS).within(NAME));
+        needed.extend(lease::VERBS.map(lease::permission));
         let missing = missing(&self.api, &needed, soon()).await;
         let missing = missing.map_err(failed("asking what is allowed"))?;
         if missing.is_empty() {

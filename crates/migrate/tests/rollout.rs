@@ -102,6 +102,7 @@ impl Cluster {
         let heard = Mutex::new(Vec::new());
         let hear = |event: Event<'_>| {
             let line = match event {
+                Event::Waits(holder, _) => format!("{holder} has the lease"),
                 Event::Passed(node) => format!("{node} is there"),
                 Event::Begins(node) => format!("{node} begins"),
                 Event::Follows(node) => format!("{node} is followed"),
@@ -147,6 +148,7 @@ impl Cluster {
             "secrets",
             "serviceaccounts",
             "jobs",
+            "leases",
         ] {
             assert_eq!(self.server.list(resource), Vec::<Value>::new());
         }
@@ -174,6 +176,7 @@ fn options() -> Options {
         server: None,
         start: Duration::from_mins(1),
         patience: Duration::from_mins(2),
+        lease: Duration::from_secs(30),
     }
 }
 
@@ -678,6 +681,141 @@ async fn what_keeps_a_rollout_from_beginning_is_said() {
     );
     assert_eq!(cluster.runtime("worker-1"), "docker://20.10.8");
     cluster.is_clean();
+}
+
+/// The lease of the cluster's move, once there is one.
+async fn lease(cluster: &Cluster) -> Value {
+    loop {
+        if let Some(lease) = cluster
+            .server
+            .get("leases", "kube-system", "slipway-migrate")
+        {
+            return lease["spec"].clone();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn two_at_once_are_refused() {
+    let cluster = Cluster::start();
+    for name in ["a", "b"] {
+        cluster.node(name, "docker://20.10.8");
+    }
+    let barrier = Arc::new(Barrier::new(2));
+    cluster.fate("a", Fate::MovesWith(Arc::clone(&barrier)));
+    // The answers to what is asked of the lease are lost, and the server has bad moments.
+    for verb in ["create", "update", "delete"] {
+        cluster.server.fault(of(verb, "leases"), 1, Fault::CutAfter);
+        cluster.server.fault(of(verb, "leases"), 1, Fault::Busy(0));
+    }
+    let options = Options {
+        lease: Duration::from_secs(6),
+        ..options()
+    };
+    let second = async {
+        while cluster.log().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let first = lease(&cluster).await;
+        assert_eq!(first["leaseDurationSeconds"], 6);
+        let time = first["renewTime"].as_str().unwrap();
+        assert_eq!(time.len(), "2000-01-01T00:00:00.000000Z".len(), "{time}");
+        let (done, heard) = cluster.run(&options).await;
+        let holder = first["holderIdentity"].as_str().unwrap();
+        contains(
+            &done.unwrap_err(),
+            &["another slipway migrate cluster", holder],
+        );
+        assert_eq!(heard, [format!("{holder} has the lease")]);
+        let renewed = lease(&cluster).await;
+        assert_eq!(renewed["holderIdentity"], holder);
+        assert_eq!(renewed["acquireTime"], first["acquireTime"]);
+        assert_ne!(renewed["renewTime"], first["renewTime"]);
+        barrier.wait().await;
+    };
+    let ((done, _), ()) = tokio::join!(cluster.run(&options), second);
+    done.unwrap();
+    assert_eq!(cluster.log(), ["a begins", "a ends", "b begins", "b ends"]);
+    cluster.is_clean();
+}
+
+#[tokio::test]
+async fn the_lease_of_a_run_that_was_killed_runs_out() {
+    let cluster = Cluster::start();
+    cluster.node("a", "docker://20.10.8");
+    let options = Options {
+        lease: Duration::from_secs(1),
+        ..options()
+    };
+    cluster.fate("a", Fate::SaysNothing);
+    let killed = async {
+        while cluster.log().is_empty() && cluster.server.list("jobs").is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        lease(&cluster).await
+    };
+    let left = tokio::select! {
+        (done, _) = cluster.run(&options) => panic!("{done:?}"),
+        left = killed => left,
+    };
+    cluster.fate("a", Fate::Moves);
+    cluster.seen.lock().unwrap().clear();
+    let (done, heard) = cluster.run(&options).await;
+    done.unwrap();
+    let holder = left["holderIdentity"].as_str().unwrap();
+    assert_eq!(heard[0], format!("{holder} has the lease"));
+    assert_eq!(cluster.runtime("a"), "containerd://1.7");
+    cluster.is_clean();
+
+    // One that was given back is free at once, and of all that is asked for the verbs are missing.
+    cluster.server.put(json!({
+        "kind": "Lease", "metadata": { "namespace": "kube-system", "name": "slipway-migrate" },
+        "spec": { "holderIdentity": "", "leaseDurationSeconds": 3600, "leaseTransitions": 4 },
+    }));
+    let (done, heard) = cluster.run(&options).await;
+    done.unwrap();
+    assert_eq!(heard, ["a is there"]);
+    cluster.is_clean();
+    cluster.server.deny("update", "leases");
+    let (done, _) = cluster.run(&options).await;
+    contains(
+        &done.unwrap_err(),
+        &[
+            "verb update on leases of the API group coordination.k8s.io in the namespace kube-system",
+        ],
+    );
+}
+
+#[tokio::test]
+async fn a_run_whose_lease_was_taken_asks_no_more_nodes() {
+    let cluster = Cluster::start();
+    for name in ["a", "b"] {
+        cluster.node(name, "docker://20.10.8");
+    }
+    cluster.fate("a", Fate::MovesWith(Arc::new(Barrier::new(2))));
+    let options = Options {
+        lease: Duration::from_secs(1),
+        ..options()
+    };
+    let other = async {
+        while cluster.log().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let taken = |lease: &mut Value| lease["spec"]["holderIdentity"] = "another".into();
+        assert!(
+            cluster
+                .server
+                .change("leases", "kube-system", "slipway-migrate", taken)
+        );
+    };
+    let ((done, _), ()) = tokio::join!(cluster.run(&options), other);
+    contains(
+        &done.unwrap_err(),
+        &["has taken over (another holds the Lease"],
+    );
+    assert_eq!(cluster.log(), ["a begins"]);
+    assert_eq!(lease(&cluster).await["holderIdentity"], "another");
 }
 
 #[tokio::test]

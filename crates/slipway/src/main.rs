@@ -23,7 +23,7 @@ mod traces;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use service_manager::ServiceManager;
 use tokio::runtime;
 
@@ -67,7 +67,7 @@ Examples:
     /// Find out what depends on Docker, before it is taken away
     Check(check::CheckArgs),
 
-    /// Plan a node's move away from dockershim
+    /// Move nodes away from dockershim, and take that back: plan, apply, resume, rollback, clean
     Migrate(migrate::MigrateArgs),
 
     /// Print the completions of a shell
@@ -77,13 +77,32 @@ Examples:
     Man(man::ManArgs),
 }
 
+/// Commands that ask no runtime, and are not told which.
+const NO_CLIENTS: [&str; 4] = ["serve", "config", "check", "migrate"];
+
+/// The command line. Where [`ConnectionArgs`](client::ConnectionArgs) would be refused, no help offers
+/// them.
+fn command_line() -> clap::Command {
+    let cli = Cli::command();
+    let connection = cli
+        .get_arguments()
+        .filter(|argument| argument.is_global_set());
+    let hidden: Vec<_> = connection
+        .map(|argument| argument.clone().hide(true))
+        .collect();
+    NO_CLIENTS.into_iter().fold(cli, |cli, name| {
+        cli.mut_subcommand(name, |command| command.args(&hidden))
+    })
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = command_line().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if let Command::Serve(_) | Command::Config(_) | Command::Check(_) | Command::Migrate(_) =
         cli.command
         && cli.connection.is_given()
     {
-        Cli::command()
+        command_line()
             .error(
                 ErrorKind::ArgumentConflict,
                 "--endpoint and --timeout are for clients; the daemon takes --listen",
@@ -98,8 +117,8 @@ fn main() -> ExitCode {
         Command::Config(args) => client::finish(args.run()),
         Command::Check(args) => args.run(),
         Command::Migrate(args) => args.run(),
-        Command::Completions(args) => client::finish(args.run(Cli::command())),
-        Command::Man(args) => client::finish(args.run(Cli::command())),
+        Command::Completions(args) => client::finish(args.run(command_line())),
+        Command::Man(args) => client::finish(args.run(command_line())),
     }
 }
 
@@ -117,12 +136,42 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        Cli::command().debug_assert();
+        command_line().debug_assert();
+    }
+
+    #[test]
+    fn no_help_offers_what_is_refused() {
+        let mut cli = command_line();
+        cli.build();
+        let help = |path: &[&str]| {
+            let command = path
+                .iter()
+                .fold(&cli, |command, name| command.find_subcommand(name).unwrap());
+            command.clone().render_long_help().to_string()
+        };
+        for path in [
+            &["serve"][..],
+            &["config", "check"],
+            &["check"],
+            &["check", "node"],
+            &["migrate"],
+            &["migrate", "plan"],
+        ] {
+            let help = help(path);
+            let offered = help.contains("--endpoint") || help.contains("--timeout");
+            assert!(
+                !offered && !help.contains("Connection:"),
+                "{path:?}: {help}"
+            );
+        }
+        for path in [&["pods"][..], &[]] {
+            assert!(help(path).contains("--endpoint"), "{path:?}");
+        }
     }
 
     #[test]
     fn every_command_has_an_example() {
-        let mut cli = Cli::command();
+        let mut cli = command_line();
         cli.build();
         // Hidden ones are for other programs.
         let own = |command: &&clap::Command| command.get_name() != "help" && !command.is_hide_set();

@@ -11,7 +11,7 @@ mod status;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use slipway_migrate::node;
 use slipway_migrate::plan::{Options, Target};
@@ -37,12 +37,16 @@ pub(crate) struct MigrateArgs {
 
 #[derive(Debug, Subcommand)]
 enum MigrateCommand {
-    /// Say how this node would move: every file with its difference, every unit, every object
+    /// Say how this node would move: every file, every unit and every object with its difference
     #[command(after_help = "\
 Nothing is changed. Without a plan, the exit code is 1 and the reason says what to do first.
 
+Units are asked for of systemd, the Node and kubeadm's ConfigMap of the API server, which have 5 seconds
+to answer. What could not be looked at, and why, is said, and the plan comes all the same.
+
 Examples:
   slipway migrate plan --to containerd
+  slipway migrate plan --to containerd --kubeconfig admin.conf
   slipway migrate plan --to slipway --no-drain
   slipway migrate plan --to crio -o json | jq -r '.steps[] | select(.step == \"file\") | .diff'")]
     Plan(plan::PlanArgs),
@@ -86,6 +90,8 @@ Examples:
 Runs anywhere with a kubeconfig. Each node says in an annotation how far it is; nodes that are there already are
 passed over, and those that are about it are followed, so the same command goes on after anything.
 Control planes come last, one at a time.
+
+A second run at the same time is refused; one that was killed keeps the next one waiting for 30 seconds.
 
 Examples:
   slipway migrate cluster --to containerd --image registry.example/slipway:1 --max-unavailable 2
@@ -196,6 +202,16 @@ impl MigrateCommand {
             Self::Clean(args) => args.run().await,
         }
     }
+}
+
+/// A kubelet's name for its node where it is told none: the host name, in lower case.
+fn host_name() -> anyhow::Result<String> {
+    let system = rustix::system::uname();
+    let name = system
+        .nodename()
+        .to_str()
+        .context("the host name is no text")?;
+    Ok(name.trim().to_lowercase())
 }
 
 /// Moves change what is root's.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::file::{self, FileState};
+use super::subject::Subject;
 use super::{Mover, StepError};
 use crate::control_plane::ControlPlane;
 use crate::host::{Host, KernelState, NetworkState, UnitState};
@@ -38,35 +39,23 @@ pub enum Before {
 impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
     /// What there is that a step is going to change.
     pub(super) async fn before(&self, step: &Step) -> Result<Before, StepError> {
+        match Subject::of(step) {
+            Some(Subject::Unit(name)) => return Ok(Before::Unit(self.host.unit(name).await?)),
+            Some(Subject::Field(field)) => return Ok(field.look(self.control_plane).await?),
+            None => {}
+        }
         Ok(match step {
-            Step::Cordon | Step::Uncordon => {
-                Before::Cordoned(self.control_plane.is_cordoned().await?)
-            }
             Step::Install { package } => {
                 let say = &|line: &str| self.say(line);
                 Before::Installed(self.host.has_package(package, say).await?)
-            }
-            Step::Stop { unit } | Step::Start { unit } | Step::Disable { unit } => {
-                Before::Unit(self.host.unit(unit).await?)
             }
             Step::File(change) => Before::File(file::state(self.root, change)?),
             Step::Kernel {
                 modules,
                 parameters,
             } => Before::Kernel(self.host.kernel(modules, parameters).await?),
-            Step::Annotate { key, .. } => {
-                Before::Annotation(self.control_plane.annotation(key).await?)
-            }
-            Step::ConfigMap { name, .. } => {
-                Before::Configuration(self.control_plane.kubelet_configuration(name).await?)
-            }
             Step::CleanNetwork => Before::Network(self.host.network().await?),
-            Step::Drain
-            | Step::Reload
-            | Step::CarryImages
-            | Step::StopPods { .. }
-            | Step::Await { .. }
-            | Step::Probe => Before::Nothing,
+            _ => Before::Nothing,
         })
     }
 
@@ -269,7 +258,10 @@ impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
 }
 
 /// The configuration with these settings; nothing where it has them.
-fn configured(text: &str, settings: &[(String, String)]) -> Result<Option<String>, StepError> {
+pub(super) fn configured(
+    text: &str,
+    settings: &[(String, String)],
+) -> Result<Option<String>, StepError> {
     let wanted = kubelet_configuration(text, settings).map_err(StepError::Configuration)?;
     Ok((wanted != text).then_some(wanted))
 }

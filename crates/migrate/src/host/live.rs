@@ -8,8 +8,8 @@ use super::network::Network;
 use super::packages::Packages;
 use super::units::Units;
 use super::{
-    DockerNode, DockerPods, Error, Host, KernelState, NetworkState, Progress, UnitState, images,
-    pods,
+    DockerNode, DockerPods, Error, Host, KernelState, NetworkState, Progress, Services, UnitState,
+    images, pods,
 };
 use crate::Root;
 use crate::plan::Target;
@@ -41,11 +41,13 @@ impl<P: DockerPods> Live<P> {
     }
 }
 
-impl<P: DockerPods> Host for Live<P> {
+impl<P: DockerPods> Services for Live<P> {
     async fn unit(&self, name: &str) -> Result<UnitState, Error> {
-        self.units.state(name).await
+        self.units.unit(name).await
     }
+}
 
+impl<P: DockerPods> Host for Live<P> {
     async fn start(&self, name: &str) -> Result<(), Error> {
         self.units.start(name).await
     }

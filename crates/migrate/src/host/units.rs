@@ -7,13 +7,17 @@ use std::time::Duration;
 use slipway_systemd::{Refusal, Systemd};
 use zbus::OwnedObjectPath;
 
-use super::{Enablement, Error, UnitState};
+use super::{Enablement, Error, Services, UnitState};
 
 /// Replaces a job of the other kind that is under way (systemctl(1), `--job-mode=`).
 const MODE: &str = "replace";
 
 /// Longer than a unit's own limits, 90 seconds each to stop and to start, where nobody set others.
 const PATIENCE: Duration = Duration::from_mins(5);
+
+/// Why one that is masked is not started.
+pub(crate) const MASKED: &str =
+    "somebody has masked it, so that it cannot be started: find out why, then systemctl unmask it";
 
 /// Below these systemd has units' files, and finds them by itself (systemd.unit(5), "Unit File Load
 /// Path").
@@ -34,20 +38,31 @@ type Changes = Vec<(String, String, String)>;
 /// keeps that: it is started and stopped, and nothing is written for it. A socket that listens is
 /// not made anew, for systemd refuses that while its service runs.
 #[derive(Debug)]
-pub(super) struct Units {
+pub struct Units {
     systemd: Systemd,
 }
 
+impl Services for Units {
+    async fn unit(&self, name: &str) -> Result<UnitState, Error> {
+        self.state(name).await
+    }
+}
+
 impl Units {
-    /// Of the node.
+    /// Of the node, to be changed.
     pub(super) fn new() -> Self {
+        Self::with_patience(PATIENCE)
+    }
+
+    /// Of the node; no answer of systemd's is waited for longer than `patience`.
+    pub fn with_patience(patience: Duration) -> Self {
         Self {
-            systemd: Systemd::new(PATIENCE),
+            systemd: Systemd::new(patience),
         }
     }
 
-    /// See [`super::Host::unit`].
-    pub(super) async fn state(&self, name: &str) -> Result<UnitState, Error> {
+    /// See [`Services::unit`].
+    async fn state(&self, name: &str) -> Result<UnitState, Error> {
         let state = async {
             Ok(UnitState {
                 enablement: self.enablement(name).await?,
@@ -69,7 +84,7 @@ impl Units {
             return Err(Error::new(what(), why));
         }
         let enablement = self.enablement(name).await.map_err(refused)?;
-        if enablement == Enablement::Disabled {
+        if enablement != enablement.enabled() {
             self.enable(name).await.map_err(refused)?;
         }
         let activity = self.activity(name).await.map_err(refused)?;
@@ -117,7 +132,8 @@ impl Units {
         self.stop(name).await?;
         let disable = async {
             let linked = self.linked_before(name, before).await?;
-            if self.enablement(name).await? == Enablement::Enabled {
+            let enablement = self.enablement(name).await?;
+            if enablement != enablement.disabled() {
                 self.take_links(name).await?;
             }
             self.link(name, linked.as_deref()).await
@@ -379,9 +395,7 @@ impl Loaded {
             "not-found" => Some(
                 "there is no such unit: install the package that has it, or put its file into /etc/systemd/system",
             ),
-            "masked" => Some(
-                "somebody has masked it, so that it cannot be started: find out why, then systemctl unmask it",
-            ),
+            "masked" => Some(MASKED),
             "bad-setting" | "error" => Some(
                 "systemd cannot use its file: systemctl status and systemd-analyze verify say why",
             ),

@@ -36,21 +36,22 @@ impl FileChange {
 
     /// The difference, as diff(1) has it with `-u`, with a dot for each secret.
     pub fn diff(&self) -> String {
-        let path = self.path.display();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let before = text(self.before.as_deref().unwrap_or_default());
-        let after = text(&self.after);
-        let from = match self.before {
-            Some(_) => path.to_string(),
-            None => "/dev/null".to_string(),
-        };
-        let difference = TextDiff::from_lines(&before, &after)
-            .unified_diff()
-            .context_radius(CONTEXT)
-            .header(&from, &path.to_string())
-            .to_string();
-        secrets::hidden(&difference)
+        let before = self.before.as_deref().map(text);
+        let path = self.path.display().to_string();
+        difference(&path, before.as_deref(), &text(&self.after))
     }
+}
+
+/// The difference of two texts of that name, as diff(1) has it with `-u`, with a dot for each secret.
+pub(crate) fn difference(name: &str, before: Option<&str>, after: &str) -> String {
+    let from = before.map_or("/dev/null", |_| name);
+    let difference = TextDiff::from_lines(before.unwrap_or_default(), after)
+        .unified_diff()
+        .context_radius(CONTEXT)
+        .header(from, name)
+        .to_string();
+    secrets::hidden(&difference)
 }
 
 /// How a change is written down: with its difference for those who read, and with all bytes for
@@ -67,7 +68,7 @@ struct Written<'a> {
 /// A file's bytes: a string, where they are UTF-8.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-pub(super) enum Bytes<'a> {
+pub(crate) enum Bytes<'a> {
     Text(Cow<'a, str>),
     Other(Cow<'a, [u8]>),
 }

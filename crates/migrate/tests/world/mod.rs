@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use slipway_migrate::Root;
 use slipway_migrate::control_plane::{self, ControlPlane, Needs, PreflightError};
-use slipway_migrate::host::{self, Enablement, Host, KernelState, NetworkState, UnitState};
+use slipway_migrate::host::{
+    self, Enablement, Host, KernelState, NetworkState, Services, UnitState,
+};
 use slipway_migrate::plan::Target;
 use tempfile::TempDir;
 
@@ -338,7 +340,7 @@ fn walk(base: &Path, directory: &Path, tree: &mut BTreeMap<String, (u32, String)
     }
 }
 
-impl Host for World {
+impl Services for World {
     async fn unit(&self, name: &str) -> Result<UnitState, host::Error> {
         self.host("unit")?;
         let absent = UnitState {
@@ -354,7 +356,9 @@ impl Host for World {
             .cloned()
             .unwrap_or(absent))
     }
+}
 
+impl Host for World {
     async fn start(&self, name: &str) -> Result<(), host::Error> {
         self.host("start")?;
         assert!(

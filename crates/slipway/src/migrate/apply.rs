@@ -10,12 +10,13 @@ use slipway_migrate::apply::{
 use slipway_migrate::cluster::Access;
 use slipway_migrate::control_plane::{self, ControlPlane as _};
 use slipway_migrate::host::DockerNode;
+use slipway_migrate::preview::{PATIENCE, Preview};
 use slipway_migrate::rollout::Announcer;
 use slipway_migrate::{Root, host, plan};
 
 use super::how::{ClusterArgs, How};
 use super::interrupt::{Interrupted, Signals};
-use super::{Move, needs_root};
+use super::{Move, host_name, needs_root};
 use crate::client::table::{printable, printable_lines};
 use crate::client::{self, output};
 use crate::docker_pods::DockerPods;
@@ -75,7 +76,7 @@ impl ApplyArgs {
             let plan = made?;
             let control_plane = connect(&access, &name, &settings).await?;
             control_plane.preflight(apply::needs(&plan)).await?;
-            if !self.yes && !agreed(&name, &plan)? {
+            if !self.yes && !agreed(&name, &plan, &control_plane).await? {
                 bail!("nothing was changed");
             }
             let journals = Journals::hold(&root)?;
@@ -291,13 +292,24 @@ fn show(event: Event<'_>, steps: usize) {
 }
 
 /// Asks whoever sits at the terminal.
-fn agreed(node: &str, plan: &plan::Plan) -> anyhow::Result<bool> {
+async fn agreed(
+    node: &str,
+    plan: &plan::Plan,
+    control_plane: &control_plane::Live,
+) -> anyhow::Result<bool> {
     let stdin = io::stdin();
     ensure!(
         stdin.is_terminal(),
         "nobody is there to be asked: look at slipway migrate plan, then say --yes"
     );
-    let text = super::plan::render(plan, output::colours());
+    let units = host::Units::with_patience(PATIENCE);
+    let preview = Preview::look(
+        plan.clone(),
+        Some(node.to_owned()),
+        Ok(&units),
+        Ok(control_plane),
+    );
+    let text = super::plan::render(&preview.await, output::colours());
     output::write_stdout(text.as_bytes())?;
     let mut out = io::stdout();
     let node = printable(node);
@@ -317,14 +329,4 @@ fn not_moving(last: Option<&Record>) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// A kubelet's name for its node where it is told none: the host name, in lower case.
-fn host_name() -> anyhow::Result<String> {
-    let system = rustix::system::uname();
-    let name = system
-        .nodename()
-        .to_str()
-        .context("the host name is no text")?;
-    Ok(name.trim().to_lowercase())
 }

@@ -11,6 +11,7 @@ use slipway_migrate::rollout::{self, Begun, Event, Options, Phase, Pod};
 
 use super::Move;
 use super::how::{ClusterArgs, How};
+use crate::client::table::printable_lines;
 use crate::client::{duration, output};
 
 #[derive(Debug, Args)]
@@ -61,6 +62,9 @@ pub(super) struct NodeJobArgs {
     how: How,
 }
 
+/// A run that was killed is waited for as long before another one goes on.
+const LEASE: Duration = Duration::from_secs(30);
+
 /// What carrying images over may take beyond that: they are copied on one disk.
 const IMAGES: Duration = Duration::from_hours(1);
 
@@ -78,6 +82,7 @@ impl ClusterMoveArgs {
             server: self.server,
             start: self.start_timeout,
             patience: self.how.patience() + IMAGES,
+            lease: LEASE,
         };
         rollout::run(&access, &options, &|event| show(options.target, event)).await?;
         let text = format!("All nodes are on {}.\n", options.target);
@@ -106,6 +111,10 @@ impl NodeJobArgs {
 /// A line on standard error for each thing that happens.
 fn show(target: Target, event: Event<'_>) {
     let line = match event {
+        Event::Waits(holder, time) => format!(
+            "another slipway migrate cluster ({holder}) has this cluster: looking for up to {} s whether it is still at work",
+            time.as_secs()
+        ),
         Event::Passed(node) => format!("{node}: on {target} already"),
         Event::Begins(node) => format!("{node}: asked to move"),
         Event::Follows(node) => format!("{node}: moves already"),
@@ -121,5 +130,5 @@ fn show(target: Target, event: Event<'_>) {
         },
     };
     // With standard error closed, the work goes on all the same.
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", printable_lines(&line));
 }

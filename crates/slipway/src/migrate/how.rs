@@ -112,10 +112,15 @@ pub(super) struct ClusterArgs {
 impl ClusterArgs {
     /// What was said, or else what was said when the move began.
     pub(super) fn or(self, begun: &Access) -> anyhow::Result<Access> {
-        if self.kubeconfig.is_none() && self.context.is_none() {
+        if !self.is_given() {
             return Ok(begun.clone());
         }
         self.access()
+    }
+
+    /// Whether a cluster was named.
+    pub(super) fn is_given(&self) -> bool {
+        self.kubeconfig.is_some() || self.context.is_some()
     }
 
     pub(super) fn access(self) -> anyhow::Result<Access> {

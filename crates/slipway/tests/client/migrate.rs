@@ -1,11 +1,15 @@
 //! `slipway migrate plan`: what it prints, and how it ends.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use slipway_testbed::{Fault, KubernetesServer};
+use tokio::process::Command;
 
 use super::fake::{slipway, stderr};
+use super::root_directory::RootDirectory;
 
 const FLAGS: &str = "/var/lib/kubelet/kubeadm-flags.env";
 
@@ -153,4 +157,142 @@ async fn a_password_is_shown_by_no_command() {
             assert_eq!(is_marked, is_plan, "{command:?} {format}");
         }
     }
+}
+
+/// A cluster with the Node `a`, as kubeadm made it.
+fn cluster() -> KubernetesServer {
+    let server = KubernetesServer::start().unwrap();
+    let socket = "kubeadm.alpha.kubernetes.io/cri-socket";
+    server.put(json!({
+        "kind": "Node",
+        "metadata": { "name": "a", "annotations": { socket: "/var/run/docker\u{1b}[31mshim.sock" } },
+    }));
+    server.put(json!({
+        "kind": "ConfigMap",
+        "metadata": { "namespace": "kube-system", "name": "kubelet-config-1.23" },
+        "data": { "kubelet": "cgroupDriver: cgroupfs\nkind: KubeletConfiguration\n" },
+    }));
+    server
+}
+
+const TO_CONTAINERD: [&str; 6] = [
+    "migrate",
+    "plan",
+    "--to",
+    "containerd",
+    "--kubelet-version",
+    "1.23",
+];
+
+async fn printed(mut command: Command) -> String {
+    let output = command.output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn a_plan_has_what_objects_say_and_what_could_not_be_looked_at() {
+    let directory = tempfile::tempdir().unwrap();
+    node(directory.path());
+    let server = cluster();
+    let kubeconfig = server.kubeconfig();
+    let root = ["--root", directory.path().to_str().unwrap()];
+    let named = ["--kubeconfig", kubeconfig.to_str().unwrap(), "--node", "a"];
+    let plan = |more: &[&str]| slipway(&[&TO_CONTAINERD[..], &root, more].concat());
+    let text = printed(plan(&named)).await;
+    for words in [
+        "  2. cordon the node, so that no new pods come\n       -unschedulable: false\n       +unschedulable: true\n",
+        "       -/var/run/docker\u{fffd}[31mshim.sock\n       +unix:///run/containerd/containerd.sock\n",
+        "       --- ConfigMap kube-system/kubelet-config-1.23, data.kubelet\n",
+        "       -cgroupDriver: cgroupfs\n",
+        "       +cgroupDriver: systemd\n",
+        "\nNot looked at, so that only the steps say what would change there:\n  - containerd.service (step ",
+        "kubelet.service (steps ",
+        "--root has a node's files alone",
+    ] {
+        assert!(text.contains(words), "{words} is not in\n{text}");
+    }
+    let asked = server.take();
+    assert!(!asked.is_empty());
+    assert!(asked.iter().all(|asked| asked.verb == "get"), "{asked:?}");
+
+    let text = printed(plan(&[&named[..], &["-o", "json"]].concat())).await;
+    let document: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(document["node"], "a");
+    let step = |name: &str| {
+        let mut steps = document["steps"].as_array().unwrap().iter();
+        steps.find(|step| step["step"] == name).unwrap()
+    };
+    assert_eq!(step("cordon")["after"], true);
+    assert!(step("config-map")["diff"].as_str().unwrap().contains("@@"));
+    assert!(step("stop")["unseen"].as_str().unwrap().contains("--root"));
+
+    // Nobody has to be asked, and nobody is.
+    server.take();
+    let text = printed(plan(&["--node", "a"])).await;
+    assert!(
+        text.contains("Node a, spec.unschedulable (steps 2, "),
+        "{text}"
+    );
+    let text = printed(plan(&named[..2])).await;
+    assert!(text.contains("give it with --node"), "{text}");
+    assert!(server.take().is_empty());
+}
+
+#[tokio::test]
+async fn a_plan_on_the_node_itself_comes_whoever_answers() {
+    let root = RootDirectory::new();
+    node(root.path());
+    let server = cluster();
+    let plan = |more: &[&str]| root.slipway(&[&TO_CONTAINERD[..], more].concat());
+    // Neither a cluster nor systemd is there.
+    let text = printed(plan(&["--node", "a"])).await;
+    for words in [
+        "kubelet.service (steps ",
+        "look at kubelet.service: systemd cannot be reached over the message bus",
+        "Node a, spec.unschedulable (steps ",
+        "no way to a cluster",
+        "--kubeconfig",
+    ] {
+        assert!(text.contains(words), "{words} is not in\n{text}");
+    }
+    root.bring(&server.kubeconfig(), "kubeconfig");
+    let named = ["--node", "a", "--kubeconfig", "/kubeconfig"];
+    server.deny("get", "configmaps");
+    let text = printed(plan(&named)).await;
+    assert!(
+        text.contains("+unix:///run/containerd/containerd.sock"),
+        "{text}"
+    );
+    assert!(text.contains("the verb get on configmaps in the namespace kube-system is missing"));
+    server.fault(|_| true, 1000, Fault::Status(503));
+    let text = printed(plan(&named)).await;
+    assert!(
+        text.contains("reading the Node a: a fault of the test (503) (given up after 5 seconds)"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn how_far_a_move_is_changes_nothing_and_is_told_to_root() {
+    let root = RootDirectory::new();
+    let as_nobody = |root: &RootDirectory| {
+        let mut command = Command::new("/usr/sbin/chroot");
+        command.arg("--userspec=65534:65534").arg(root.path());
+        command.args(["/slipway", "migrate", "status"]).env_clear();
+        command
+    };
+    fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let output = as_nobody(&root).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    root.write("var/lib/slipway-migrate/journal", "");
+    let journals = root.path().join("var/lib/slipway-migrate");
+    fs::set_permissions(journals, fs::Permissions::from_mode(0o700)).unwrap();
+    let output = as_nobody(&root).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = stderr(&output);
+    assert!(
+        said.contains("for root alone to read") && !said.contains("changes"),
+        "{said}"
+    );
 }

@@ -317,13 +317,13 @@ async fn states_are_those_of_systemd() {
         ("f.service", Unit::new("", "active")),
     ]);
     for (name, state) in [
-        ("a", "enabled, running"),
-        ("b", "started by others, stopped"),
-        ("c", "masked, stopped"),
-        ("d", "disabled, running"),
-        ("e", "started by others, running"),
-        ("f", "not there, running"),
-        ("g", "not there, stopped"),
+        ("a", "enabled, active"),
+        ("b", "static or generated, inactive"),
+        ("c", "masked, inactive"),
+        ("d", "disabled, active"),
+        ("e", "static or generated, active"),
+        ("f", "not-found, active"),
+        ("g", "not-found, inactive"),
     ] {
         assert_eq!(
             fake.state(&format!("{name}.service")).await,
@@ -332,6 +332,34 @@ async fn states_are_those_of_systemd() {
         );
     }
     assert!(fake.asked().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_foretold_of_a_unit_is_what_becomes_of_it() {
+    let states = ["enabled", "disabled", "static", "enabled-runtime"];
+    let units = states.into_iter().flat_map(|state| {
+        let named = |active: &'static str| (format!("{state}-{active}.service"), state, active);
+        ["active", "inactive"].map(named)
+    });
+    let units: Vec<_> = units.collect();
+    let made: Vec<_> = units
+        .iter()
+        .map(|(name, state, active)| (name.as_str(), Unit::new(state, active)))
+        .collect();
+    for (name, ..) in &units {
+        let fake = Fake::new(&made);
+        let before = fake.units.unit(name).await.unwrap();
+        fake.units.stop(name).await.unwrap();
+        let stopped = fake.units.unit(name).await.unwrap();
+        assert_eq!(stopped, before.stopped(), "{name}");
+        fake.units.start(name).await.unwrap();
+        let started = fake.units.unit(name).await.unwrap();
+        assert_eq!(started, stopped.started(), "{name}");
+        assert_eq!(started, before.started(), "{name}");
+        fake.units.disable(name, &started).await.unwrap();
+        let disabled = fake.units.unit(name).await.unwrap();
+        assert_eq!(disabled, started.disabled(), "{name}");
+    }
 }
 
 #[tokio::test]
@@ -364,7 +392,7 @@ async fn a_unit_is_enabled_and_started_anew() {
     ] {
         fake.units.start(name).await.unwrap();
         assert_eq!(fake.asked(), asked);
-        assert!(fake.state(name).await.ends_with("running"), "{name}");
+        assert!(fake.state(name).await.ends_with(", active"), "{name}");
     }
     fake.units.start("oneshot.service").await.unwrap();
 }
@@ -451,12 +479,12 @@ async fn why_a_unit_was_not_started_is_said() {
 async fn stopping_and_disabling_can_be_done_again() {
     let fake = Fake::new(&[("a.service", Unit::new("enabled", "active"))]);
     fake.units.stop("a.service").await.unwrap();
-    assert_eq!(fake.state("a.service").await, "enabled, stopped");
+    assert_eq!(fake.state("a.service").await, "enabled, inactive");
     fake.asked();
     let before = fake.units.state("a.service").await.unwrap();
     for _ in 0..2 {
         fake.units.disable("a.service", &before).await.unwrap();
-        assert_eq!(fake.state("a.service").await, "disabled, stopped");
+        assert_eq!(fake.state("a.service").await, "disabled, inactive");
     }
     let asked = fake.asked();
     let stop = "StopUnit a.service";
@@ -540,7 +568,7 @@ async fn every_state_is_come_back_to() {
         linked: None,
     };
     fake.units.restore(name, &absent).await.unwrap();
-    assert_eq!(fake.state(name).await, "disabled, stopped");
+    assert_eq!(fake.state(name).await, "disabled, inactive");
     fake.units.restore("gone.service", &absent).await.unwrap();
     let refused = fake
         .units
@@ -558,7 +586,7 @@ async fn every_state_is_come_back_to() {
         linked: None,
     };
     fake.units.restore(name, &masked).await.unwrap();
-    assert_eq!(fake.state(name).await, "masked, stopped");
+    assert_eq!(fake.state(name).await, "masked, inactive");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use slipway_migrate::Root;
 use slipway_migrate::host::{
-    DockerNode, DockerPods, Enablement, Error, Host as _, Live, Progress, UnitState,
+    DockerNode, DockerPods, Enablement, Error, Host as _, Live, Progress, Services as _, UnitState,
 };
 
 use super::own;

@@ -1,23 +1,21 @@
-//! A plan for programs to read: the same document as the journal's, but for secrets.
+//! A preview for programs to read: the plan as its journal would have it, but for secrets, and with
+//! what its steps would change that is no file.
 
 use std::path::Path;
 
 use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 
-use super::files::{Bytes, FileChange};
-use super::{Plan, Step, Version};
+use super::{Change, Outlook, Preview};
+use crate::apply::Before;
+use crate::node::Version;
+use crate::plan::{Bytes, FileChange, Plan, Step, Target};
 use crate::secrets;
-
-/// A plan as `slipway migrate plan -o json` prints it: with a dot in place of each secret, and the
-/// key `hidden` on each file that has some. It cannot be carried out; what is carried out is planned
-/// anew.
-#[derive(Debug, Clone, Copy)]
-pub struct Shown<'a>(pub &'a Plan);
 
 #[derive(Serialize)]
 struct Whole<'a> {
-    target: super::Target,
-    node: &'a Option<String>,
+    target: Target,
+    node: Option<&'a str>,
     from: &'a str,
     kubelet: Version,
     drain: bool,
@@ -29,7 +27,7 @@ struct Whole<'a> {
 #[serde(untagged)]
 enum Written<'a> {
     File(File<'a>),
-    Other(&'a Step),
+    Other(Other<'a>),
 }
 
 #[derive(Serialize)]
@@ -44,7 +42,36 @@ struct File<'a> {
     hidden: bool,
 }
 
-impl Serialize for Shown<'_> {
+#[derive(Serialize)]
+struct Other<'a> {
+    #[serde(flatten)]
+    step: &'a Step,
+    #[serde(flatten)]
+    outlook: Option<Known<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Known<'a> {
+    Seen {
+        before: Value,
+        after: Value,
+        diff: String,
+        /// Whether dots stand for secrets in it.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        hidden: bool,
+    },
+    Unseen {
+        unseen: &'a str,
+    },
+    Fails {
+        fails: &'a str,
+    },
+}
+
+/// What `slipway migrate plan -o json` prints: the plan with a dot in place of each secret, and the key
+/// `hidden` on each step that has some. It cannot be carried out; what is carried out is planned anew.
+impl Serialize for Preview {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Plan {
             target,
@@ -52,16 +79,19 @@ impl Serialize for Shown<'_> {
             from,
             kubelet,
             drain,
-            steps,
+            steps: _,
             remarks,
-        } = self.0;
-        let steps = steps.iter().map(|step| match step {
+        } = &self.plan;
+        let steps = self.steps().map(|(step, outlook)| match step {
             Step::File(change) => Written::File(File::of(change)),
-            other => Written::Other(other),
+            step => Written::Other(Other {
+                step,
+                outlook: outlook.map(Known::of),
+            }),
         });
         let whole = Whole {
             target: *target,
-            node,
+            node: self.node.as_deref().or(node.as_deref()),
             from,
             kubelet: *kubelet,
             drain: *drain,
@@ -98,15 +128,49 @@ fn shown(bytes: &[u8]) -> (Bytes<'_>, bool) {
     }
 }
 
+impl<'a> Known<'a> {
+    fn of(outlook: &'a Outlook) -> Self {
+        match outlook {
+            Outlook::Seen(change) => Self::of_change(change),
+            Outlook::Unseen(why) => Self::Unseen { unseen: why },
+            Outlook::Fails(why) => Self::Fails { fails: why },
+        }
+    }
+
+    fn of_change(change: &Change) -> Self {
+        let (before, in_before) = value(&change.before);
+        let (after, in_after) = value(&change.after);
+        Self::Seen {
+            before,
+            after,
+            diff: change.diff(),
+            hidden: in_before || in_after,
+        }
+    }
+}
+
+/// What there is, without secrets, and whether there were some.
+fn value(found: &Before) -> (Value, bool) {
+    match found {
+        Before::Unit(unit) => (json!(unit), false),
+        Before::Cordoned(cordoned) => (json!(cordoned), false),
+        Before::Annotation(Some(text)) | Before::Configuration(Some(text)) => {
+            let hidden = secrets::hidden(text);
+            let is_hidden = hidden != *text;
+            (hidden.into(), is_hidden)
+        }
+        _ => (Value::Null, false),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
-    use crate::plan::Target;
+    use crate::control_plane::Live;
+    use crate::host::Units;
 
-    #[test]
-    fn a_plan_for_programs_is_the_plan_without_its_secrets() {
+    #[tokio::test]
+    async fn a_plan_for_programs_is_the_plan_without_its_secrets() {
         let file = |before: Option<&[u8]>, after: &str| {
             Step::File(FileChange {
                 path: "/etc/x".into(),
@@ -121,7 +185,7 @@ mod tests {
             kubelet: Version::new(1, 23),
             drain: true,
             steps: vec![
-                Step::Cordon,
+                Step::Drain,
                 file(None, "plain = true\n"),
                 file(
                     Some(b"password = \"abc\"\n\xff"),
@@ -130,7 +194,10 @@ mod tests {
             ],
             remarks: vec!["one".to_string()],
         };
-        let shown = serde_json::to_value(Shown(&plan)).unwrap();
+        let nobody = || "nobody".to_string();
+        let (units, cluster) = (Err::<&Units, _>(nobody()), Err::<&Live, _>(nobody()));
+        let preview = Preview::look(plan.clone(), None, units, cluster).await;
+        let shown = serde_json::to_value(&preview).unwrap();
         assert!(!shown.to_string().contains("abc"), "{shown}");
         let mut whole = serde_json::to_value(&plan).unwrap();
         assert!(whole.to_string().contains("abc"), "the journal has all");
