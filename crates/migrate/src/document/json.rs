@@ -112,6 +112,7 @@ impl Reader<'_> {
             });
             Ok(())
         })?;
+        entries.shrink_to_fit();
         Ok(Value::Map(entries))
     }
 
@@ -121,6 +122,8 @@ impl Reader<'_> {
             items.push(reader.value()?);
             Ok(())
         })?;
+        // Most are short, and a large file has millions.
+        items.shrink_to_fit();
         Ok(Value::List(items))
     }
 

@@ -35,9 +35,10 @@ pub struct Edit {
 #[derive(Debug, Clone)]
 pub struct Source {
     path: PathBuf,
-    bytes: Vec<u8>,
-    /// As long as `bytes`, with a `?` for each byte that is not UTF-8.
+    /// As long as the file, with a `?` for each byte that is not UTF-8.
     text: String,
+    /// The file's bytes, where they are others than the text's.
+    raw: Option<Vec<u8>>,
     /// Where each line begins.
     lines: Vec<usize>,
 }
@@ -45,20 +46,26 @@ pub struct Source {
 impl Source {
     /// `path` is what evidence names.
     pub fn new(path: impl Into<PathBuf>, bytes: impl Into<Vec<u8>>) -> Self {
-        let bytes = bytes.into();
-        let mut text = String::with_capacity(bytes.len());
-        for chunk in bytes.utf8_chunks() {
-            text.push_str(chunk.valid());
-            text.extend(chunk.invalid().iter().map(|_| '?'));
-        }
+        let (text, raw) = match String::from_utf8(bytes.into()) {
+            Ok(text) => (text, None),
+            Err(error) => {
+                let bytes = error.into_bytes();
+                let mut text = String::with_capacity(bytes.len());
+                for chunk in bytes.utf8_chunks() {
+                    text.push_str(chunk.valid());
+                    text.extend(chunk.invalid().iter().map(|_| '?'));
+                }
+                (text, Some(bytes))
+            }
+        };
         let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
         let lines = std::iter::once(0)
             .chain(ends.map(|(end, _)| end + 1))
             .collect();
         Self {
             path: path.into(),
-            bytes,
             text,
+            raw,
             lines,
         }
     }
@@ -75,7 +82,7 @@ impl Source {
 
     /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        self.raw.as_deref().unwrap_or(self.text.as_bytes())
     }
 
     /// The place of a byte, or of the end.
@@ -119,14 +126,15 @@ impl Source {
     pub fn edited(&self, edits: &[Edit]) -> Vec<u8> {
         let mut edits: Vec<_> = edits.iter().collect();
         edits.sort_by_key(|edit| (edit.range.start, edit.range.end));
-        let mut bytes = Vec::with_capacity(self.bytes.len());
+        let before = self.bytes();
+        let mut bytes = Vec::with_capacity(before.len());
         let mut done = 0;
         for edit in edits {
-            bytes.extend(&self.bytes[done..edit.range.start]);
+            bytes.extend(&before[done..edit.range.start]);
             bytes.extend(edit.text.as_bytes());
             done = edit.range.end;
         }
-        bytes.extend(&self.bytes[done..]);
+        bytes.extend(&before[done..]);
         bytes
     }
 }

@@ -105,6 +105,8 @@ impl<'a> Reader<'a> {
                     items.push(self.node(event, &span, depth + 1)?);
                 };
                 let last = items.last().map(|item| item.range.end);
+                // Most are short, and a large file has millions.
+                items.shrink_to_fit();
                 (Value::List(items), own_end(&end, last), anchor)
             }
             Event::MappingStart(_, anchor, _) => {
@@ -166,6 +168,7 @@ impl<'a> Reader<'a> {
                 entries.push(entry);
             }
         }
+        entries.shrink_to_fit();
         Ok((entries, own_end(&end, last)))
     }
 }
