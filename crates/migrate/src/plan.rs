@@ -212,6 +212,9 @@ fn refuse(look: &Look<'_>, facts: &Facts, options: &Options) -> Result<(), Error
     if !options.drain && target != Target::Slipway {
         return Err(Error::DrainNeeded { target });
     }
+    if target == Target::CriDockerd && facts.runtimes.docker.is_none() {
+        return Err(Error::NoDocker);
+    }
     if let Some(node::Runtime::Dockershim(_)) = facts.runtime() {
         let plugin = kubelet.flag("network-plugin").map(|said| said.value);
         match plugin.as_deref() {

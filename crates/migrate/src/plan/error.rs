@@ -114,6 +114,11 @@ pub enum Error {
         /// The file that would change.
         path: PathBuf,
     },
+    /// cri-dockerd makes no pods itself.
+    #[error(
+        "cri-dockerd has a Docker Engine run the pods, and there is none on this node: install one and start it (apt install docker.io), then ask again"
+    )]
+    NoDocker,
     /// No file holds the kubelet's flags in a way that is known.
     #[error(
         "no file was found that the kubelet's unit takes its flags from: add {flags} to its command line by hand, then ask again"
