@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::Error;
@@ -9,17 +10,21 @@ use crate::Error;
 /// What the kernel writes at once, and more than nearly every control file has.
 const PAGE: usize = 4096;
 
+/// Links to a directory without any below it, where each of those links to its parent, as the
+/// kernel's own file systems count. To ask for them is far cheaper than to read the directory.
+const CHILDLESS: u64 = 2;
+
 /// The text of a control file.
 pub(crate) fn read(file: &Path) -> Result<String, Error> {
-    read_whole(file).map_err(|source| Error::Read {
+    read_text(file).map_err(|source| Error::Read {
         file: file.to_owned(),
         source,
     })
 }
 
-/// As [`fs::read_to_string`], which asks the kernel for a size that it does not know, and then reads
-/// in small steps: statistics are many files.
-fn read_whole(file: &Path) -> io::Result<String> {
+/// As [`fs::read`], for files of `/proc` and `/sys`: that asks the kernel for a size that it does not
+/// know, and then reads in small steps. Statistics are many files.
+pub fn read_kernel_file(file: &Path) -> io::Result<Vec<u8>> {
     let mut opened = fs::File::open(file)?;
     let mut bytes = vec![0; PAGE];
     let mut length = 0;
@@ -35,7 +40,13 @@ fn read_whole(file: &Path) -> io::Result<String> {
         }
     }
     bytes.truncate(length);
-    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    Ok(bytes)
+}
+
+/// As [`read_kernel_file`], as text.
+pub(crate) fn read_text(file: &Path) -> io::Result<String> {
+    String::from_utf8(read_kernel_file(file)?)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// A control file that holds one number; `None` stands for `max`.
@@ -102,6 +113,9 @@ pub(crate) fn tree(directory: &Path) -> Result<Vec<PathBuf>, Error> {
 
 fn children(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut below = Vec::new();
+    if fs::metadata(directory)?.nlink() == CHILDLESS {
+        return Ok(below);
+    }
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::control_file::{keyed, read_number};
+use crate::control_file::{keyed, read_number, read_text};
 use crate::hierarchy::Layout;
 use crate::stats::number;
 use crate::{Cgroup, Error};
@@ -172,7 +172,7 @@ impl Cgroup {
 
 /// The text of a control file; none where it is not there.
 fn text(file: &Path) -> Result<Option<String>, Error> {
-    match fs::read_to_string(file) {
+    match read_text(file) {
         Ok(text) => Ok(Some(text)),
         Err(error) if is_absent(&error) => Ok(None),
         Err(source) => Err(Error::Read {

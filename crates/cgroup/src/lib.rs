@@ -54,6 +54,7 @@ mod v1;
 mod v2;
 
 pub use cgroup::{Cgroup, Updated};
+pub use control_file::read_kernel_file;
 pub use details::{CpuModes, Details, DeviceIo, HugepageStats, Throttling};
 pub use device::{Access, DeviceKind, DeviceRule};
 pub use error::Error;

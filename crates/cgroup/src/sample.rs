@@ -21,16 +21,15 @@ impl Cgroup {
         time.transpose()
     }
 
-    /// How many processes are in it and below it. In contrast to [`Cgroup::processes`] only one
-    /// hierarchy is looked at, and a process that is just moving may be missed or counted twice.
-    pub fn process_count(&self) -> Result<usize, Error> {
-        let Some(directory) = self.directories().into_iter().next() else {
-            return Ok(0);
-        };
-        let mut count = 0;
-        for directory in tree(&directory)? {
-            count += self.members(&directory)?.len();
+    /// The processes in it and below it. In contrast to [`Cgroup::processes`] only one hierarchy is
+    /// looked at, and one that is just moving may be missed or be there twice.
+    pub fn sample_processes(&self) -> Result<Vec<i32>, Error> {
+        let mut pids = Vec::new();
+        if let Some(directory) = self.directories().first() {
+            for one in tree(directory)? {
+                pids.extend(self.members(&one)?);
+            }
         }
-        Ok(count)
+        Ok(pids)
     }
 }

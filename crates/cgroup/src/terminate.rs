@@ -37,7 +37,7 @@ impl Cgroup {
 
     pub(crate) fn members(&self, directory: &Path) -> Result<Vec<i32>, Error> {
         let file = directory.join("cgroup.procs");
-        let text = match fs::read_to_string(&file) {
+        let text = match control_file::read_text(&file) {
             Ok(text) => text,
             // Of a threaded cgroup the processes are listed in the one it is a part of.
             Err(error) if gone(&error) || error.raw_os_error() == Some(libc::EOPNOTSUPP) => {

@@ -7,14 +7,13 @@ use std::sync::Arc;
 use bollard::Docker;
 use rustix::process::Pid;
 use slipway_cri_api::v1::NamespaceMode;
-use slipway_engine::Result;
+use slipway_engine::{Result, blocking};
 use slipway_network::Attachment;
 
 use crate::checkpoint::Checkpoint;
 use crate::failure;
 use crate::inspect::Pod;
 use crate::node::Node;
-use crate::sandbox::blocking;
 
 /// Takes a pod over. What does not succeed is logged, and tried again when Docker is connected to
 /// again: the pod can be used all the same.
@@ -23,7 +22,7 @@ pub(crate) async fn adopt(node: &Arc<Node>, docker: &Docker, pod: &Pod) {
         let addresses = network(node, pod).await?;
         let (node, id) = (Arc::clone(node), pod.id.clone());
         let checkpoint = Checkpoint::adopted(&addresses);
-        blocking(move || node.checkpoints.put(&id, &checkpoint)).await
+        blocking::run(move || node.checkpoints.put(&id, &checkpoint)).await
     };
     match adopted.await {
         Ok(()) => tracing::info!(pod = pod.id, name = %pod.name, "adopted"),
@@ -46,7 +45,7 @@ async fn network(node: &Arc<Node>, pod: &Pod) -> Result<Vec<IpAddr>> {
     }
     if let Some(pid) = pod.pid {
         let (node, id) = (Arc::clone(node), pod.id.clone());
-        blocking(move || {
+        blocking::run(move || {
             // A daemon that was killed may have done so before.
             node.pins.unpin(&id)?;
             node.pins.pin(&id, pid.into())

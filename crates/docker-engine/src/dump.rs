@@ -12,12 +12,11 @@ use bollard::models::ContainerInspectResponse;
 use serde_json::{Value, json};
 use slipway_checkpoint::{Checkpoint, Content, Description, Work};
 use slipway_cri_api::v1::{CheckpointContainerRequest, ImageSpec, PodSandboxMetadata};
-use slipway_engine::{ContainerState, Error, Kind, Result};
+use slipway_engine::{ContainerState, Error, Kind, Result, blocking};
 
 use crate::dockerd::Experiments;
 use crate::inspect::{Container, Pod};
 use crate::node::Node;
-use crate::sandbox::blocking;
 
 /// How long Docker may take where the request has no limit: tens of gigabytes of memory on a slow
 /// disk.
@@ -50,14 +49,14 @@ pub(crate) async fn checkpoint(
     request: CheckpointContainerRequest,
 ) -> Result<()> {
     let id = request.container_id.clone();
-    let checkpoint = blocking(move || Checkpoint::of(&request)).await?;
+    let checkpoint = blocking::run(move || Checkpoint::of(&request)).await?;
     let container = node.container(&id)?;
     let id = container.id.as_str();
     let _turn = node.dumps.alone(id).await;
     let directory = node.dump_directory.join(id);
-    let work = blocking(move || Work::begin(directory)).await?;
+    let work = blocking::run(move || Work::begin(directory)).await?;
     let outcome = write(node, id, &work, checkpoint).await;
-    let ended = blocking(move || {
+    let ended = blocking::run(move || {
         drop(work);
         Ok(())
     });
@@ -95,7 +94,7 @@ async fn write(node: &Arc<Node>, id: &str, work: &Work, checkpoint: Checkpoint) 
         upper,
         layers,
     };
-    blocking(move || checkpoint.write(&content)).await
+    blocking::run(move || checkpoint.write(&content)).await
 }
 
 /// Has Docker write the state of the container's processes.

@@ -9,7 +9,9 @@ use bollard::models::ExecConfig;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use slipway_cgroup::Hierarchy;
 use slipway_cri_api::v1::ExecSyncResponse;
-use slipway_engine::{Error, Result, Session, SessionEnd, Streams, Terminal, TerminalSize, new_id};
+use slipway_engine::{
+    Error, Result, Session, SessionEnd, Streams, Terminal, TerminalSize, blocking, new_id,
+};
 use tokio::sync::oneshot;
 
 use crate::cgroups::cgroup_of;
@@ -307,7 +309,7 @@ async fn kill(node: &Node, container: &str, exec: &str, mark: String) -> Result<
     let first = tokio::time::timeout(KILL_PATIENCE, process(node, exec)).await;
     let first = first.ok().flatten();
     let container = node.container(container)?;
-    crate::sandbox::blocking(move || {
+    blocking::run(move || {
         if let Some(pid) = first {
             kill_tree(pid);
         }

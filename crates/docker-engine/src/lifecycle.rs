@@ -7,7 +7,7 @@ use bollard::Docker;
 use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::{KillContainerOptionsBuilder, StopContainerOptionsBuilder};
 use slipway_cri_api::v1::{ContainerConfig, NamespaceMode};
-use slipway_engine::{ContainerName, ContainerState, Error, Result};
+use slipway_engine::{ContainerName, ContainerState, Error, Result, blocking};
 
 use crate::holder::{self, Holder};
 use crate::node::Node;
@@ -33,7 +33,7 @@ pub(crate) async fn create(node: &Arc<Node>, pod: &str, config: ContainerConfig)
     let docker_name = naming::of_container(&pod.name, &name);
     let checker = Arc::clone(node);
     let named = name.clone();
-    let body = sandbox::blocking(move || {
+    let body = blocking::run(move || {
         let linux = config.linux.as_ref();
         if let Some(asked) = linux.and_then(|linux| linux.resources.as_ref()) {
             limits::check(&checker, &pod, asked)?;

@@ -11,13 +11,12 @@ use std::sync::Arc;
 
 use slipway_cgroup::{Cgroup, Updated};
 use slipway_cri_api::v1::{HugepageLimit, LinuxContainerResources};
-use slipway_engine::Result;
+use slipway_engine::{Result, blocking};
 use slipway_resources::{Scores, refused};
 
 use crate::cgroups::cgroup_of;
 use crate::inspect::{Container, Pod};
 use crate::node::Node;
-use crate::sandbox::blocking;
 use crate::{lifecycle, naming};
 
 const FIELD: &str = "LinuxContainerConfig.resources";
@@ -167,7 +166,7 @@ async fn set(
         return Ok(());
     }
     let (node, container) = (Arc::clone(node), Arc::clone(container));
-    blocking(move || {
+    blocking::run(move || {
         let Some(path) = cgroup_of(&container.id, container.pid) else {
             return Ok(());
         };

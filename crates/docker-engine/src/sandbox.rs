@@ -10,7 +10,7 @@ use bollard::query_parameters::RemoveContainerOptionsBuilder;
 use slipway_cri_api::v1::{
     LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, PodSandboxConfig,
 };
-use slipway_engine::{Error, Kind, PodName, Result, resolver_configuration};
+use slipway_engine::{Error, Kind, PodName, Result, blocking, resolver_configuration};
 use slipway_network::Attachment;
 
 use crate::checkpoint::Checkpoint;
@@ -39,7 +39,7 @@ pub(crate) async fn run(
     let up = node.dockerd.up()?;
     refuse::pod(&config, &up.facts)?;
     let (checker, checked) = (Arc::clone(node), config.clone());
-    blocking(move || slipway_resources::check_pod(checker.hierarchy()?, &checked)).await?;
+    blocking::run(move || slipway_resources::check_pod(checker.hierarchy()?, &checked)).await?;
     let runtime = runtime(&handler, &up.facts)?;
     let image = images::pause_name(node).to_owned();
     let body = body(&config, runtime, image, &up.facts);
@@ -144,7 +144,7 @@ async fn build(
         })?;
     let addresses = if has_own_network(&config) {
         let (pinning, pod) = (Arc::clone(node), id.to_owned());
-        blocking(move || pinning.pins.pin(&pod, pid)).await?;
+        blocking::run(move || pinning.pins.pin(&pod, pid)).await?;
         let attachment = Attachment::of_pod(id, &config, node.pins.path(id));
         let attached = node.network.add(&attachment).await;
         attached.map_err(|error| failure::of_network(&error))?.ips
@@ -153,7 +153,7 @@ async fn build(
     };
     let checkpoint = Checkpoint::new(config, handler, &addresses);
     let (node, id) = (Arc::clone(node), id.to_owned());
-    blocking(move || node.checkpoints.put(&id, &checkpoint)).await?;
+    blocking::run(move || node.checkpoints.put(&id, &checkpoint)).await?;
     Ok(inspected)
 }
 
@@ -164,23 +164,12 @@ async fn write_resolver(path: PathBuf, config: &PodSandboxConfig) -> Result<()> 
     let Some(content) = content.filter(|content| !content.is_empty()) else {
         return Ok(());
     };
-    blocking(move || {
+    blocking::run(move || {
         std::fs::write(&path, content).map_err(|error| {
             Error::internal(format!("{} cannot be written: {error}", path.display()))
         })
     })
     .await
-}
-
-/// Runs what blocks on a thread that may.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => Err(Error::internal("the daemon is stopping")),
-    }
 }
 
 /// Stops a pod: its containers are killed, its network is given back.
@@ -221,7 +210,7 @@ async fn detach(node: &Arc<Node>, id: &str) -> Result<()> {
     let detached = node.network.delete(&attachment).await;
     detached.map_err(|error| failure::of_network(&error))?;
     let (node, id) = (Arc::clone(node), id.to_owned());
-    blocking(move || node.pins.unpin(&id)).await
+    blocking::run(move || node.pins.unpin(&id)).await
 }
 
 /// Removes a pod and its containers.

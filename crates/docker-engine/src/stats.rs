@@ -17,14 +17,15 @@ use slipway_cri_api::v1::{
     FilesystemUsage, LinuxPodSandboxStats, NamespaceMode, PodSandboxAttributes, PodSandboxStats,
     PodSandboxStatsFilter, ProcessUsage, UInt64Value,
 };
-use slipway_engine::{CpuRate, Error, Result, matches_container_stats, matches_pod_stats};
+use slipway_engine::{
+    CpuRate, Error, Result, blocking, matches_container_stats, matches_pod_stats,
+};
 use slipway_network::Interface;
 
 use crate::cgroups::cgroup_of;
 use crate::inspect::{Container, Pod};
 use crate::naming;
 use crate::node::{Node, now};
-use crate::sandbox::blocking;
 
 /// Writable layers are not looked at again sooner than this, and not longer than this part of the
 /// time: Docker looks at every file in them.
@@ -143,25 +144,20 @@ pub(crate) async fn pods(
     read_all(node, pods, pod_stats).await
 }
 
-/// Reads what pods or containers use, one after the other, in their order.
+/// Reads what pods or containers use, in their order.
 pub(crate) async fn read_all<T: Send + Sync + 'static, S: Send + 'static>(
     node: &Arc<Node>,
     all: Vec<Arc<T>>,
     read: fn(&Reader, &T) -> S,
 ) -> Result<Vec<S>> {
     look_at_layers(node);
-    let root = node.dockerd.up()?.facts.root.clone();
-    let node = Arc::clone(node);
-    blocking(move || {
-        let hierarchy = node.hierarchy()?.clone();
-        let reader = Reader {
-            node,
-            hierarchy,
-            root,
-        };
-        Ok(all.iter().map(|one| read(&reader, one)).collect())
-    })
-    .await
+    let detecting = Arc::clone(node);
+    let reader = Reader {
+        node: Arc::clone(node),
+        hierarchy: blocking::run(move || detecting.hierarchy().cloned()).await?,
+        root: node.dockerd.up()?.facts.root.clone(),
+    };
+    blocking::each(all, move |one| read(&reader, one)).await
 }
 
 /// What it takes to read what is used.
@@ -225,8 +221,8 @@ fn pod_stats(reader: &Reader, pod: &Pod) -> PodSandboxStats {
     let processes = containers
         .iter()
         .filter_map(|container| cgroup_of(&container.id, container.pid))
-        .filter_map(|path| reader.hierarchy.open(&path).process_count().ok())
-        .map(|count| count as u64)
+        .filter_map(|path| reader.hierarchy.open(&path).sample_processes().ok())
+        .map(|pids| pids.len() as u64)
         .sum();
     PodSandboxStats {
         attributes: Some(PodSandboxAttributes {

@@ -9,14 +9,14 @@ use bollard::models::ContainerUpdateBody;
 use slipway_cri_api::v1::{
     LinuxContainerResources, UpdateContainerResourcesRequest, UpdatePodSandboxResourcesRequest,
 };
-use slipway_engine::{ContainerState, Error, Result};
+use slipway_engine::{ContainerState, Error, Result, blocking};
 use slipway_resources::{changes, check, check_change, merged, refused};
 
 use crate::cgroups::cgroup_of;
 use crate::inspect::Container;
 use crate::limits::{self, Applied};
 use crate::node::Node;
-use crate::sandbox::{self, blocking};
+use crate::sandbox;
 
 const REQUEST: &str = "UpdateContainerResourcesRequest.linux";
 
@@ -52,7 +52,7 @@ pub(crate) async fn container(
     if changed.is_err()
         && let Some(applied) = applied
     {
-        blocking(move || {
+        blocking::run(move || {
             applied.undo();
             Ok(())
         })
@@ -61,7 +61,7 @@ pub(crate) async fn container(
     changed?;
     if beside != container.beside {
         let (node, id) = (Arc::clone(node), id.clone());
-        blocking(move || node.limits.put(&id, &beside))
+        blocking::run(move || node.limits.put(&id, &beside))
             .await
             .map_err(|error| {
                 error.context("the new limits are in force, but not all of them are recorded")
@@ -91,7 +91,7 @@ async fn set(
     changes: LinuxContainerResources,
 ) -> Result<Option<Applied>> {
     let (node, container) = (Arc::clone(node), Arc::clone(container));
-    blocking(move || {
+    blocking::run(move || {
         let hierarchy = node.hierarchy()?;
         check_change(hierarchy, REQUEST, &after, &changes)?;
         let Some(path) = cgroup_of(&container.id, container.pid) else {
@@ -157,7 +157,7 @@ pub(crate) async fn pod(node: &Arc<Node>, request: UpdatePodSandboxResourcesRequ
     let _updating = node.updates.alone(&id).await;
     let pod = sandbox::ready(node, &id)?;
     let work = Arc::clone(node);
-    blocking(move || {
+    blocking::run(move || {
         for (field, asked) in [
             ("UpdatePodSandboxResourcesRequest.overhead", &overhead),
             ("UpdatePodSandboxResourcesRequest.resources", &resources),

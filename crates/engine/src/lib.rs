@@ -5,6 +5,7 @@
 //! `ContainerConfig`. This crate adds identity, life cycle and lookup, and nothing that does I/O.
 #![forbid(unsafe_code)]
 
+pub mod blocking;
 mod census;
 mod condition;
 mod container;

@@ -11,11 +11,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde::Deserialize;
 use slipway_cri_api::v1::{NamespaceMode, PodSandboxConfig};
-use slipway_engine::{Error, Result};
+use slipway_engine::{Error, Result, blocking};
 use slipway_shim::protocol::{Runtime, SubCgroup};
 use tokio::process::Command;
 
-use crate::blocking;
 use crate::config::{Handler as Config, not_absolute};
 use crate::kernel;
 use crate::program;

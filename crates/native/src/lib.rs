@@ -13,7 +13,6 @@
 #![forbid(unsafe_code)]
 
 mod attach;
-mod blocking;
 mod cgroups;
 mod checkpoint;
 mod config;
@@ -64,7 +63,7 @@ use slipway_cri_api::v1::{
 };
 use slipway_engine::{
     Census, ContainerEventStream, Engine, Error, Events, Index, Output, PodName, PortConnection,
-    PullProgressStream, Result, Session, Streams, Verbosity,
+    PullProgressStream, Result, Session, Streams, Verbosity, blocking,
 };
 use slipway_image::Images;
 use slipway_network::Network;

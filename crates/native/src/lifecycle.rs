@@ -11,7 +11,9 @@ use oci_spec::image::ImageConfiguration;
 use slipway_cdi::Edits;
 use slipway_cgroup::{Cgroup, CgroupPath};
 use slipway_cri_api::v1::{self, ContainerConfig, ContainerEventType};
-use slipway_engine::{ContainerExit, ContainerName, ContainerState, Error, Result, new_id, signal};
+use slipway_engine::{
+    ContainerExit, ContainerName, ContainerState, Error, Result, blocking, new_id, signal,
+};
 use slipway_shim::protocol::{
     Create, Failure, FailureKind, Overlay, SECCOMP_PROGRAM, UserMappings,
 };
@@ -26,7 +28,7 @@ use crate::sandbox::{hostname_of, remove_directory};
 use crate::spec::{self, Confinement, Plan};
 use crate::store::ContainerRecord;
 use crate::volumes::ImageVolumes;
-use crate::{blocking, events, failure, target, user};
+use crate::{events, failure, target, user};
 
 /// How long a process may take to die of SIGKILL: one that waits for a disk or a network file
 /// system in the kernel can take any time.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use slipway_engine::{ContainerExit, ContainerName, ContainerState, PodName, Result};
+use slipway_engine::{ContainerExit, ContainerName, ContainerState, PodName, Result, blocking};
 use slipway_network::Attachment;
 use slipway_shim::Shim;
 use slipway_shim::protocol::{Event, Phase, Record};
@@ -27,7 +27,7 @@ use crate::sandbox::{
     follow, keep_broken, lose_containers, recorded_cgroup, remove_directory, undo, unpin,
 };
 use crate::store::{ContainerRecord, PodPhase, PodRecord};
-use crate::{blocking, checkpoint, failure, lifecycle};
+use crate::{checkpoint, failure, lifecycle};
 
 /// How long a shim may take to answer a daemon that comes back.
 const SHIM_DEADLINE: Duration = Duration::from_secs(10);

@@ -13,8 +13,8 @@ use rustix::mount::{UnmountFlags, unmount};
 use slipway_cgroup::CgroupPath;
 use slipway_cri_api::v1::{ContainerEventType, DnsConfig, NamespaceMode, PodSandboxConfig};
 use slipway_engine::{
-    ContainerExit, ContainerState, Error, OneOf, PodName, Result, new_id, resolver_configuration,
-    signal,
+    ContainerExit, ContainerState, Error, OneOf, PodName, Result, blocking, new_id,
+    resolver_configuration, signal,
 };
 use slipway_network::Attachment;
 use slipway_shim::Shim;
@@ -26,7 +26,7 @@ use crate::node::{Node, now};
 use crate::pod::{Pod, PodState};
 use crate::spec::{check_pod, pod_namespaces, user_mappings};
 use crate::store::{PodPhase, PodRecord};
-use crate::{blocking, events, failure, lifecycle, update};
+use crate::{events, failure, lifecycle, update};
 
 /// What the peers give to `/dev/shm`.
 const SHM_BYTES: u64 = 64 * 1024 * 1024;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use prost::Message;
 use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use slipway_cri_api::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
-use slipway_engine::{ContainerExit, Error, Result};
+use slipway_engine::{ContainerExit, Error, Result, blocking};
 use slipway_records::{RecordFile, is_no_space};
 
 const PODS: TableDefinition<&str, &[u8]> = TableDefinition::new("pods");
@@ -277,7 +277,7 @@ impl Store {
         + 'static,
     ) -> Result<()> {
         let store = self.clone();
-        crate::blocking::run(move || {
+        blocking::run(move || {
             let mut file = store.lock();
             let changed = file.with(|database| {
                 let transaction = database.begin_write()?;

@@ -13,13 +13,13 @@ use slipway_cgroup::{Cgroup, Resources};
 use slipway_cri_api::v1::{
     PodSandboxConfig, UpdateContainerResourcesRequest, UpdatePodSandboxResourcesRequest,
 };
-use slipway_engine::{ContainerState, Error, Result};
+use slipway_engine::{ContainerState, Error, Result, blocking};
 use slipway_resources::{Scores, changes, check, check_change, limits, merged};
 
 use crate::cgroups::Cgroups;
+use crate::lifecycle;
 use crate::node::Node;
 use crate::store::{ContainerUpdate, PodRecord, PodUpdate};
-use crate::{blocking, lifecycle};
 
 const REQUEST: &str = "UpdateContainerResourcesRequest.linux";
 

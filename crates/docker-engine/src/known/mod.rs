@@ -18,14 +18,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use slipway_engine::{Error, Result};
+use slipway_engine::{Error, Result, blocking};
 use tokio::time::sleep;
 
 use self::file::{File, Found, Head, Rows};
 use self::record::ContainerRecord;
 use crate::inspect::{Container, Pod};
 use crate::node::{Node, now};
-use crate::sandbox::blocking;
 
 /// How long changes are gathered before they are written together.
 const GATHERING: Duration = Duration::from_millis(200);
@@ -58,7 +57,7 @@ impl Everything {
 pub(crate) async fn start(node: &Arc<Node>, path: PathBuf) -> Result<()> {
     let head = Head::new(boot()?, node.dockerd.endpoint());
     let shown = path.display().to_string();
-    let (file, found) = blocking(move || {
+    let (file, found) = blocking::run(move || {
         let mut file = File::new(path);
         let found = file.read();
         Ok((file, found))
@@ -124,7 +123,7 @@ async fn keep(node: Arc<Node>, mut file: File, head: Head, shown: String) {
         changes.mark_unchanged();
         let everything = node.everything();
         let (writer, head) = (Arc::clone(&node), head.clone());
-        let done = blocking(move || {
+        let done = blocking::run(move || {
             let names = |id: &str| writer.image_names.of(id);
             let done = file.write(&head, written.as_ref(), &everything, names);
             Ok((file, everything, done))

@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use slipway_engine::{ContainerState, Error, Result};
+use slipway_engine::{ContainerState, Error, Result, blocking};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
@@ -36,7 +36,6 @@ use self::follower::{Follower, Paths, remove_position};
 use self::task::Task;
 use self::watcher::Watcher;
 use crate::inspect::{Container, Maker};
-use crate::sandbox::blocking;
 
 pub(crate) use self::link::remove as remove_link;
 
@@ -233,7 +232,7 @@ impl Logs {
 
     async fn forget_position(&self, id: &str) {
         let path = self.positions.join(id);
-        let removed = blocking(move || {
+        let removed = blocking::run(move || {
             remove_position(&path);
             Ok(())
         });

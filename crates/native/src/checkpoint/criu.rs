@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use slipway_checkpoint::{Checkpoint, Work};
-use slipway_engine::{Error, Result};
+use slipway_engine::{Error, Result, blocking};
 use slipway_shim::protocol::Runtime;
 use tokio::process::Command;
 
 use crate::config::Config;
-use crate::{blocking, handlers, program};
+use crate::{handlers, program};
 
 /// How long CRIU may take to say whether it works here.
 const CHECK_DEADLINE: Duration = Duration::from_secs(10);

@@ -11,9 +11,8 @@ use std::sync::Arc;
 use serde_json::Value;
 use slipway_checkpoint::{Checkpoint, Content, Description, Work};
 use slipway_cri_api::v1::CheckpointContainerRequest;
-use slipway_engine::{ContainerState, Error, Result};
+use slipway_engine::{ContainerState, Error, Result, blocking};
 
-use crate::blocking;
 use crate::container::Container;
 use crate::layers::HeldLayers;
 use crate::lifecycle::log_path;

@@ -16,20 +16,17 @@ use slipway_cri_api::v1::{
     FilesystemUsage, LinuxPodSandboxStats, NamespaceMode, NetworkUsage, PodSandboxAttributes,
     PodSandboxStats, PodSandboxStatsFilter, ProcessUsage, UInt64Value,
 };
-use slipway_engine::{Result, matches_container_stats, matches_pod_stats};
+use slipway_engine::{Result, blocking, matches_container_stats, matches_pod_stats};
 use slipway_network::Interface;
 
 use crate::container::Container;
+use crate::lifecycle;
 use crate::node::{Node, now};
 use crate::pod::{Pod, PodState};
 use crate::spec::pod_namespaces;
 use crate::views::{container_view, pod_view};
-use crate::{blocking, lifecycle};
 
 pub(crate) use sampler::{Observed, Sampler, spawn as spawn_sampler};
-
-/// Fewer than this are read faster than another thread begins.
-const SHARE: usize = 32;
 
 /// What one container uses; one that does not run uses nothing but its writable layer.
 pub(crate) async fn container(node: &Arc<Node>, id: &str) -> Result<ContainerStats> {
@@ -77,31 +74,14 @@ pub(crate) async fn pods(
     stats
 }
 
-/// Reads many things in their order, on as many threads as there are processors.
+/// Reads many things in their order.
 pub(crate) async fn read_all<T: Send + Sync + 'static, S: Send + 'static>(
     node: &Arc<Node>,
     all: Vec<Arc<T>>,
     read: fn(&Node, &T) -> S,
 ) -> Result<Vec<S>> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let share = all.len().div_ceil(threads).max(SHARE);
-    let shares: Vec<_> = all
-        .chunks(share)
-        .map(|share| {
-            let (node, share) = (Arc::clone(node), share.to_vec());
-            tokio::spawn(blocking::run(move || {
-                Ok(share.iter().map(|one| read(&node, one)).collect::<Vec<_>>())
-            }))
-        })
-        .collect();
-    let mut answers = Vec::with_capacity(all.len());
-    for share in shares {
-        let share = share.await.map_err(|ended| {
-            slipway_engine::Error::internal(format!("the operation crashed: {ended}"))
-        })?;
-        answers.extend(share?);
-    }
-    Ok(answers)
+    let node = Arc::clone(node);
+    blocking::each(all, move |one| read(&node, one)).await
 }
 
 fn container_stats(node: &Node, container: &Container) -> ContainerStats {
@@ -168,10 +148,10 @@ fn pod_stats(node: &Node, pod: &Pod) -> PodSandboxStats {
         .filter_map(|container| {
             lifecycle::cgroup(node, container)
                 .ok()?
-                .process_count()
+                .sample_processes()
                 .ok()
         })
-        .map(|count| count as u64)
+        .map(|pids| pids.len() as u64)
         .sum();
     PodSandboxStats {
         attributes: Some(PodSandboxAttributes {

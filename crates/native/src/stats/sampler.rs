@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use slipway_engine::{ContainerState, CpuRate};
+use slipway_engine::{ContainerState, CpuRate, blocking};
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
 use super::layer::LayerUsage;
 use crate::container::Container;
+use crate::lifecycle;
 use crate::node::Node;
-use crate::{blocking, lifecycle};
 
 /// How often everything is looked at where nobody asks: as often as a kubelet does.
 const PERIOD: Duration = Duration::from_secs(10);

@@ -35,7 +35,7 @@ pub struct Container<'a> {
 pub fn container(container: Container<'_>, cgroup: &Cgroup, now: i64) -> Option<Vec<Metric>> {
     let stats = cgroup.stats().ok()?;
     let details = cgroup.details().ok()?;
-    let pids = cgroup.processes().ok()?;
+    let pids = cgroup.sample_processes().ok()?;
     let mut series = Series::new(container.subject, now);
     series.add(&families::LAST_SEEN, seconds(now));
     series.add(&families::START_TIME, seconds(container.started_at));

@@ -1,9 +1,12 @@
 //! What a container's processes hold and do, as proc(5) shows it.
 
-use std::ffi::OsStr;
-use std::fs;
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Dir, Mode, OFlags, openat, readlinkat_raw};
+use slipway_cgroup::read_kernel_file;
+
+/// What the link of a socket's descriptor begins with.
+const SOCKET: &[u8] = b"socket:";
 
 /// Of all processes of a container together.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -31,10 +34,11 @@ impl Processes {
         let mut all = Self::default();
         for pid in pids {
             let directory = PathBuf::from(format!("/proc/{pid}"));
-            let stat = fs::read(directory.join("stat"));
+            let stat = read_kernel_file(&directory.join("stat"));
             if let Some((state, threads)) = stat.ok().and_then(|stat| state_and_threads(&stat)) {
                 all.add(state, threads);
-                all.descriptors(&directory.join("fd"));
+                // It has ended since.
+                let _ = all.descriptors(&directory.join("fd"));
             }
         }
         all
@@ -52,13 +56,21 @@ impl Processes {
         }
     }
 
-    fn descriptors(&mut self, directory: &std::path::Path) {
-        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+    fn descriptors(&mut self, directory: &Path) -> rustix::io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = openat(CWD, directory, flags, Mode::empty())?;
+        let mut target = [0; SOCKET.len()];
+        for entry in Dir::read_from(&directory)? {
+            let entry = entry?;
+            if entry.file_name().to_bytes().starts_with(b".") {
+                continue;
+            }
             self.file_descriptors += 1;
-            let target = fs::read_link(entry.path()).unwrap_or_default();
-            let target: &OsStr = target.as_os_str();
-            self.sockets += u64::from(target.as_bytes().starts_with(b"socket:"));
+            let read = readlinkat_raw(&directory, entry.file_name(), &mut target);
+            let is_socket = read.is_ok_and(|length| target[..length] == *SOCKET);
+            self.sockets += u64::from(is_socket);
         }
+        Ok(())
     }
 }
 
@@ -76,8 +88,8 @@ fn state_and_threads(stat: &[u8]) -> Option<(u8, u64)> {
 
 /// The soft limits of a process that has any, by cAdvisor's names for them: `max_open_files`.
 pub(super) fn soft_limits(pid: i32) -> Vec<(String, u64)> {
-    let text = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
-    parse_limits(&text)
+    let text = read_kernel_file(Path::new(&format!("/proc/{pid}/limits"))).unwrap_or_default();
+    parse_limits(&String::from_utf8_lossy(&text))
 }
 
 fn parse_limits(text: &str) -> Vec<(String, u64)> {
