@@ -26,21 +26,16 @@ pub(crate) fn read(file: &Path) -> Result<String, Error> {
 /// know, and then reads in small steps. Statistics are many files.
 pub fn read_kernel_file(file: &Path) -> io::Result<Vec<u8>> {
     let mut opened = fs::File::open(file)?;
-    let mut bytes = vec![0; PAGE];
-    let mut length = 0;
+    let mut page = [0; PAGE];
+    let mut bytes = Vec::new();
     loop {
-        match opened.read(&mut bytes[length..]) {
-            Ok(0) => break,
-            Ok(read) => length += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+        match opened.read(&mut page) {
+            Ok(0) => return Ok(bytes),
+            Ok(length) => bytes.extend_from_slice(&page[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-        if length == bytes.len() {
-            bytes.resize(2 * length, 0);
-        }
     }
-    bytes.truncate(length);
-    Ok(bytes)
 }
 
 /// As [`read_kernel_file`], as text.

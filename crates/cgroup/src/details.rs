@@ -34,7 +34,10 @@ pub struct Details {
     pub devices: Vec<DeviceIo>,
 }
 
-/// CPU time by mode, in nanoseconds.
+/// A hundredth of a second, in nanoseconds: what `USER_HZ` is on every architecture but Alpha.
+const TICK: u64 = 10_000_000;
+
+/// CPU time by mode, in nanoseconds. v1 counts hundredths of a second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CpuModes {
     /// In user mode.
@@ -97,10 +100,10 @@ impl Cgroup {
 
     fn details_v1(&self, details: &mut Details) -> Result<(), Error> {
         if let Some(directory) = self.directory_of("cpuacct") {
-            let user = optional(&directory.join("cpuacct.usage_user"))?;
-            let system = optional(&directory.join("cpuacct.usage_sys"))?;
-            details.cpu_modes = user
-                .zip(system)
+            let stat = text(&directory.join("cpuacct.stat"))?.unwrap_or_default();
+            let nanoseconds = |key| keyed(&stat, key).map(|ticks| ticks.saturating_mul(TICK));
+            details.cpu_modes = nanoseconds("user")
+                .zip(nanoseconds("system"))
                 .map(|(user, system)| CpuModes { user, system });
         }
         if let Some(directory) = self.directory_of("cpu") {
@@ -400,8 +403,7 @@ mod tests {
         let (_directory, cgroup) = paper(
             false,
             &[
-                ("cpuacct.usage_user", "20\n"),
-                ("cpuacct.usage_sys", "10\n"),
+                ("cpuacct.stat", "user 20\nsystem 10\n"),
                 (
                     "cpu.stat",
                     "nr_periods 5\nnr_throttled 2\nthrottled_time 7\n",
@@ -429,7 +431,7 @@ mod tests {
         );
         let details = cgroup.details().unwrap();
         let modes = details.cpu_modes.unwrap();
-        assert_eq!((modes.user, modes.system), (20, 10));
+        assert_eq!((modes.user, modes.system), (200_000_000, 100_000_000));
         assert_eq!(details.throttling.unwrap().throttled_nanoseconds, 7);
         assert_eq!(
             (details.memory_peak, details.kernel_memory),

@@ -6,23 +6,18 @@ use slipway_cri_api::v1::{ContainerMetrics, Metric, PodSandboxMetrics};
 use slipway_engine::{ContainerState, Result};
 use slipway_resources::metrics::{self, Subject};
 
-use crate::cgroups::cgroup_of;
 use crate::inspect::{Container, Pod};
 use crate::node::{Node, now};
-use crate::stats::{Reader, interfaces, read_all};
+use crate::stats::{Populated, Reader, interfaces, read_all, ready_pods};
 
 /// The newest pods first.
 pub(crate) async fn pods(node: &Arc<Node>) -> Result<Vec<PodSandboxMetrics>> {
     node.dockerd.up()?;
-    let mut pods = node.pods.all();
-    pods.retain(|pod| pod.pid.is_some());
-    pods.sort_by_key(|pod| std::cmp::Reverse(pod.created_at));
-    read_all(node, pods, pod_metrics).await
+    read_all(node, ready_pods(node, |_| true), pod_metrics).await
 }
 
-fn pod_metrics(reader: &Reader, pod: &Pod) -> PodSandboxMetrics {
+fn pod_metrics(reader: &Reader, (pod, containers): &Populated) -> PodSandboxMetrics {
     let subject = Subject::pod(&pod.id, pod.metadata());
-    let containers = reader.node.containers_of(&pod.id);
     PodSandboxMetrics {
         pod_sandbox_id: pod.id.clone(),
         metrics: metrics::pod(subject, now(), &interfaces(pod).unwrap_or_default()),
@@ -43,9 +38,7 @@ fn container_metrics(reader: &Reader, pod: &Pod, container: &Container) -> Optio
     let ContainerState::Running { started_at } = container.state else {
         return None;
     };
-    let cgroup = reader
-        .hierarchy
-        .open(&cgroup_of(&container.id, container.pid)?);
+    let cgroup = reader.cgroup_of(&container.id, container.pid)?;
     let name = &container.name.name;
     let layer = reader.node.observed.layer(&container.id);
     let running = metrics::Container {

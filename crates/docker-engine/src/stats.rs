@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bollard::query_parameters::ListContainersOptionsBuilder;
 use rustix::process::Pid;
-use slipway_cgroup::{Cgroup, Hierarchy, Usage};
+use slipway_cgroup::{Cgroup, CgroupPath, Hierarchy, Usage};
 use slipway_cri_api::v1::{
     ContainerAttributes, ContainerStats, ContainerStatsFilter, FilesystemIdentifier,
     FilesystemUsage, LinuxPodSandboxStats, NamespaceMode, PodSandboxAttributes, PodSandboxStats,
@@ -36,6 +36,8 @@ const SHARE: u32 = 50;
 #[derive(Debug, Default)]
 pub(crate) struct Observed {
     rates: Mutex<HashMap<String, CpuRate>>,
+    /// Of a container or pause container, and of its first process.
+    cgroups: Mutex<HashMap<String, (i32, CgroupPath)>>,
     layers: Mutex<Layers>,
 }
 
@@ -66,10 +68,27 @@ impl Observed {
             .observe(Instant::now(), used)
     }
 
+    /// As [`cgroup_of`], which is asked once for each first process: Docker moves none.
+    pub(crate) fn cgroup_of(&self, id: &str, pid: Option<i32>) -> Option<CgroupPath> {
+        let pid = pid?;
+        let known = || self.cgroups.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, path)) = known().get(id)
+            && *of == pid
+        {
+            return Some(path.clone());
+        }
+        let path = cgroup_of(id, Some(pid))?;
+        known().insert(id.to_owned(), (pid, path.clone()));
+        Some(path)
+    }
+
     /// It is gone.
     pub(crate) fn forget(&self, id: &str) {
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
         rates.remove(id);
+        drop(rates);
+        let mut cgroups = self.cgroups.lock().unwrap_or_else(PoisonError::into_inner);
+        cgroups.remove(id);
     }
 
     /// What a container's writable layer held, in bytes, and when, in nanoseconds since the epoch.
@@ -126,7 +145,8 @@ pub(crate) async fn containers(
 /// What one pod uses; one that is not ready has containers at most.
 pub(crate) async fn pod(node: &Arc<Node>, id: &str) -> Result<PodSandboxStats> {
     let pod = node.pod(id)?;
-    let mut stats = read_all(node, vec![pod], pod_stats).await?;
+    let containers = node.containers_of(&pod.id);
+    let mut stats = read_all(node, vec![Arc::new((pod, containers))], pod_stats).await?;
     stats
         .pop()
         .ok_or_else(|| Error::internal("one pod has no statistics"))
@@ -138,10 +158,29 @@ pub(crate) async fn pods(
     filter: Option<&PodSandboxStatsFilter>,
 ) -> Result<Vec<PodSandboxStats>> {
     node.dockerd.up()?;
-    let mut pods = node.pods.all();
-    pods.retain(|pod| pod.pid.is_some() && matches_pod_stats(filter, pod.view()));
-    pods.sort_by_key(|pod| std::cmp::Reverse(pod.created_at));
+    let pods = ready_pods(node, |pod| matches_pod_stats(filter, pod.view()));
     read_all(node, pods, pod_stats).await
+}
+
+/// A pod with its containers, ordered by id.
+pub(crate) type Populated = (Arc<Pod>, Vec<Arc<Container>>);
+
+/// Those of the pods that are ready that are wanted, the newest first.
+pub(crate) fn ready_pods(node: &Node, wanted: impl Fn(&Pod) -> bool) -> Vec<Arc<Populated>> {
+    let mut containers: HashMap<String, Vec<_>> = HashMap::new();
+    for container in node.containers.all() {
+        let of = containers.entry(container.name.pod.clone()).or_default();
+        of.push(container);
+    }
+    let mut pods = node.pods.all();
+    pods.retain(|pod| pod.pid.is_some() && wanted(pod));
+    pods.sort_by_key(|pod| std::cmp::Reverse(pod.created_at));
+    pods.into_iter()
+        .map(|pod| {
+            let of = containers.remove(&pod.id).unwrap_or_default();
+            Arc::new((pod, of))
+        })
+        .collect()
 }
 
 /// Reads what pods or containers use, in their order.
@@ -169,6 +208,12 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
+    /// The cgroup of a container or pause container, as [`cgroup_of`] finds it.
+    pub(crate) fn cgroup_of(&self, id: &str, pid: Option<i32>) -> Option<Cgroup> {
+        let path = self.node.observed.cgroup_of(id, pid)?;
+        Some(self.hierarchy.open(&path))
+    }
+
     /// What the cgroup of a process uses; none where it has ended.
     fn used(&self, id: &str, cgroup: &Cgroup) -> Usage {
         let rate = |used| self.node.observed.cpu_used(id, used);
@@ -177,8 +222,8 @@ impl Reader {
 }
 
 fn container_stats(reader: &Reader, container: &Container) -> ContainerStats {
-    let cgroup = cgroup_of(&container.id, container.pid);
-    let used = cgroup.map(|path| reader.used(&container.id, &reader.hierarchy.open(&path)));
+    let cgroup = reader.cgroup_of(&container.id, container.pid);
+    let used = cgroup.map(|cgroup| reader.used(&container.id, &cgroup));
     let Usage {
         cpu,
         memory,
@@ -210,9 +255,9 @@ fn container_stats(reader: &Reader, container: &Container) -> ContainerStats {
 
 /// What is in the pod's cgroup: the cgroup that its pause container's is in, where that is the
 /// pod's alone, as a kubelet has it.
-fn pod_stats(reader: &Reader, pod: &Pod) -> PodSandboxStats {
-    let containers = reader.node.containers_of(&pod.id);
-    let parent = cgroup_of(&pod.id, pod.pid).and_then(|path| path.parent());
+fn pod_stats(reader: &Reader, (pod, containers): &Populated) -> PodSandboxStats {
+    let own = reader.cgroup_of(&pod.id, pod.pid);
+    let parent = own.and_then(|cgroup| cgroup.path().parent());
     let parent = parent.filter(|_| !pod.cgroup_parent.is_empty());
     let used = parent.map(|path| reader.used(&pod.id, &reader.hierarchy.open(&path)));
     let Usage {
@@ -220,8 +265,8 @@ fn pod_stats(reader: &Reader, pod: &Pod) -> PodSandboxStats {
     } = used.unwrap_or_default();
     let processes = containers
         .iter()
-        .filter_map(|container| cgroup_of(&container.id, container.pid))
-        .filter_map(|path| reader.hierarchy.open(&path).sample_processes().ok())
+        .filter_map(|container| reader.cgroup_of(&container.id, container.pid))
+        .filter_map(|cgroup| cgroup.sample_processes().ok())
         .map(|pids| pids.len() as u64)
         .sum();
     PodSandboxStats {
