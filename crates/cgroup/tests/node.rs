@@ -411,7 +411,13 @@ fn what_the_container_made_below_goes_too() {
         &cgroup,
         &format!("({} exec sleep 100) & wait", join(&below)),
     );
-    await_that(&mut child, || cgroup.processes().unwrap().len() == 2);
+    let moved = below[0].join("cgroup.procs");
+    await_that(&mut child, || !fs::read(&moved).unwrap().is_empty());
+    let processes = cgroup.processes().unwrap();
+    assert_eq!(processes.len(), 2);
+    let mut sampled = cgroup.sample_processes().unwrap();
+    sampled.sort_unstable();
+    assert_eq!(sampled, processes);
     cgroup.kill().unwrap();
     cgroup.remove().unwrap();
     assert!(!cgroup.exists());
@@ -440,6 +446,7 @@ fn what_is_absent_is_removed_already() {
     let absent = place.hierarchy.open(&place.at("absent"));
     assert!(!absent.exists());
     assert!(absent.processes().unwrap().is_empty());
+    assert!(absent.sample_processes().unwrap().is_empty());
     absent.kill().unwrap();
     absent.remove().unwrap();
     assert!(matches!(absent.stats(), Err(Error::Read { .. })));

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
-use slipway_cri_api::v1::{
-    ListContainerStatsRequest, ListPodSandboxMetricsRequest, ListPodSandboxStatsRequest,
-    NamespaceMode, PodSandboxConfig,
-};
+use slipway_cri_api::v1::{NamespaceMode, PodSandboxConfig};
 use slipway_testbed::{Cri, Image, Scratch, pod};
 use tokio::task::JoinSet;
-use tonic::{Code, Status};
+use tonic::client::Grpc;
+use tonic::codegen::Bytes;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::{Code, Request, Status};
+use tonic_prost::ProstCodec;
 
 use super::statistics::Statistics;
 use super::subject::{Ground, Subject};
@@ -21,6 +22,9 @@ use crate::table::Table;
 
 /// How many pods are made at a time.
 const AT_ONCE: usize = 10;
+
+/// The largest message that CRI's peers send, in bytes.
+const LARGEST_MESSAGE: usize = 16 << 20;
 
 /// The calls that list.
 #[expect(
@@ -45,29 +49,30 @@ impl Call {
         Self::ListPodSandboxMetrics,
     ];
 
-    /// Makes the call and answers how many things were listed.
+    /// Makes the call, unfiltered, and answers how many things were listed.
     async fn make(self, cri: &Cri) -> Result<usize, Status> {
-        let mut runtime = cri.runtime();
-        Ok(match self {
-            Self::ListPodSandbox => cri.pods().await?.len(),
-            Self::ListContainers => cri.containers().await?.len(),
-            Self::ListContainerStats => {
-                let request = ListContainerStatsRequest::default();
-                let answer = Box::pin(runtime.list_container_stats(request)).await?;
-                answer.into_inner().stats.len()
-            }
-            Self::ListPodSandboxStats => {
-                let request = ListPodSandboxStatsRequest::default();
-                let answer = Box::pin(runtime.list_pod_sandbox_stats(request)).await?;
-                answer.into_inner().stats.len()
-            }
-            Self::ListPodSandboxMetrics => {
-                let request = ListPodSandboxMetricsRequest::default();
-                let answer = Box::pin(runtime.list_pod_sandbox_metrics(request)).await?;
-                answer.into_inner().pod_metrics.len()
-            }
-        })
+        let path = PathAndQuery::from_static(match self {
+            Self::ListPodSandbox => "/runtime.v1.RuntimeService/ListPodSandbox",
+            Self::ListContainers => "/runtime.v1.RuntimeService/ListContainers",
+            Self::ListContainerStats => "/runtime.v1.RuntimeService/ListContainerStats",
+            Self::ListPodSandboxStats => "/runtime.v1.RuntimeService/ListPodSandboxStats",
+            Self::ListPodSandboxMetrics => "/runtime.v1.RuntimeService/ListPodSandboxMetrics",
+        });
+        let mut client = Grpc::new(cri.channel()).max_decoding_message_size(LARGEST_MESSAGE);
+        let connected = client.ready().await;
+        connected.map_err(|error| Status::unavailable(error.to_string()))?;
+        let codec = ProstCodec::<(), Listed>::default();
+        let answer = client.unary(Request::new(()), path, codec).await?;
+        Ok(answer.into_inner().entries.len())
     }
+}
+
+/// The answer to each of these calls, whose first field is what it lists. The entries stay as they
+/// have come: what a client takes to make something of them is not the runtime's time.
+#[derive(prost::Message)]
+struct Listed {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    entries: Vec<Bytes>,
 }
 
 /// The times of the calls that list.

@@ -2,7 +2,7 @@
 
 use slipway_cri_api::v1::{Metric, PodSandboxMetadata, UInt64Value};
 
-use super::families::Family;
+use super::families::{self, Family};
 
 /// What cAdvisor calls the container that holds a pod's namespaces.
 const POD: &str = "POD";
@@ -49,7 +49,7 @@ impl Series {
         Self {
             subject,
             timestamp: now,
-            metrics: Vec::new(),
+            metrics: Vec::with_capacity(families::ALL.len()),
         }
     }
 
