@@ -85,6 +85,7 @@ const STEPS: &[Step] = &[
             "session::",
             "stats::",
             "streaming_port::",
+            "v1alpha2::",
         ],
         environment: &[("SLIPWAY_TEST_ENGINE", "docker")],
         needed: false,

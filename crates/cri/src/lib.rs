@@ -1,4 +1,4 @@
-//! CRI v1 over gRPC: what a kubelet talks to.
+//! CRI v1 over gRPC, and v1alpha2: what a kubelet talks to.
 //!
 //! The services translate: a request is checked, handed to an [`Engine`], and what comes back is
 //! put into CRI's words. No state is kept here. A call that CRI gets later than Slipway is answered
@@ -19,6 +19,7 @@ mod runtime;
 mod status;
 mod streaming;
 mod trace;
+mod v1alpha2;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
+use tower::util::MapRequestLayer;
 
 use authority::Lenient;
 pub use metrics::CallMetrics;
@@ -79,6 +81,7 @@ pub async fn serve(
         let _ = stopping.send(());
     };
     let server = tonic::transport::Server::builder()
+        .layer(MapRequestLayer::new(v1alpha2::as_v1::<tonic::body::Body>))
         .layer(metrics::CallLayer::new(calls, under_way.clone()))
         .layer(deadline::DeadlineLayer)
         .add_service(

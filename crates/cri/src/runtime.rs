@@ -36,6 +36,7 @@ use crate::detached::detached;
 use crate::request::required;
 use crate::status::status;
 use crate::streaming;
+use crate::v1alpha2::V1Alpha2;
 
 /// The service, over an engine.
 pub(crate) struct Runtime {
@@ -66,13 +67,14 @@ type Answer<T> = Result<Response<T>, Status>;
 
 #[async_trait]
 impl RuntimeService for Runtime {
-    async fn version(&self, _: Request<VersionRequest>) -> Answer<VersionResponse> {
+    async fn version(&self, request: Request<VersionRequest>) -> Answer<VersionResponse> {
+        let is_older = request.extensions().get::<V1Alpha2>().is_some();
         Ok(Response::new(VersionResponse {
             // The version of the kubelet's side of the interface, which never became another.
             version: "0.1.0".to_owned(),
             runtime_name: "slipway".to_owned(),
             runtime_version: self.version.clone(),
-            runtime_api_version: "v1".to_owned(),
+            runtime_api_version: if is_older { "v1alpha2" } else { "v1" }.to_owned(),
         }))
     }
 

@@ -49,6 +49,7 @@ mod stats;
 mod streaming_port;
 mod traces;
 mod troubleshooting;
+mod v1alpha2;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
