@@ -10,7 +10,7 @@ use slipway_cri_api::v1::{
 use slipway_testbed::{Cri, Image, Layer, Node, eventually, pod, read_log};
 use tonic::Code;
 
-use crate::{node, on_docker, refused};
+use crate::{node, not_on_docker, on_docker, refused};
 
 pub(crate) fn security(container: &mut ContainerConfig) -> &mut LinuxContainerSecurityContext {
     container
@@ -196,8 +196,7 @@ async fn image_and_request_decide_together_what_runs() {
         "arg ; /tmp; 1000 1001 1001 2000; image request"
     );
 
-    // Docker looks users up when it starts a container, and not before.
-    if on_docker() {
+    if not_on_docker("it looks users up when it starts a container, and not before") {
         return node.finish().await.unwrap();
     }
 
@@ -239,9 +238,10 @@ async fn privileges_are_what_was_granted() {
         "CapEff:0000000000000000 CapBnd:00000000a80425fb NoNewPrivs:0"
     );
 
-    // Docker masks what its own version does, and gives a privileged container all capabilities
-    // there are, which it cannot where the node itself lacks one.
-    if on_docker() {
+    if not_on_docker(
+        "it masks what its own version does, and gives a privileged container all capabilities there \
+         are, which it cannot where the node itself lacks one",
+    ) {
         return node.finish().await.unwrap();
     }
 

@@ -6,7 +6,7 @@ use slipway_cri_api::v1::{ExecSyncRequest, KeyValue};
 use slipway_testbed::{eventually, pod, read_log};
 use tonic::Code;
 
-use crate::{node, on_docker, refused};
+use crate::{node, not_on_docker, refused};
 
 #[tokio::test]
 async fn output_and_exit_code_come_back() {
@@ -133,8 +133,7 @@ async fn a_command_is_killed_at_its_timeout() {
 async fn a_container_never_sees_a_process_that_still_has_the_nodes_files() {
     let (node, image) = node().await;
     let cri = node.cri();
-    // Docker gives a privileged container all capabilities, which it cannot where it lacks one.
-    if on_docker() {
+    if not_on_docker("a privileged container has all capabilities, which it may lack itself") {
         return node.finish().await.unwrap();
     }
     let mut config = node.pod("watched");

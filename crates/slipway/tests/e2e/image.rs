@@ -11,7 +11,7 @@ use slipway_cri_api::v1::{
 use slipway_testbed::{Compression, Cri, Format, Image, Layer, Node, eventually, pod};
 use tonic::{Code, Status};
 
-use crate::{node, on_docker, refused};
+use crate::{node, not_on_docker, on_docker, refused};
 
 fn spec(name: &str) -> ImageSpec {
     ImageSpec {
@@ -139,8 +139,7 @@ async fn what_cannot_be_pulled_says_why_and_stores_nothing() {
     let answer = Box::pin(node.cri().images().pull_image(request)).await;
     refused(answer, Code::InvalidArgument, &["PullImageRequest.image"]);
 
-    // Docker unpacks such a layer, inside of the image's directory.
-    if on_docker() {
+    if not_on_docker("it unpacks such a layer, inside of the image's directory") {
         return node.finish().await.unwrap();
     }
     let layer = Layer::new().file("../escape", 0o644, "out");
@@ -170,8 +169,7 @@ async fn what_cannot_be_pulled_says_why_and_stores_nothing() {
 #[tokio::test]
 async fn removing_an_image_gives_its_space_back_but_not_under_a_container() {
     let (node, image) = node().await;
-    // Docker keeps an image for as long as a container is made of it, and counts no inodes.
-    if on_docker() {
+    if not_on_docker("it keeps an image while a container is made of it, and counts no inodes") {
         return node.finish().await.unwrap();
     }
     let cri = node.cri();
@@ -259,8 +257,7 @@ async fn the_progress_of_a_pull_can_be_watched() {
 #[tokio::test]
 async fn registries_conf_says_where_an_image_comes_from() {
     let node = Node::start().await.unwrap();
-    // Where Docker looks for images is its own configuration.
-    if on_docker() {
+    if not_on_docker("where it looks for images is its own configuration") {
         return node.finish().await.unwrap();
     }
     let address = node.registry.address();

@@ -203,7 +203,7 @@ async fn a_daemon_killed_at_any_moment_of_a_pods_life_leaks_nothing() {
     for number in 0..lives {
         // Evenly over the life and a little past it, with a jitter that no two runs share.
         let jitter = u128::from(began.elapsed().subsec_nanos()) % (whole.as_nanos() / 25).max(1);
-        let step = whole.as_nanos() * number as u128 / (lives as u128 - 5);
+        let step = whole.as_nanos() * number as u128 / (lives - lives / 10) as u128;
         let moment = Duration::from_nanos(u64::try_from(step + jitter).unwrap());
         let cut_off = tokio::time::timeout(moment, life(&node, "", number, &image)).await;
         node.daemon.kill9();
