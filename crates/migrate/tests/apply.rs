@@ -668,7 +668,11 @@ fn a_password_of_a_proxy_is_for_root_alone() {
         let metadata = fs::metadata(at(&format!("{own}.{end}"))).unwrap();
         metadata.permissions().mode() & 0o777
     };
-    for (proxy, is_secret) in [("http://u:p@x:3128", true), ("http://x:3128", false)] {
+    for (proxy, is_secret) in [
+        ("http://u:p@x:3128", true),
+        ("u:p@x:3128", true),
+        ("http://x:3128", false),
+    ] {
         let text =
             format!("[Service]\nEnvironment=HTTP_PROXY={proxy}\nEnvironment=NO_PROXY=.lan\n");
         fs::write(docker.join("proxy.conf"), text).unwrap();
