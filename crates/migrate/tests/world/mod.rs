@@ -90,6 +90,7 @@ impl World {
             enablement: Enablement::Enabled,
             active: true,
             linked: None,
+            links: Vec::new(),
         };
         let units = ["kubelet.service", "docker.service", "docker.socket"];
         let state = State {
@@ -190,6 +191,7 @@ impl World {
             enablement: Enablement::Disabled,
             active: false,
             linked: None,
+            links: Vec::new(),
         };
         state.units.insert(unit.to_string(), stopped.clone());
         if package == "cri-dockerd" {
@@ -347,6 +349,7 @@ impl Services for World {
             enablement: Enablement::Absent,
             active: false,
             linked: None,
+            links: Vec::new(),
         };
         Ok(self
             .state
@@ -359,6 +362,10 @@ impl Services for World {
 }
 
 impl Host for World {
+    async fn unit_to_keep(&self, name: &str) -> Result<UnitState, host::Error> {
+        self.unit(name).await
+    }
+
     async fn start(&self, name: &str) -> Result<(), host::Error> {
         self.host("start")?;
         assert!(
