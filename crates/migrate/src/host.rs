@@ -42,6 +42,10 @@ pub trait Services {
 /// to the same.
 #[expect(async_fn_in_trait, reason = "one thread does one step at a time")]
 pub trait Host: Services {
+    /// What there is of a unit, with the links to it that [`Self::disable`] takes away, to be kept for
+    /// [`Self::restore_unit`].
+    async fn unit_to_keep(&self, name: &str) -> Result<UnitState, Error>;
+
     /// Has a unit start with the node, and now; one that runs already is started anew. Waits until
     /// systemd says that it runs.
     async fn start(&self, name: &str) -> Result<(), Error>;
@@ -123,6 +127,20 @@ pub struct UnitState {
     /// systemctl link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub linked: Option<PathBuf>,
+    /// Links to it below /etc/systemd/system, whoever made them; by [`Host::unit_to_keep`] alone. Older
+    /// journals do not have them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<Link>,
+}
+
+/// A symbolic link, as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it says, which may be relative to where it is.
+    pub target: PathBuf,
 }
 
 impl UnitState {

@@ -9,11 +9,13 @@
 
 mod announce;
 mod begin;
+mod credentials;
 mod lease;
 mod node;
 mod objects;
 mod state;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::num::NonZero;
 use std::time::Duration;
@@ -40,9 +42,6 @@ pub use state::{ANNOTATION, Phase, State};
 
 /// For requests that are not about waiting.
 const PATIENCE: Duration = Duration::from_mins(2);
-
-/// The account's credentials hold for as long; a node's move is over by then.
-const CREDENTIALS_SECONDS: u64 = 24 * 60 * 60;
 
 /// What kubeadm, and its older versions, call control planes.
 const CONTROL_PLANES: [&str; 2] = [
@@ -189,6 +188,8 @@ struct Rollout<'a> {
     /// Whom the lease says that holds it.
     identity: String,
     config: Config,
+    /// Until when the credentials hold that a Job gets now.
+    credentials_end: Cell<Option<Instant>>,
     options: &'a Options,
     heard: &'a dyn Fn(Event<'_>),
 }
@@ -213,6 +214,7 @@ pub async fn run(
         api,
         identity: lease::identity(),
         config,
+        credentials_end: Cell::new(None),
         options,
         heard,
     };
@@ -469,18 +471,7 @@ impl Rollout<'_> {
         for object in objects::standing(&account_needs()) {
             self.ensure(&object).await?;
         }
-        let request = json!({
-            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
-            "spec": { "expirationSeconds": CREDENTIALS_SECONDS },
-        });
-        let token = Permission::new(Verb::Create, SERVICE_ACCOUNTS).within(NAME);
-        let token = token.named(NAME).on("token").ask().body(request);
-        let token = self.api.ask(&token, soon()).await;
-        let token = token.map_err(failed("getting credentials for the nodes"))?;
-        let token = token["status"]["token"].as_str().unwrap_or_default();
-        let server = self.options.server.as_deref();
-        self.ensure(&objects::credentials(&self.config, server, token))
-            .await
+        self.provide_credentials().await
     }
 
     /// Makes an object, or has the one that is there be like it.

@@ -1,10 +1,18 @@
 //! Secrets in what people wrote: they carry over, and are shown to nobody.
 
+use std::ops::Range;
+
 /// In place of a secret.
 const HIDDEN: &str = "…";
 
-/// Text without the credentials of its addresses: what is between `://` and `@`.
+/// Text without the credentials of its addresses, what is between `://` and `@`, and of the proxies that
+/// it names.
 pub(crate) fn without_credentials(text: &str) -> String {
+    let lines = text.split_inclusive('\n').map(without_proxies);
+    without_addresses(&lines.collect::<String>())
+}
+
+fn without_addresses(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut left = text;
     while let Some(at) = left.find("://") {
@@ -25,6 +33,44 @@ pub(crate) fn without_credentials(text: &str) -> String {
     }
     shown.push_str(left);
     shown
+}
+
+/// The value of a variable or a setting that names a proxy, without the credentials in it. It need not
+/// have a scheme: Go puts `http://` in front then (golang.org/x/net/http/httpproxy).
+pub(crate) fn proxy(value: &str) -> String {
+    let is_scheme = |text: &str| text.chars().all(|one| one.is_ascii_alphanumeric());
+    let at = match value.find("://") {
+        Some(at) if is_scheme(&value[..at]) => at + "://".len(),
+        _ => 0,
+    };
+    let (scheme, address) = value.split_at(at);
+    match address.rfind('@') {
+        Some(end) => format!("{scheme}{HIDDEN}{}", &address[end..]),
+        None => value.to_string(),
+    }
+}
+
+/// Whether a name is that of a variable, a key or an option whose value is a proxy: of dockerd's
+/// `daemon.json` and of Docker's `config.json` among them.
+fn names_proxy(name: &str) -> bool {
+    let name = name.trim_start_matches('-').to_ascii_lowercase();
+    let keys = ["http-proxy", "https-proxy", "httpproxy", "httpsproxy"];
+    let others = ["ftp-proxy", "all-proxy", "ftpproxy", "allproxy"];
+    name.ends_with("_proxy") || keys.contains(&name.as_str()) || others.contains(&name.as_str())
+}
+
+/// A line without the credentials of the proxies that it names.
+fn without_proxies(line: &str) -> String {
+    // On a command line the value may be the next argument.
+    let is_wanted = |name: &str, sign| names_proxy(name) && (sign != ' ' || name.starts_with("--"));
+    let mut shown = String::with_capacity(line.len());
+    let mut at = 0;
+    for value in values(line, is_wanted) {
+        shown.push_str(&line[at..value.start]);
+        shown.push_str(&proxy(&line[value.clone()]));
+        at = value.end;
+    }
+    shown + &line[at..]
 }
 
 /// Options whose values are secrets: of Docker's log drivers, and of the kubelet.
@@ -102,20 +148,41 @@ fn line_without(line: &str, in_list: &mut bool) -> String {
     *in_list = false;
     let mut shown = String::with_capacity(line.len());
     let mut at = 0;
-    while let Some(found) = line[at..].find([':', '=']) {
-        let (key, value) = (at + found, at + found + 1);
-        shown.push_str(&line[at..value]);
-        at = value;
-        let Some(within) = secret_key(&line[..key]) else {
+    for value in values(line, |name, sign| sign != ' ' && is_secret(name)) {
+        *in_list = line[value.start..].trim().is_empty();
+        let is_hidden = !matches!(&line[value.clone()], "" | "true" | "false" | "null");
+        shown.push_str(&line[at..value.start]);
+        shown.push_str(if is_hidden {
+            HIDDEN
+        } else {
+            &line[value.clone()]
+        });
+        at = value.end;
+    }
+    let shown = passwords_of_commands(&(shown + &line[at..]));
+    shown + end
+}
+
+/// Where the values are of the line's keys that are wanted by their name and the sign behind it,
+/// without the quotes and brackets around them; an empty one where the line has none.
+fn values(line: &str, is_wanted: impl Fn(&str, char) -> bool) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(next) = line[at..].find([':', '=', ' ']) {
+        let key = at + next;
+        at = key + 1;
+        let sign = char::from(line.as_bytes()[key]);
+        let (name, within) = key_before(&line[..key]);
+        if !is_wanted(name, sign) {
             continue;
-        };
-        let blank = line[value..].len() - line[value..].trim_start().len();
+        }
+        let blank = line[at..].len() - line[at..].trim_start().len();
         let length = match within {
-            Within::Quotes(quote) => quoted(&line[value..], quote),
-            Within::Nothing => value_length(line[value..].trim_start(), &line[key..=key]) + blank,
+            Within::Quotes(quote) => quoted(&line[at..], quote),
+            Within::Nothing => value_length(line[at..].trim_start(), sign) + blank,
         };
         if length == blank {
-            *in_list = line[value..].trim().is_empty();
+            found.push(at..at);
             continue;
         }
         // Quotes and brackets stay, so that it reads as what it is.
@@ -123,19 +190,12 @@ fn line_without(line: &str, in_list: &mut bool) -> String {
         let start = value.find(|one: char| !" \t[\"'".contains(one));
         let start = start.unwrap_or(value.len());
         let rest = value
-            .trim_end_matches([' ', ']', '"', '\'', ',', '\r'])
+            .trim_end_matches([' ', ']', '"', '\'', ',', '\r', '\n'])
             .len();
-        if rest > start && !matches!(&value[start..rest], "true" | "false" | "null") {
-            shown.push_str(&value[..start]);
-            shown.push_str(HIDDEN);
-            shown.push_str(&value[rest..]);
-        } else {
-            shown.push_str(value);
-        }
+        found.push(at + start..at + rest.max(start));
         at += length;
     }
-    let shown = passwords_of_commands(&(shown + &line[at..]));
-    shown + end
+    found
 }
 
 /// What a key and its value are in together.
@@ -145,28 +205,34 @@ enum Within {
     Nothing,
 }
 
-/// Whether what stands in front of a colon or an equals sign ends in a key that is a secret's.
-fn secret_key(before: &str) -> Option<Within> {
+/// The key that what stands in front of a sign ends in.
+fn key_before(before: &str) -> (&str, Within) {
     let bare = before.trim_end();
     let name = bare.strip_suffix(['"', '\'']).unwrap_or(bare);
     let is_letter = |one: char| one.is_ascii_alphanumeric() || "_-".contains(one);
     let start = name.trim_end_matches(is_letter).len();
-    let key = name[start..].trim_start_matches('-').to_ascii_lowercase();
-    let is_secret = KEYS.contains(&key.as_str()) || ENDS.iter().any(|ending| key.ends_with(ending));
     let opened = name[..start].chars().next_back();
     let opened = opened.filter(|one| matches!(one, '"' | '\'') && name.len() == bare.len());
-    is_secret.then_some(opened.map_or(Within::Nothing, Within::Quotes))
+    (
+        &name[start..],
+        opened.map_or(Within::Nothing, Within::Quotes),
+    )
 }
 
-/// How long a value is whose key was behind a colon or an equals sign.
-fn value_length(value: &str, sign: &str) -> usize {
+fn is_secret(name: &str) -> bool {
+    let key = name.trim_start_matches('-').to_ascii_lowercase();
+    KEYS.contains(&key.as_str()) || ENDS.iter().any(|ending| key.ends_with(ending))
+}
+
+/// How long a value is that follows its key and a sign.
+fn value_length(value: &str, sign: char) -> usize {
     match value.chars().next() {
         Some(quote @ ('"' | '\'')) => 1 + quoted(&value[1..], quote) + 1,
         Some('[') => value.find(']').unwrap_or(value.len()),
         // What is in it has keys of its own.
         Some('{') | None => 0,
         // YAML has blanks in its values, a command line has not.
-        Some(_) if sign == ":" => value.len(),
+        Some(_) if sign == ':' => value.len(),
         Some(_) => value.find(char::is_whitespace).unwrap_or(value.len()),
     }
     .min(value.len())
@@ -203,7 +269,7 @@ fn passwords_of_commands(line: &str) -> String {
     shown
 }
 
-/// Whether it has credentials in addresses.
+/// Whether it has credentials in addresses or proxies.
 pub(crate) fn has_credentials(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes);
     without_credentials(&text) != text
@@ -225,9 +291,49 @@ mod tests {
                 "Environment=\"A=http://…@x\" \"B=https://…@y/z\"\n",
             ),
             ("://", "://"),
+            ("HTTP_PROXY=u:p@x:3128\n", "HTTP_PROXY=…@x:3128\n"),
+            (
+                "Environment=\"http_proxy=u:p/q'@r@x\" \"NO_PROXY=.lan\" all_proxy=t@y\n",
+                "Environment=\"http_proxy=…@x\" \"NO_PROXY=.lan\" all_proxy=…@y\n",
+            ),
+            (
+                "export HTTPS_PROXY='http://u:p\"q@x'",
+                "export HTTPS_PROXY='http://…@x'",
+            ),
+            (
+                "{\"proxies\":{\"http-proxy\":\"u:p://q@x\",\"https-proxy\": \"v:q@y\"}}",
+                "{\"proxies\":{\"http-proxy\":\"…@x\",\"https-proxy\": \"…@y\"}}",
+            ),
+            (
+                "{\"default\": {\"httpProxy\": \"u:p@x\"}}",
+                "{\"default\": {\"httpProxy\": \"…@x\"}}",
+            ),
+            (
+                "dockerd --http-proxy u:p@x --https-proxy=v:q@y --userland-proxy=a@b",
+                "dockerd --http-proxy …@x --https-proxy=…@y --userland-proxy=a@b",
+            ),
+            ("HTTP_PROXY: u:p@x\r\n", "HTTP_PROXY: …@x\r\n"),
+            ("HTTP_PROXY=x:3128", "HTTP_PROXY=x:3128"),
+            (
+                "kube-proxy: r:5000/kube-proxy@sha256:a",
+                "kube-proxy: r:5000/kube-proxy@sha256:a",
+            ),
         ] {
             assert_eq!(hidden(text), shown);
             assert_eq!(has_credentials(text.as_bytes()), text != shown);
+        }
+    }
+
+    #[test]
+    fn credentials_of_a_proxy_are_not_shown() {
+        for (value, shown) in [
+            ("u:p@x:3128", "…@x:3128"),
+            ("http://u:p@x:3128", "http://…@x:3128"),
+            ("u:p://q@x", "…@x"),
+            ("x:3128", "x:3128"),
+            ("", ""),
+        ] {
+            assert_eq!(proxy(value), shown);
         }
     }
 
@@ -285,7 +391,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_text_can_be_shown(text in "(password|TOKEN|auth|[:=\"' \\\\\n\\[\\]{},-]|://|@|[a-z\u{e4}])*") {
+        fn any_text_can_be_shown(text in "(password|TOKEN|auth|--http-proxy|_PROXY|[:=\"' \\\\\n\\[\\]{},-]|://|@|[a-z\u{e4}])*") {
             let once = hidden(&text);
             proptest::prop_assert_eq!(text.lines().count(), once.lines().count());
             proptest::prop_assert_eq!(hidden(&once), once);

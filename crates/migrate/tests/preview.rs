@@ -507,6 +507,7 @@ async fn a_step_that_would_fail_says_so() {
         enablement: Enablement::Masked,
         active: false,
         linked: None,
+        links: Vec::new(),
     };
     let name = "slipway.service".to_string();
     world.state.borrow_mut().units.insert(name, masked);

@@ -32,6 +32,8 @@ enum Fate {
     Moves,
     /// It moves once as many others are about it as the barrier wants.
     MovesWith(Arc<Barrier>),
+    /// It moves, and that takes so long at least.
+    MovesIn(Duration),
     IsTakenBack,
     IsLeftInTheMiddle,
     /// Its Job fails.
@@ -244,6 +246,7 @@ async fn live_through(cluster: &Cluster, node: String, fate: Fate) {
             Fate::MovesWith(others) => {
                 others.wait().await;
             }
+            Fate::MovesIn(time) => tokio::time::sleep(*time).await,
             Fate::IsTakenBack | Fate::IsLeftInTheMiddle => return,
             _ => {}
         }
@@ -466,6 +469,67 @@ async fn the_first_node_that_does_not_come_back_is_the_last() {
             .count(),
         1
     );
+}
+
+#[tokio::test]
+async fn a_node_begins_with_credentials_that_hold_for_its_move() {
+    let cluster = Cluster::start();
+    let nodes = ["a", "b", "c", "d", "e"];
+    for name in nodes {
+        cluster.node(name, "docker://20.10.8");
+    }
+    let only = |nodes: &[&str]| Options {
+        nodes: nodes.iter().map(|node| (*node).to_string()).collect(),
+        ..options()
+    };
+    let credentials =
+        |node: &str| std::fs::read_to_string(cluster.server.directory().join(node)).unwrap();
+    let longest = options().patience;
+    let more = Duration::from_secs(2);
+
+    let too_little = longest - Duration::from_secs(1);
+    cluster.server.grant(too_little);
+    let (done, heard) = cluster.run(&options()).await;
+    contains(
+        &done.unwrap_err(),
+        &[
+            "getting credentials for the nodes",
+            "seconds only",
+            "may take 2 minutes to move",
+            "--service-account-max-token-expiration",
+        ],
+    );
+    assert_eq!((heard, cluster.log()), (Vec::new(), Vec::new()));
+    cluster.is_clean();
+
+    // When the first one has moved, less than the second one may take is left.
+    cluster.server.grant(longest + more);
+    cluster.fate("a", Fate::MovesIn(more));
+    cluster.run(&only(&["a", "b"])).await.0.unwrap();
+    assert_ne!(credentials("a"), credentials("b"));
+    cluster.is_clean();
+
+    cluster.fate("c", Fate::MovesIn(more));
+    let meanwhile = async {
+        while !cluster.log().contains(&"c begins".to_string()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        cluster.server.grant(too_little);
+    };
+    let options = only(&["c", "d", "e"]);
+    let ((done, heard), ()) = tokio::join!(cluster.run(&options), meanwhile);
+    contains(
+        &done.unwrap_err(),
+        &["the Node d: getting credentials", "not begun: e"],
+    );
+    assert_eq!(heard.last().unwrap(), "c has moved");
+    assert_eq!(cluster.runtime("d"), "docker://20.10.8");
+    cluster.is_clean();
+
+    // Those that hold for long are for all.
+    cluster.server.grant(Duration::from_hours(24));
+    cluster.run(&only(&["d", "e"])).await.0.unwrap();
+    assert_eq!(credentials("d"), credentials("e"));
 }
 
 #[tokio::test]

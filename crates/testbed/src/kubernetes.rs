@@ -35,6 +35,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -89,6 +90,8 @@ struct Shared {
 struct State {
     store: Store,
     tokens: BTreeMap<String, User>,
+    /// For how long tokens are said to hold.
+    granted: Duration,
     /// Verbs on resources that nobody has.
     denied: BTreeSet<(String, String)>,
     /// Whether people may ask what they may do.
@@ -160,6 +163,7 @@ impl KubernetesServer {
             state: Mutex::new(State {
                 store: Store::default(),
                 tokens: BTreeMap::from([(ADMIN.to_owned(), User::Admin)]),
+                granted: Duration::from_hours(24),
                 denied: BTreeSet::new(),
                 reviews: true,
                 withdrawn: BTreeSet::new(),
@@ -335,6 +339,12 @@ impl KubernetesServer {
     /// Has nobody ask what they may do (`SelfSubjectAccessReview`).
     pub fn deny_reviews(&self) {
         self.shared.lock().reviews = false;
+    }
+
+    /// Grants tokens for no longer than that from now on (`TokenRequest`), whatever is asked for. It is
+    /// said, and they hold on all the same.
+    pub fn grant(&self, time: Duration) {
+        self.shared.lock().granted = time;
     }
 
     /// Makes the cluster one that does not have a version of a group: `policy/v1`.

@@ -40,7 +40,9 @@ impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
     /// What there is that a step is going to change.
     pub(super) async fn before(&self, step: &Step) -> Result<Before, StepError> {
         match Subject::of(step) {
-            Some(Subject::Unit(name)) => return Ok(Before::Unit(self.host.unit(name).await?)),
+            Some(Subject::Unit(name)) => {
+                return Ok(Before::Unit(self.host.unit_to_keep(name).await?));
+            }
             Some(Subject::Field(field)) => return Ok(field.look(self.control_plane).await?),
             None => {}
         }

@@ -48,6 +48,10 @@ impl<P: DockerPods> Services for Live<P> {
 }
 
 impl<P: DockerPods> Host for Live<P> {
+    async fn unit_to_keep(&self, name: &str) -> Result<UnitState, Error> {
+        self.units.to_keep(name).await
+    }
+
     async fn start(&self, name: &str) -> Result<(), Error> {
         self.units.start(name).await
     }

@@ -1,13 +1,16 @@
 //! Units of systemd: what they are, started, stopped, and made what they were.
 
+mod links;
+
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use slipway_systemd::{Refusal, Systemd};
 use zbus::OwnedObjectPath;
 
-use super::{Enablement, Error, Services, UnitState};
+use super::{Enablement, Error, Link, Services, UnitState};
 
 /// Replaces a job of the other kind that is under way (systemctl(1), `--job-mode=`).
 const MODE: &str = "replace";
@@ -40,6 +43,8 @@ type Changes = Vec<(String, String, String)>;
 #[derive(Debug)]
 pub struct Units {
     systemd: Systemd,
+    /// Where links of the administrator's are.
+    directory: PathBuf,
 }
 
 impl Services for Units {
@@ -58,6 +63,7 @@ impl Units {
     pub fn with_patience(patience: Duration) -> Self {
         Self {
             systemd: Systemd::new(patience),
+            directory: links::DIRECTORY.into(),
         }
     }
 
@@ -68,11 +74,25 @@ impl Units {
                 enablement: self.enablement(name).await?,
                 active: self.activity(name).await?.is_active(),
                 linked: self.linked(name).await?,
+                links: Vec::new(),
             })
         };
         state
             .await
             .map_err(|refusal: Refusal| Error::new(format!("look at {name}"), refusal))
+    }
+
+    /// See [`super::Host::unit_to_keep`].
+    pub(super) async fn to_keep(&self, name: &str) -> Result<UnitState, Error> {
+        Ok(UnitState {
+            links: self.links(name)?,
+            ..self.state(name).await?
+        })
+    }
+
+    fn links(&self, name: &str) -> Result<Vec<Link>, Error> {
+        let refused = |error: io::Error| Error::new(format!("look for links to {name}"), error);
+        links::of(&self.directory, name).map_err(refused)
     }
 
     /// See [`super::Host::start`].
@@ -148,6 +168,7 @@ impl Units {
         let what = || format!("make {name} what it was ({before})");
         let refused = |refusal| Error::new(what(), refusal);
         let linked = self.linked_before(name, before).await.map_err(refused)?;
+        let there = self.links(name)?;
         let link = async || self.link(name, linked.as_deref()).await;
         link().await.map_err(refused)?;
         let now = self.state(name).await?;
@@ -167,6 +188,7 @@ impl Units {
                 .map_err(refused)?;
             link().await.map_err(refused)?;
         }
+        self.restore_links(name, before, &there).await?;
         if before.active && !self.state(name).await?.active {
             self.run(name, "StartUnit").await?;
             let activity = self.activity(name).await.map_err(refused)?;
@@ -277,6 +299,29 @@ impl Units {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Makes the links that were there, also those that no `[Install]` section names. `there` are those from
+    /// before systemd made any.
+    async fn restore_links(
+        &self,
+        name: &str,
+        before: &UnitState,
+        there: &[Link],
+    ) -> Result<(), Error> {
+        // An older journal has none: what systemd makes is all that is known then.
+        if before.links.is_empty() {
+            return Ok(());
+        }
+        let what = || format!("make the links to {name} again that there were");
+        let mut made = self.links(name)?;
+        made.retain(|link| !there.contains(link));
+        let changed = links::restore(&before.links, &made);
+        if !changed.map_err(|error| Error::new(what(), error))? {
+            return Ok(());
+        }
+        let known = self.systemd.call("Reload", &()).await;
+        known.map_err(|refusal: Refusal| Error::new(what(), refusal))
     }
 
     /// Has systemd know what was linked.

@@ -234,11 +234,7 @@ pub(super) fn check(look: &mut Look<'_>, facts: &Facts) {
         look.report.find(
             &rules::DOCKER_PROXY,
             [proxy.evidence],
-            format!(
-                "{} is {}",
-                proxy.name,
-                secrets::without_credentials(&proxy.value)
-            ),
+            format!("{} is {}", proxy.name, secrets::proxy(&proxy.value)),
             PROXY,
         );
     }

@@ -20,7 +20,7 @@ pub(super) fn change(
     }
     let unit = target.service();
     let beside = |end: &str| PathBuf::from(format!("/etc/systemd/system/{unit}.d/{OWN}.{end}"));
-    let has_password = |value: &str| secrets::has_credentials(value.as_bytes());
+    let has_password = |value: &str| secrets::proxy(value) != value;
     let (mut unit, mut variables) = (String::from("[Service]\n"), String::new());
     for (name, value) in proxies {
         let name = name.to_uppercase();

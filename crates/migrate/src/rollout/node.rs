@@ -35,6 +35,10 @@ impl Rollout<'_> {
 
     async fn try_to_move(&self, node: &Value) -> Result<(), String> {
         let told = |refusal: Refusal| refusal.to_string();
+        let credentials = async || {
+            let provided = self.provide_credentials().await;
+            provided.map_err(|error| error.to_string())
+        };
         let target = self.options.target;
         let state = match State::of(node) {
             Some(state) if state.is_going_on() && state.target != target => {
@@ -44,6 +48,9 @@ impl Rollout<'_> {
                 ));
             }
             Some(state) if state.is_going_on() => {
+                if state.phase == Phase::Asked {
+                    credentials().await?;
+                }
                 (self.heard)(Event::Follows(name(node)));
                 state
             }
@@ -52,6 +59,8 @@ impl Rollout<'_> {
                 ..
             }) => return Err(stopped(&reason)),
             _ => {
+                // Before anything is asked of the node, which could not even go back without them.
+                credentials().await?;
                 (self.heard)(Event::Begins(name(node)));
                 self.begin_anew(node).await.map_err(told)?
             }

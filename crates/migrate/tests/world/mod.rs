@@ -5,10 +5,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
 use slipway_migrate::Root;
 use slipway_migrate::control_plane::{self, ControlPlane, Needs, PreflightError};
 use slipway_migrate::host::{
@@ -18,6 +20,11 @@ use slipway_migrate::plan::Target;
 use tempfile::TempDir;
 
 use crate::tree::unpack;
+
+/// A file that every move changes. It is somebody's, and has an attribute.
+const GIVEN: &str = "/var/lib/kubelet/kubeadm-flags.env";
+
+const ATTRIBUTE: &str = "user.whose";
 
 /// What a kill is: a panic that only tests of kills catch.
 pub(crate) const KILLED: &str = "killed";
@@ -90,6 +97,7 @@ impl World {
             enablement: Enablement::Enabled,
             active: true,
             linked: None,
+            links: Vec::new(),
         };
         let units = ["kubelet.service", "docker.service", "docker.socket"];
         let state = State {
@@ -117,6 +125,7 @@ impl World {
             control_plane,
         };
         fs::create_dir_all(world.at("/usr/bin")).unwrap();
+        give(&world.at(GIVEN));
         // Whoever runs this has Slipway.
         if target == Target::Slipway {
             world.unpack_package(target.package());
@@ -190,6 +199,7 @@ impl World {
             enablement: Enablement::Disabled,
             active: false,
             linked: None,
+            links: Vec::new(),
         };
         state.units.insert(unit.to_string(), stopped.clone());
         if package == "cri-dockerd" {
@@ -311,15 +321,39 @@ impl World {
         }
     }
 
-    /// Every file and link with its permissions, but for the journal's.
-    pub(crate) fn tree(&self) -> BTreeMap<String, (u32, String)> {
+    /// Every file and link, but for the journal's.
+    pub(crate) fn tree(&self) -> Tree {
         let mut tree = BTreeMap::new();
         walk(self.directory.path(), self.directory.path(), &mut tree);
         tree
     }
 }
 
-fn walk(base: &Path, directory: &Path, tree: &mut BTreeMap<String, (u32, String)>) {
+/// What there is at each path.
+pub(crate) type Tree = BTreeMap<String, Found>;
+
+/// A file, a link or a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) mode: u32,
+    /// User and group.
+    owner: (u32, u32),
+    /// Its extended attribute [`ATTRIBUTE`].
+    attribute: Option<Vec<u8>>,
+    /// What is in a file, or where a link leads.
+    pub(crate) text: String,
+}
+
+fn give(path: &Path) {
+    chown(path, Some(1001), Some(1002)).unwrap();
+    let set = rustix::fs::setxattr(path, ATTRIBUTE, b"somebody", XattrFlags::empty());
+    // Linux before 6.6 has none in memory (tmpfs(5)).
+    if let Err(refused) = set {
+        assert_eq!(refused, Errno::NOTSUP);
+    }
+}
+
+fn walk(base: &Path, directory: &Path, tree: &mut Tree) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let name = format!("/{}", path.strip_prefix(base).unwrap().display());
@@ -327,16 +361,23 @@ fn walk(base: &Path, directory: &Path, tree: &mut BTreeMap<String, (u32, String)
             continue;
         }
         let metadata = fs::symlink_metadata(&path).unwrap();
-        let mode = metadata.permissions().mode();
-        if metadata.is_dir() {
-            tree.insert(name, (mode, String::new()));
+        let text = if metadata.is_dir() {
             walk(base, &path, tree);
+            String::new()
         } else if metadata.is_symlink() {
-            let target = fs::read_link(&path).unwrap();
-            tree.insert(name, (mode, target.display().to_string()));
+            fs::read_link(&path).unwrap().display().to_string()
         } else {
-            tree.insert(name, (mode, fs::read_to_string(&path).unwrap()));
-        }
+            fs::read_to_string(&path).unwrap()
+        };
+        let mut value = [0; 64];
+        let length = rustix::fs::lgetxattr(&path, ATTRIBUTE, &mut value[..]);
+        let found = Found {
+            mode: metadata.permissions().mode(),
+            owner: (metadata.uid(), metadata.gid()),
+            attribute: length.ok().map(|length| value[..length].to_vec()),
+            text,
+        };
+        tree.insert(name, found);
     }
 }
 
@@ -347,6 +388,7 @@ impl Services for World {
             enablement: Enablement::Absent,
             active: false,
             linked: None,
+            links: Vec::new(),
         };
         Ok(self
             .state
@@ -359,6 +401,10 @@ impl Services for World {
 }
 
 impl Host for World {
+    async fn unit_to_keep(&self, name: &str) -> Result<UnitState, host::Error> {
+        self.unit(name).await
+    }
+
     async fn start(&self, name: &str) -> Result<(), host::Error> {
         self.host("start")?;
         assert!(

@@ -224,6 +224,7 @@ mod tests {
                 enablement,
                 active: true,
                 linked: None,
+                links: Vec::new(),
             })
         }
     }

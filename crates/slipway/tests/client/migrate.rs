@@ -119,12 +119,22 @@ async fn a_password_is_shown_by_no_command() {
     let directory = tempfile::tempdir().unwrap();
     node(directory.path());
     let proxy = "http://robot:hunter2@proxy.example:3128";
-    let dockerd = format!("/usr/bin/dockerd\0--https-proxy={proxy}\0");
+    // Go puts http:// in front.
+    let bare = "robot:hunter2@proxy.example:3128";
+    let dockerd = format!("/usr/bin/dockerd\0--https-proxy={proxy}\0--http-proxy\0{bare}\0");
     for (path, text) in [
         ("proc/7/cmdline", dockerd.as_str()),
         (
             "etc/docker/daemon.json",
-            &format!("{{\"proxies\": {{\"http-proxy\": \"{proxy}\"}}}}"),
+            &format!(
+                "{{\"proxies\": {{\"http-proxy\": \"{proxy}\", \"https-proxy\": \"{bare}\"}}}}"
+            ),
+        ),
+        (
+            "etc/systemd/system/docker.service",
+            &format!(
+                "[Service]\nExecStart=/usr/bin/dockerd --http-proxy {bare}\nEnvironment=all_proxy={bare}\n"
+            ),
         ),
         (
             "etc/containerd/config.toml",

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -261,10 +262,14 @@ pub(super) fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-/// Seconds, as the API's times are.
 pub(super) fn now() -> String {
-    let now = jiff::Timestamp::now();
-    now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    after(Duration::ZERO)
+}
+
+/// When some time has passed, in seconds as the API's times are.
+pub(super) fn after(time: Duration) -> String {
+    let then = jiff::Timestamp::now() + time;
+    then.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 #[cfg(test)]

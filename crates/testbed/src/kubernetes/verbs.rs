@@ -10,7 +10,7 @@ use super::eviction::evict;
 use super::failure::Failure;
 use super::resources::Place;
 use super::selector::Selector;
-use super::store::{Deletion, Key, Store, merge};
+use super::store::{Deletion, Key, Store, after, merge};
 use super::watch::Watch;
 use super::{State, User};
 
@@ -310,6 +310,6 @@ fn token(state: &mut State, place: &Place) -> Value {
     state.tokens.insert(token.clone(), user);
     json!({
         "kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "metadata": {},
-        "status": { "token": token, "expirationTimestamp": "2999-01-01T00:00:00Z" },
+        "status": { "token": token, "expirationTimestamp": after(state.granted) },
     })
 }

@@ -2,6 +2,8 @@
 //! in a machine (`e2e::machine::host`).
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -110,11 +112,44 @@ impl Unit {
 /// What it has, and what it was asked that changes something.
 #[derive(Default)]
 struct Known {
+    /// Instead of /etc/systemd/system.
+    links: PathBuf,
     units: BTreeMap<String, Unit>,
     asked: Vec<String>,
 }
 
 impl Known {
+    /// As `[Install]` says, in each unit `WantedBy=multi-user.target`.
+    fn enable(&self, name: &str) {
+        let link = self.links.join("multi-user.target.wants").join(name);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        if fs::symlink_metadata(&link).is_err() {
+            symlink(Path::new("/usr/lib").join(name), link).unwrap();
+        }
+    }
+
+    /// All links, and directories that are empty then.
+    fn disable(&self, name: &str) {
+        let below = |directory: &Path| {
+            let entries = fs::read_dir(directory).unwrap();
+            entries
+                .map(|entry| entry.unwrap().path())
+                .collect::<Vec<_>>()
+        };
+        let mut all = below(&self.links);
+        let directories: Vec<_> = all.iter().filter(|path| path.is_dir()).cloned().collect();
+        all.extend(directories.iter().flat_map(|path| below(path)));
+        for path in all {
+            let target = fs::read_link(&path);
+            if target.is_ok_and(|target| target.ends_with(name) || path.ends_with(name)) {
+                fs::remove_file(path).unwrap();
+            }
+        }
+        for directory in directories {
+            let _ = fs::remove_dir(directory);
+        }
+    }
+
     fn reload(&mut self) {
         self.asked.push("Reload".to_string());
         for unit in self.units.values_mut() {
@@ -141,9 +176,12 @@ impl Fake {
             .iter()
             .map(|(name, unit)| ((*name).to_string(), unit.clone()));
         let known = Arc::new(Mutex::new(Known {
+            links: directory.path().join("links"),
             units: units.collect(),
             asked: Vec::new(),
         }));
+        let links = directory.path().join("links");
+        fs::create_dir(&links).unwrap();
         let served = Arc::clone(&known);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -154,7 +192,10 @@ impl Fake {
         let systemd = Systemd::at(address, Duration::from_secs(2));
         Self {
             known,
-            units: Units { systemd },
+            units: Units {
+                systemd,
+                directory: links,
+            },
             _directory: directory,
         }
     }
@@ -281,7 +322,15 @@ async fn answer(known: &Mutex<Known>, connection: &Connection, message: &Message
         }
         other => panic!("{other}"),
     }
-    known.lock().unwrap().units.insert(name.clone(), unit);
+    {
+        let mut known = known.lock().unwrap();
+        match method.as_str() {
+            "EnableUnitFiles" => known.enable(&name),
+            "DisableUnitFiles" => known.disable(&name),
+            _ => {}
+        }
+        known.units.insert(name.clone(), unit);
+    }
     let Some(result) = job else {
         return match method.as_str() {
             "ResetFailedUnit" => connection.reply(&header, &()).await.unwrap(),
@@ -530,6 +579,70 @@ async fn a_file_that_was_linked_stays_linked() {
 }
 
 #[tokio::test]
+async fn links_that_people_made_are_made_again() {
+    let name = "docker.service";
+    let fake = Fake::new(&[(name, Unit::new("enabled", "active"))]);
+    let directory = fake.units.directory.clone();
+    let link = |path: &str, target: &str| {
+        let path = directory.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        symlink(target, path).unwrap();
+    };
+    let (own, other) = ("/lib/docker.service", "/lib/other.service");
+    let made = [
+        ("dock.service", own),
+        (
+            "kubelet.service.wants/docker.service",
+            "../../system/docker.service",
+        ),
+        ("sleep.target.requires/dock.service", own),
+        ("a.slice.upholds/docker.service", own),
+    ];
+    for (path, target) in made {
+        link(path, target);
+    }
+    link("kubelet.service.wants/other.service", other);
+    let links = || links::of(&directory, name).unwrap();
+    let first = links();
+    assert_eq!(first.len(), made.len());
+    let before = fake.units.to_keep(name).await.unwrap();
+    assert_eq!(before.links, first);
+    for _ in 0..2 {
+        fake.units.disable(name, &before).await.unwrap();
+        assert!(links().is_empty());
+        // What [Install] says was not so before.
+        fake.units.restore(name, &before).await.unwrap();
+        assert_eq!(links(), first);
+        assert_eq!(fake.units.to_keep(name).await.unwrap(), before);
+        fake.asked();
+        fake.units.restore(name, &before).await.unwrap();
+        assert!(fake.asked().is_empty());
+    }
+
+    // One is gone, and at another's place is what somebody else put there.
+    fs::remove_file(directory.join("dock.service")).unwrap();
+    let wants = directory.join("kubelet.service.wants/docker.service");
+    fs::remove_file(&wants).unwrap();
+    symlink(other, &wants).unwrap();
+    fake.units.restore(name, &before).await.unwrap();
+    assert_eq!(
+        fs::read_link(directory.join("dock.service")).unwrap(),
+        Path::new(own)
+    );
+    assert_eq!(fs::read_link(&wants).unwrap(), Path::new(other));
+    assert_eq!(fake.asked(), ["Reload"]);
+
+    // Of an older journal.
+    let text = r#"{"enablement":"enabled","active":true}"#;
+    let older: UnitState = serde_json::from_str(text).unwrap();
+    fake.units.disable(name, &before).await.unwrap();
+    fake.units.restore(name, &older).await.unwrap();
+    assert_eq!(fake.units.state(name).await.unwrap(), older);
+    let path = directory.join("multi-user.target.wants/docker.service");
+    assert_eq!(links().first().map(|link| link.path.clone()), Some(path));
+}
+
+#[tokio::test]
 async fn every_state_is_come_back_to() {
     let name = "a.service";
     for (file_state, active) in [
@@ -566,6 +679,7 @@ async fn every_state_is_come_back_to() {
         enablement: Enablement::Absent,
         active: false,
         linked: None,
+        links: Vec::new(),
     };
     fake.units.restore(name, &absent).await.unwrap();
     assert_eq!(fake.state(name).await, "disabled, inactive");
@@ -584,6 +698,7 @@ async fn every_state_is_come_back_to() {
         enablement: Enablement::Masked,
         active: false,
         linked: None,
+        links: Vec::new(),
     };
     fake.units.restore(name, &masked).await.unwrap();
     assert_eq!(fake.state(name).await, "masked, inactive");
@@ -595,7 +710,10 @@ async fn a_bus_that_is_not_there_is_named() {
         "unix:path=/nonexistent/bus".to_string(),
         Duration::from_secs(2),
     );
-    let units = Units { systemd };
+    let units = Units {
+        systemd,
+        directory: "/nonexistent".into(),
+    };
     let refused = units.stop("a.service").await.unwrap_err().to_string();
     assert!(refused.contains("package dbus"), "{refused}");
 }

@@ -68,6 +68,7 @@ fn state(enablement: Enablement, active: bool) -> UnitState {
         enablement,
         active,
         linked: None,
+        links: Vec::new(),
     }
 }
 
@@ -256,6 +257,32 @@ async fn sockets_links_and_units_for_this_boot_stay_what_they_are() {
     host.restore_unit(runtime, &before).await.unwrap();
     assert_eq!(seen(runtime), pair("enabled-runtime", "inactive"));
     systemctl(&["disable", "--runtime", runtime]);
+}
+
+#[tokio::test]
+#[ignore = "changes units of the machine"]
+async fn links_that_people_made_are_made_again() {
+    own();
+    let host = live().await;
+    let name = "slipway-e2e-wanted.service";
+    let _made = unit(name, "ExecStart=/bin/sleep 1000");
+    systemctl(&["add-requires", "sleep.target", name]);
+    let directory = Path::new("/etc/systemd/system");
+    let alias = directory.join("slipway-e2e-alias.service");
+    std::os::unix::fs::symlink(name, &alias).unwrap();
+    systemctl(&["daemon-reload"]);
+    let before = host.unit_to_keep(name).await.unwrap();
+    assert_eq!(before.links.len(), 2, "{before:?}");
+    for _ in 0..2 {
+        host.disable(name, &before).await.unwrap();
+        let disabled = host.unit_to_keep(name).await.unwrap();
+        assert_eq!(disabled.links, [], "systemd takes all of them away");
+        host.restore_unit(name, &before).await.unwrap();
+        // What the unit's [Install] section names was not there.
+        assert_eq!(host.unit_to_keep(name).await.unwrap(), before);
+    }
+    assert_eq!(fs::read_link(&alias).unwrap(), Path::new(name));
+    disable(&host, name).await;
 }
 
 #[tokio::test]
