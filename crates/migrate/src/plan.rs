@@ -2,6 +2,7 @@
 //! every object, in the order in which it has to be done. Nothing is changed here.
 
 mod certificates;
+mod containerd;
 mod edit;
 mod error;
 mod files;
