@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use toml_edit::{Array, DocumentMut, Item, Table, TableLike, value};
 
+use super::cni::Cni;
 use super::files::Files;
 use super::target::Target;
 use super::{Error, Settings, containerd, proxies};
@@ -34,8 +35,9 @@ pub(super) struct Wanted<'a> {
     pub(super) systemd_cgroups: bool,
     /// The kubelet's `--pod-infra-container-image`.
     pub(super) pause_image: Option<&'a str>,
-    /// The kubelet's `--cni-conf-dir` and `--cni-bin-dir`, where they are not what everybody has.
     pub(super) cni: Cni,
+    /// What containerd's file imports, in the order in which that is read.
+    pub(super) imported: Vec<PathBuf>,
     /// What else dockershim was told, and cri-dockerd can be.
     pub(super) dockershim: Vec<(&'static str, String)>,
     pub(super) docker: &'a Settings,
@@ -45,28 +47,20 @@ pub(super) struct Wanted<'a> {
     pub(super) unit: Option<&'a Unit>,
 }
 
-/// Where CNI's files are.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Cni {
-    pub(super) configurations: Option<String>,
-    pub(super) plugins: Vec<String>,
-}
-
-impl Cni {
-    pub(super) fn is_default(&self) -> bool {
-        self.configurations.is_none() && self.plugins.is_empty()
-    }
-}
-
-/// Changes the target's files.
-pub(super) fn change(files: &mut Files<'_>, wanted: &Wanted<'_>) -> Result<(), Error> {
+/// Changes the target's files; says what people have to know of it.
+pub(super) fn change(files: &mut Files<'_>, wanted: &Wanted<'_>) -> Result<Vec<String>, Error> {
+    let mut remarks = Vec::new();
     match wanted.target {
         Target::Slipway => slipway(files, wanted)?,
-        Target::Containerd => containerd::change(files, wanted)?,
+        Target::Containerd => remarks = containerd::change(files, wanted)?,
         Target::Crio => crio(files, wanted)?,
-        Target::CriDockerd => return cri_dockerd(files, wanted),
+        Target::CriDockerd => {
+            cri_dockerd(files, wanted)?;
+            return Ok(remarks);
+        }
     }
-    proxies::change(files, wanted.target, &wanted.docker.proxies)
+    proxies::change(files, wanted.target, &wanted.docker.proxies)?;
+    Ok(remarks)
 }
 
 fn slipway(files: &mut Files<'_>, wanted: &Wanted<'_>) -> Result<(), Error> {
@@ -234,7 +228,7 @@ fn cri_dockerd(files: &mut Files<'_>, wanted: &Wanted<'_>) -> Result<(), Error> 
     files.write(&path, text.into_bytes())
 }
 
-fn array(words: &[String]) -> Array {
+pub(super) fn array(words: &[String]) -> Array {
     words.iter().map(String::as_str).collect()
 }
 
@@ -246,6 +240,15 @@ pub(super) fn set(table: &mut dyn TableLike, key: &str, wanted: toml_edit::Value
         }
         (Some(toml_edit::Value::Boolean(is)), toml_edit::Value::Boolean(to)) => {
             is.value() == to.value()
+        }
+        (Some(toml_edit::Value::Array(is)), toml_edit::Value::Array(to)) => {
+            let texts = |array: &Array| {
+                array
+                    .iter()
+                    .map(|one| one.as_str().map(str::to_string))
+                    .collect::<Vec<_>>()
+            };
+            texts(is) == texts(to)
         }
         _ => false,
     };
