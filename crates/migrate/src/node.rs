@@ -35,10 +35,11 @@ pub use kubelet::Kubelet;
 pub use look::{Origin, Said, Tree};
 pub use process::Process;
 pub use runtime::{Runtime, Socket};
-pub use runtimes::{Docker, Runtimes};
+pub use runtimes::{Containerd, Docker, Runtimes};
 pub use systemd::{Argument, Unit};
 pub use version::Version;
 
+pub(crate) use cni::plugins_of_network;
 pub(crate) use daemon::proxies;
 pub(crate) use engine::{
     Told as ToldByDocker, is_remapped, missing_socket, socket as docker_socket, strangers,

@@ -2,9 +2,12 @@
 //! every object, in the order in which it has to be done. Nothing is changed here.
 
 mod certificates;
+mod cni;
+mod containerd;
 mod edit;
 mod error;
 mod files;
+mod hosts;
 mod kubelet;
 mod proxies;
 mod remarks;
@@ -22,6 +25,7 @@ use crate::Root;
 use crate::document::Source;
 use crate::node::{self, Facts, Look, SNAP, Unit, Version};
 use crate::rules;
+use cni::Cni;
 use files::Files;
 
 pub use certificates::Certificates;
@@ -36,10 +40,6 @@ pub use target::Target;
 /// Kernel modules and parameters, in files of their own that come after those of others.
 const MODULES: &str = "/etc/modules-load.d/20-leaving-docker.conf";
 const PARAMETERS: &str = "/etc/sysctl.d/99-z-leaving-docker.conf";
-
-/// Where CNI's files are everywhere.
-const CNI_CONFIGURATIONS: &str = "/etc/cni/net.d";
-const CNI_PLUGINS: &str = "/opt/cni/bin";
 
 /// What is stopped with Docker, in this order: a socket would start its service again.
 const DOCKERS: [&str; 7] = [
@@ -483,13 +483,6 @@ impl Planner<'_> {
     fn runtime(&mut self, look: &mut Look<'_>) -> Result<(), Error> {
         let flag = |name: &str| self.facts.dockershim_flag(name);
         let pause_image = flag("pod-infra-container-image");
-        let elsewhere = |path: &String, usual: &str| path.trim_end_matches('/') != usual;
-        let plugins = flag("cni-bin-dir").filter(|path| elsewhere(path, CNI_PLUGINS));
-        let plugins = plugins.iter().flat_map(|paths| paths.split(','));
-        let cni = runtime::Cni {
-            configurations: flag("cni-conf-dir").filter(|path| elsewhere(path, CNI_CONFIGURATIONS)),
-            plugins: plugins.map(str::to_string).collect(),
-        };
         let dockershim = runtime::OF_CRI_DOCKERD.into_iter();
         let dockershim = dockershim.filter_map(|name| Some((name, flag(name)?)));
         let unit = Unit::load(look, self.options.target.service());
@@ -497,13 +490,21 @@ impl Planner<'_> {
             target: self.options.target,
             systemd_cgroups: self.cgroup_driver() == "systemd",
             pause_image: pause_image.as_deref(),
-            cni,
+            cni: Cni::of(look, self.facts),
+            imported: self
+                .facts
+                .runtimes
+                .containerd
+                .as_ref()
+                .map_or_else(Vec::new, node::Containerd::imported),
             dockershim: dockershim.collect(),
             docker: &self.settings,
             beside_docker: !self.options.drain,
             unit: unit.as_ref(),
         };
-        runtime::change(&mut self.files, &wanted)
+        let remarks = runtime::change(&mut self.files, &wanted)?;
+        self.remarks.extend(remarks);
+        Ok(())
     }
 
     fn kubelet(&mut self, look: &mut Look<'_>) -> Result<Vec<(String, String)>, Error> {

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::Facts;
 use super::kubelet::Kubelet;
-use super::look::Look;
-use super::runtime::Runtime;
-use super::runtimes::Docker;
+use super::look::{Look, Tree};
+use super::runtime::{Runtime, Socket};
+use super::runtimes::{Containerd, Docker};
 use crate::Evidence;
 use crate::document::{Format, Node};
 use crate::rules;
@@ -48,9 +48,10 @@ pub(super) fn check(look: &mut Look<'_>, facts: &Facts) {
         _ => {}
     }
     directories(look, kubelet);
+    containerd(look, facts);
     let directory = kubelet.flag("cni-conf-dir").map(|said| said.value);
     let directory = directory.unwrap_or_else(|| CONFIGURATIONS.to_string());
-    configuration(look, kubelet, &directory);
+    configuration(look, &directory, &places(facts));
 }
 
 /// Where the kubelet as a whole is seen.
@@ -87,13 +88,58 @@ fn directories(look: &mut Look<'_>, kubelet: &Kubelet) {
     }
 }
 
+/// containerd that is there beside Docker, and does not look where pods on Docker have their plugins
+/// from.
+fn containerd(look: &mut Look<'_>, facts: &Facts) {
+    let containerd = facts.runtimes.containerd.as_ref();
+    let Some((said, evidence)) = containerd.and_then(Containerd::cni_plugins) else {
+        return;
+    };
+    if !facts.is_on_docker() {
+        return;
+    }
+    let flag = facts.dockershim_flag("cni-bin-dir");
+    let used = flag.unwrap_or_else(|| PLUGINS[0].to_string());
+    let is_said = |directory: &str| {
+        let directory = directory.trim_end_matches('/');
+        said.iter()
+            .any(|one| one.trim_end_matches('/') == directory)
+    };
+    if !used.split(',').all(is_said) {
+        look.report.find(
+            &rules::CNI_DIRECTORY,
+            [evidence],
+            format!(
+                "containerd looks for plugins in {}, and pods on Docker have theirs from {used}",
+                said.join(", ")
+            ),
+            "Before pods run there, set bin_dir to where the plugins are, as slipway migrate does, or have the network's plugins in both",
+        );
+    }
+}
+
+/// Where plugins are looked for: by containerd, where that makes the pods.
+fn places(facts: &Facts) -> Vec<PathBuf> {
+    let is_containerd = |runtime: Runtime| runtime.socket() == Socket::Containerd;
+    let containerd = facts.runtimes.containerd.as_ref();
+    let containerd = containerd.filter(|containerd| !containerd.config_broken);
+    if let Some(containerd) = containerd
+        && facts.runtime().is_some_and(is_containerd)
+    {
+        let said = containerd.cni_plugins().map(|(said, _)| said);
+        let said = said.unwrap_or_else(|| vec![PLUGINS[0].to_string()]);
+        return said.into_iter().map(PathBuf::from).collect();
+    }
+    let mut places: Vec<PathBuf> = PLUGINS.map(PathBuf::from).into();
+    if let Some(said) = facts.kubelet.flag("cni-bin-dir") {
+        places.extend(said.value.split(',').map(PathBuf::from));
+    }
+    places
+}
+
 /// The configuration that counts is the first by name that can be used.
-fn configuration(look: &mut Look<'_>, kubelet: &Kubelet, directory: &str) {
-    let mut files = look.list(directory);
-    files.retain(|path| {
-        let end = path.extension().and_then(|end| end.to_str());
-        matches!(end, Some("conf" | "conflist" | "json"))
-    });
+fn configuration(look: &mut Look<'_>, directory: &str, places: &[PathBuf]) {
+    let files = configurations(look, directory);
     if files.is_empty() {
         look.report.find(
             &rules::CNI_NO_CONFIGURATION,
@@ -103,35 +149,61 @@ fn configuration(look: &mut Look<'_>, kubelet: &Kubelet, directory: &str) {
         );
         return;
     }
-    let mut places: Vec<PathBuf> = PLUGINS.map(PathBuf::from).into();
-    if let Some(said) = kubelet.flag("cni-bin-dir") {
-        places.extend(said.value.split(',').map(PathBuf::from));
-    }
     for path in files {
         let Some(tree) = look.tree(&path, Format::Json) else {
             continue;
         };
-        let types: Vec<&Node> = match tree.node.get(&["plugins"]) {
-            Some(plugins) => plugins
-                .items()
-                .iter()
-                .filter_map(|plugin| plugin.get(&["type"]))
-                .collect(),
-            None => tree.node.get(&["type"]).into_iter().collect(),
-        };
-        for kind in types {
+        for kind in plugins(&tree).filter_map(|plugin| plugin.get(&["type"])) {
             let Some(name) = kind.text() else { continue };
             let there = |place: &PathBuf| look.root.has(Path::new(place).join(name));
             if !places.iter().any(there) {
                 look.report.find(
                     &rules::CNI_PLUGIN_MISSING,
                     [tree.evidence(kind)],
-                    format!("the plugin {name} is in none of {}", shown(&places)),
+                    format!("the plugin {name} is in none of {}", shown(places)),
                     "Install it (packages containernetworking-plugins, kubernetes-cni, or the network's own), or remove a configuration that is left over",
                 );
             }
         }
     }
+}
+
+/// The files of networks in a directory, by name.
+fn configurations(look: &mut Look<'_>, directory: &str) -> Vec<PathBuf> {
+    let mut files = look.list(directory);
+    files.retain(|path| {
+        let end = path.extension().and_then(|end| end.to_str());
+        matches!(end, Some("conf" | "conflist" | "json"))
+    });
+    files
+}
+
+/// The plugins of a list, or the one that a file is of.
+fn plugins(tree: &Tree) -> impl Iterator<Item = &Node> {
+    let list = tree.node.get(&["plugins"]);
+    let one = list.is_none().then_some(&tree.node);
+    list.into_iter().flat_map(Node::items).chain(one)
+}
+
+/// What a pod's network is made with: the plugins of the configuration that counts, those that give
+/// them addresses, and the one for the pod's loopback, which every runtime runs.
+pub(crate) fn plugins_of_network(look: &mut Look<'_>, directory: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    for path in configurations(look, directory) {
+        let Some(tree) = look.tree(&path, Format::Json) else {
+            continue;
+        };
+        for plugin in plugins(&tree) {
+            let all = [&["type"][..], &["ipam", "type"]];
+            let all = all.into_iter().filter_map(|keys| plugin.text_at(keys));
+            names.extend(all.map(str::to_string));
+        }
+        if !names.is_empty() {
+            break;
+        }
+    }
+    names.push("loopback".to_string());
+    names
 }
 
 fn shown(places: &[PathBuf]) -> String {

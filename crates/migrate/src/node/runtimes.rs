@@ -1,11 +1,13 @@
 //! The runtimes that are there, and what their files say.
 
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::flags::{self, Flag};
 use super::look::{Look, Origin, Said, Tree};
 use super::process::Process;
 use super::systemd::Unit;
+use crate::Evidence;
 use crate::document::{Format, Node, Value};
 
 /// Docker as a snap.
@@ -236,24 +238,51 @@ fn containerd(look: &mut Look<'_>, processes: &[Process]) -> Option<Containerd> 
     if process.is_none() && !look.root.has(path) && !look.has_program("containerd") {
         return None;
     }
-    let mut configs: Vec<_> = look.tree(path, Format::Toml).into_iter().collect();
+    let configs = with_imports(look, path);
     let config_broken = configs.is_empty() && look.root.has(path);
-    let imports: Vec<String> = configs
-        .iter()
-        .filter_map(|config| config.node.get(&["imports"]))
-        .flat_map(|node| node.items().iter().filter_map(Node::text))
-        .map(str::to_string)
-        .collect();
-    for import in imports {
-        for path in look.matching(&import) {
-            configs.extend(look.tree(path, Format::Toml));
-        }
-    }
     Some(Containerd {
         configs,
         config_broken,
         process,
     })
+}
+
+/// A file of containerd's, then what it imports, then what those import: each overrules those before it.
+fn with_imports(look: &mut Look<'_>, path: &str) -> Vec<Tree> {
+    let mut paths = vec![PathBuf::from(path)];
+    let mut configs = Vec::new();
+    let mut at = 0;
+    while let Some(path) = paths.get(at).cloned() {
+        at += 1;
+        let Some(config) = look.tree(&path, Format::Toml) else {
+            continue;
+        };
+        let imports = config.node.get(&["imports"]).map_or(&[][..], Node::items);
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        for import in imports.iter().filter_map(Node::text) {
+            let import = without_dots(&directory.join(import));
+            let mut imported = look.matching(&import.to_string_lossy());
+            imported.retain(|path| !paths.contains(path));
+            paths.extend(imported);
+        }
+        configs.push(config);
+    }
+    configs
+}
+
+/// A path without `.` and `..`, whatever is a link in it, as containerd compares them.
+fn without_dots(path: &Path) -> PathBuf {
+    let mut without = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                without.pop();
+            }
+            Component::CurDir => {}
+            other => without.push(other),
+        }
+    }
+    without
 }
 
 fn crio(look: &mut Look<'_>, processes: &[Process]) -> Option<Crio> {
@@ -335,6 +364,30 @@ const CRI_PLUGINS: [&str; 3] = [
 ];
 
 impl Containerd {
+    /// The files that its own imports.
+    pub(crate) fn imported(&self) -> Vec<PathBuf> {
+        let imported = self.configs.iter().skip(1);
+        imported
+            .map(|config| config.source.path().to_path_buf())
+            .collect()
+    }
+
+    /// Where its CRI plugin is told that CNI's plugins are; nothing where no file says it, which is
+    /// `/opt/cni/bin`.
+    pub fn cni_plugins(&self) -> Option<(Vec<String>, Evidence)> {
+        let keys = CRI_PLUGINS.iter().flat_map(|plugin| {
+            let keys = |key| ["plugins", plugin, "cni", key];
+            ["bin_dirs", "bin_dir"].map(keys)
+        });
+        let mut said = keys.filter_map(|keys| {
+            let mut configs = self.configs.iter().rev();
+            configs.find_map(|config| Some((config, config.node.get(&keys)?)))
+        });
+        let (config, node) = said.next()?;
+        let all = node.items().iter().chain([node]).filter_map(Node::text);
+        Some((all.map(str::to_string).collect(), config.evidence(node)))
+    }
+
     /// Where its CRI plugin is switched off.
     pub fn cri_disabled(&self) -> Option<Said> {
         self.configs.iter().find_map(|config| {

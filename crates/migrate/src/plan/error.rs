@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::containerd::MAIN;
 use super::{Target, unread};
 use crate::document::Malformed;
 use crate::{Finding, Unseen};
@@ -136,6 +137,24 @@ pub enum Error {
         path: PathBuf,
         /// `mirrors` or `configs`.
         key: &'static str,
+    },
+    /// containerd has one directory for them.
+    #[error(
+        "CNI's plugins are in several directories ({}), and containerd looks in one (bin_dir): {directory} lacks {}; link them into it, or name all directories as bin_dirs in {MAIN} if this is containerd 2.1 or newer, then ask again", .directories.join(", "), .lacking.join(", ")
+    )]
+    PluginsApart {
+        /// The one that has most of them.
+        directory: String,
+        /// What is in others alone.
+        lacking: Vec<String>,
+        /// As dockershim was told.
+        directories: Vec<String>,
+    },
+    /// A package replaces its files.
+    #[error("{} overrules {MAIN}, which imports it, and is a package's: copy it to /etc/containerd/conf.d, import the copy in its place, then ask again", path.display())]
+    ImportOfPackage {
+        /// The file that would change.
+        path: PathBuf,
     },
     /// systemd takes no dependency back in a drop-in.
     #[error("{}: {key}= ties {unit} to Docker, which is going to be stopped: copy the file to /etc/systemd/system, take docker out of {key}= there, run systemctl daemon-reload, then ask again", path.display())]

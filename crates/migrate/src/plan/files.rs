@@ -139,6 +139,11 @@ impl<'a> Files<'a> {
         }
     }
 
+    /// Whether the node has a file.
+    pub(super) fn has(&self, path: impl AsRef<Path>) -> bool {
+        self.root.has(path)
+    }
+
     /// A file as it would be by now.
     pub(super) fn read(&mut self, path: &Path) -> Result<Option<Source>, Error> {
         if let Some(known) = self.known.get(path) {

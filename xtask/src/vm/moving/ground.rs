@@ -108,6 +108,8 @@ pub(super) async fn make() -> Result<String> {
         systemctl disable --now slipway.service 2>&1"
     ))?;
     network()?;
+    // Where kubeadm's packages have the plugins, and Debian's containerd does not look.
+    shell("mkdir -p /opt/cni; mv /usr/lib/cni /opt/cni/bin")?;
     for (path, text) in FILES {
         write(path, text)?;
     }
@@ -123,8 +125,7 @@ pub(super) async fn make() -> Result<String> {
         .reference;
     shell(&format!("docker pull -q {pause}; docker pull -q {image}"))?;
     let flags = format!(
-        "KUBELET_KUBEADM_ARGS=\"--network-plugin=cni --cni-bin-dir=/usr/lib/cni \
-         --pod-infra-container-image={pause}\"\n"
+        "KUBELET_KUBEADM_ARGS=\"--network-plugin=cni --pod-infra-container-image={pause}\"\n"
     );
     write("/var/lib/kubelet/kubeadm-flags.env", &flags)?;
     Ok(image)
