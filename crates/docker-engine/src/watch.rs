@@ -29,6 +29,9 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(5);
 /// How long what cannot be settled is left alone at most, before it is tried again.
 const LONGEST_REST: Duration = Duration::from_mins(1);
 
+/// How often dockerd is asked whether it still answers: one that hangs ends no event stream.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How many containers are asked about at once.
 const AT_ONCE: usize = 16;
 
@@ -74,6 +77,7 @@ async fn follow(node: Arc<Node>, first: oneshot::Sender<Option<Error>>) {
                 pause = FIRST_PAUSE;
                 tokio::select! {
                     lost = listen(&node, events) => lost,
+                    silent = ping(&node) => silent,
                     never = settle(&node) => match never {},
                 }
             }
@@ -124,7 +128,13 @@ fn subscribe(node: &Arc<Node>, up: &Up) -> Events {
     let (docker, node) = (up.docker.clone(), Arc::clone(node));
     tokio::spawn(async move {
         let mut events = docker.events(Some(options));
-        while let Some(event) = events.next().await {
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                // One that hangs may never tell of anything again.
+                () = sender.closed() => break,
+            };
+            let Some(event) = event else { break };
             let endpoint = node.dockerd.endpoint();
             let event =
                 event.map_err(|error| crate::failure::of_docker("follow events", endpoint, &error));
@@ -273,6 +283,28 @@ async fn listen(node: &Arc<Node>, mut events: Events) -> Error {
             node.dockerd.endpoint()
         ),
     )
+}
+
+/// Asks dockerd again and again whether it answers, until it does not; answers why.
+async fn ping(node: &Arc<Node>) -> Error {
+    let ask = || {
+        let what = "ask whether Docker answers";
+        let asked = |docker: bollard::Docker| async move { docker.ping().await };
+        node.dockerd.call(what, asked)
+    };
+    loop {
+        sleep(PING_INTERVAL).await;
+        let mut answer = ask().await;
+        // One connection may break.
+        if matches!(&answer, Err(error) if error.kind() == Kind::Unavailable) {
+            answer = ask().await;
+        }
+        match answer {
+            Err(error) if is_unanswered(&error) => return error,
+            // Whatever it says, it has answered.
+            _ => {}
+        }
+    }
 }
 
 fn take(node: &Arc<Node>, event: EventMessage) {

@@ -270,7 +270,28 @@ async fn a_dockerd_that_dies_hangs_or_is_not_there_is_told_and_waited_for() {
     assert_eq!(node.cri().containers().await.unwrap().len(), 1);
     node.cri().pod_status(&pod).await.unwrap();
     node.cri().container_status(&id).await.unwrap();
+    // No kubelet is told for long that it can be used.
+    eventually("Docker's silence to be noticed", PATIENCE, async || {
+        Ok(!ready(&node).await.0)
+    })
+    .await
+    .unwrap();
+    let said = ready(&node).await.1;
+    assert!(said.contains("docker.sock has not answered"), "{said}");
+    let seen = node.cri().container_status(&id).await.unwrap();
+    assert_eq!(seen.state(), ContainerState::ContainerRunning);
+    assert_eq!(seen.reason, "DockerUnreachable");
     docker(&node).resume();
+    eventually("Docker to answer", PATIENCE, async || {
+        Ok(ready(&node).await.0)
+    })
+    .await
+    .unwrap();
+    let seen = node.cri().container_status(&id).await.unwrap();
+    assert_eq!(
+        (seen.state(), seen.reason.as_str()),
+        (ContainerState::ContainerRunning, "")
+    );
     let output = node.cri().exec(&id, &["echo", "back"]).await.unwrap();
     assert_eq!(output.stdout, b"back\n");
 

@@ -31,10 +31,11 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// What belongs to no pod's life: it says which dockerd it is and what happens there, or is asked
 /// now and then.
-const OTHER: [&str; 4] = [
+const OTHER: [&str; 5] = [
     "GET /version",
     "GET /info",
     "GET /events",
+    "GET /_ping",
     "GET /containers/json",
 ];
 
