@@ -160,8 +160,13 @@ async fn settle(node: &Arc<Node>) -> Infallible {
     loop {
         node.doubts.notified().await;
         sleep(rest).await;
-        let asked = async { synchronise(node, &node.dockerd.up()?).await };
-        match asked.await {
+        let asked = async { synchronise(node, &node.dockerd.up()?).await }.await;
+        if asked.is_ok() {
+            let node = Arc::clone(node);
+            // It waits for those who start or update a container, and others are not to wait for them.
+            tokio::spawn(async move { limits::set_again(&node).await });
+        }
+        match asked {
             Ok(Outcome::Settled) => rest = FIRST_PAUSE,
             Ok(Outcome::Unsettled) => {
                 rest = (rest * 2).min(LONGEST_REST);
@@ -345,6 +350,10 @@ fn take(node: &Arc<Node>, event: EventMessage) {
                 Err(error) => Err(error),
             },
             Ok(_) if pod && action == "destroy" => sandbox::lost(&node, &id).await,
+            Ok(_) if action == "start" => {
+                limits::set_again_of(&node, &id).await;
+                Ok(())
+            }
             Ok(_) => Ok(()),
             Err(error) => {
                 tracing::warn!(container = id, %error, "what has happened to it is not known yet");
