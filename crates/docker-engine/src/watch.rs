@@ -156,28 +156,31 @@ enum Outcome {
 
 /// Asks about everything again whenever there is doubt.
 async fn settle(node: &Arc<Node>) -> Infallible {
-    let mut rest = FIRST_PAUSE;
+    let (mut rest, mut outcome) = (FIRST_PAUSE, Outcome::Settled);
     loop {
-        node.doubts.notified().await;
-        sleep(rest).await;
+        let doubted = node.doubts.notified();
+        if outcome == Outcome::Settled {
+            doubted.await;
+            sleep(FIRST_PAUSE).await;
+        } else {
+            sleep(rest.min(LONGEST_PAUSE)).await;
+            // What is new does not wait for as long as what cannot be settled.
+            let _ = timeout(rest.saturating_sub(LONGEST_PAUSE), doubted).await;
+        }
         let asked = async { synchronise(node, &node.dockerd.up()?).await }.await;
         if asked.is_ok() {
             let node = Arc::clone(node);
             // It waits for those who start or update a container, and others are not to wait for them.
             tokio::spawn(async move { limits::set_again(&node).await });
         }
-        match asked {
-            Ok(Outcome::Settled) => rest = FIRST_PAUSE,
-            Ok(Outcome::Unsettled) => {
-                rest = (rest * 2).min(LONGEST_REST);
-                node.doubt();
-            }
-            Err(error) => {
-                tracing::warn!(%error, "what Docker has is not known for certain");
-                rest = (rest * 2).min(LONGEST_REST);
-                node.doubt();
-            }
-        }
+        outcome = asked.unwrap_or_else(|error| {
+            tracing::warn!(%error, "what Docker has is not known for certain");
+            Outcome::Unsettled
+        });
+        rest = match outcome {
+            Outcome::Settled => FIRST_PAUSE,
+            Outcome::Unsettled => (rest * 2).min(LONGEST_REST),
+        };
     }
 }
 
@@ -260,8 +263,18 @@ async fn synchronise(node: &Arc<Node>, up: &Up) -> Result<Outcome> {
         }
     }
     for pod in node.pods.all() {
-        if pod.checkpoint.is_none() {
-            adopt::adopt(node, &up.docker, &pod).await;
+        if pod.checkpoint.is_some() {
+            continue;
+        }
+        if adopt::is_being_made(node, &pod) {
+            let node = Arc::clone(node);
+            tokio::spawn(async move {
+                if adopt::adopt_when_made(&node, &pod.id).await.is_err() {
+                    node.doubt();
+                }
+            });
+        } else if adopt::adopt(node, &up.docker, &pod.id).await.is_err() {
+            outcome = Outcome::Unsettled;
         }
     }
     Ok(outcome)
@@ -350,6 +363,7 @@ fn take(node: &Arc<Node>, event: EventMessage) {
                 Err(error) => Err(error),
             },
             Ok(_) if pod && action == "destroy" => sandbox::lost(&node, &id).await,
+            Ok(_) if pod && action == "start" => adopt::adopt_when_made(&node, &id).await,
             Ok(_) if action == "start" => {
                 limits::set_again_of(&node, &id).await;
                 Ok(())
