@@ -3,44 +3,85 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bollard::Docker;
 use rustix::process::Pid;
 use slipway_cri_api::v1::NamespaceMode;
 use slipway_engine::{Result, blocking};
 use slipway_network::Attachment;
+use tokio::time::timeout;
 
 use crate::checkpoint::Checkpoint;
 use crate::failure;
 use crate::inspect::Pod;
-use crate::node::Node;
+use crate::node::{Node, now};
 
-/// Takes a pod over. What does not succeed is logged, and tried again when Docker is connected to
-/// again: the pod can be used all the same.
-pub(crate) async fn adopt(node: &Arc<Node>, docker: &Docker, pod: &Pod) {
-    let adopted = async {
-        let addresses = network(node, pod).await?;
-        let (node, id) = (Arc::clone(node), pod.id.clone());
-        let checkpoint = Checkpoint::adopted(&addresses);
-        blocking::run(move || node.checkpoints.put(&id, &checkpoint)).await
-    };
-    match adopted.await {
-        Ok(()) => tracing::info!(pod = pod.id, name = %pod.name, "adopted"),
-        Err(error) => {
-            tracing::error!(pod = pod.id, name = %pod.name, %error, "its network is not known");
-            return;
+/// How long another runtime may take to make a pod's network. As long as a pod has no containers,
+/// it may not have begun to, and no record of it is there.
+const ATTACHING: Duration = Duration::from_mins(1);
+
+/// Whether another runtime may be about to make a pod's network.
+pub(crate) fn is_being_made(node: &Node, pod: &Pod) -> bool {
+    let age = u64::try_from(now() - pod.created_at).unwrap_or_default();
+    pod.pid.is_some()
+        && node.containers_of(&pod.id).is_empty()
+        && Duration::from_nanos(age) < ATTACHING
+}
+
+/// Waits for another runtime, and takes over then what it has made.
+pub(crate) async fn adopt_when_made(node: &Arc<Node>, id: &str) -> Result<()> {
+    let made = node.until(|| {
+        let pod = node.pods.find(id).ok().flatten();
+        !pod.is_some_and(|pod| is_being_made(node, &pod))
+    });
+    // One that gets no containers is as it is.
+    let _ = timeout(ATTACHING, made).await;
+    adopt(node, &node.dockerd.up()?.docker, id).await
+}
+
+/// Takes a pod over, if there is one of another runtime that was not taken over yet.
+///
+/// # Errors
+///
+/// What keeps it from being taken over, which is logged: it can be used all the same.
+pub(crate) async fn adopt(node: &Arc<Node>, docker: &Docker, id: &str) -> Result<()> {
+    let _gate = node.gates.alone(id).await;
+    match node.pods.find(id)? {
+        Some(pod) if pod.checkpoint.is_none() => {
+            take_over(node, docker, &pod).await.inspect_err(|error| {
+                tracing::error!(pod = id, name = %pod.name, %error, "it is not adopted yet");
+            })
         }
-    }
-    if let Err(error) = node.refresh_from(docker, &pod.id).await {
-        tracing::warn!(pod = pod.id, %error, "what was adopted with it is not seen yet");
+        _ => Ok(()),
     }
 }
 
+/// Whether it is not known yet how a pod's network is given back.
+pub(crate) fn is_owed(pod: &Pod) -> bool {
+    pod.checkpoint.is_none() && is_of_plugins(pod)
+}
+
+/// As [`adopt`], for whoever has the pod alone.
+pub(crate) async fn take_over(node: &Arc<Node>, docker: &Docker, pod: &Pod) -> Result<()> {
+    let known = network(node, pod).await;
+    let addresses =
+        known.map_err(|error| error.context(format!("the network of pod {}", pod.id)))?;
+    let (writing, id) = (Arc::clone(node), pod.id.clone());
+    let checkpoint = Checkpoint::adopted(&addresses);
+    blocking::run(move || writing.checkpoints.put(&id, &checkpoint)).await?;
+    tracing::info!(pod = pod.id, name = %pod.name, "adopted");
+    node.refresh_from(docker, &pod.id).await.map(drop)
+}
+
+/// Whether CNI's plugins have made a pod's network.
+fn is_of_plugins(pod: &Pod) -> bool {
+    pod.namespaces().network() != NamespaceMode::Node && !pod.docker_network
+}
+
 async fn network(node: &Arc<Node>, pod: &Pod) -> Result<Vec<IpAddr>> {
-    if pod.namespaces().network() == NamespaceMode::Node {
-        return Ok(Vec::new());
-    }
-    if pod.docker_network {
+    if !is_of_plugins(pod) {
+        // Those that Docker has given to it; none on the node's own network.
         return Ok(pod.addresses.clone());
     }
     if let Some(pid) = pod.pid {

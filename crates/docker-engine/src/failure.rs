@@ -9,6 +9,9 @@ const NO_CAPABILITY: &str = "unable to apply caps";
 /// How Docker says that an image is not for this machine.
 const NO_PLATFORM: &str = "no matching manifest";
 
+/// How Docker before version 23 refuses to measure images while it does so for somebody else.
+const MEASURING: &str = "disk usage operation is already running";
+
 /// An error of a request to dockerd at `endpoint`, which was to do `what`.
 pub(crate) fn of_docker(what: &str, endpoint: &str, error: &Docker) -> Error {
     match error {
@@ -116,6 +119,11 @@ pub(crate) fn is_conflict(error: &Docker) -> bool {
             ..
         }
     )
+}
+
+/// Whether Docker refuses to measure images because it does so already.
+pub(crate) fn is_measuring(error: &Error) -> bool {
+    error.kind() == Kind::Internal && error.to_string().contains(MEASURING)
 }
 
 pub(crate) fn of_network(error: &slipway_network::Error) -> Error {

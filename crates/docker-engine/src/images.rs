@@ -12,17 +12,13 @@ use bollard::query_parameters::{
     CreateImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptions,
 };
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
-use serde::Deserialize;
-use slipway_cri_api::v1::{
-    AuthConfig, FilesystemIdentifier, FilesystemUsage, Image, ImageFsInfoResponse, ImageSpec,
-    ImageStatusResponse, Int64Value, UInt64Value,
-};
+use slipway_cri_api::v1::{AuthConfig, Image, ImageSpec, ImageStatusResponse, Int64Value};
 use slipway_engine::{Error, Kind, PullProgressStream, Result, Verbosity};
 use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 
 use crate::dockerd::{Dockerd, Up};
-use crate::node::{Node, now};
+use crate::node::Node;
 use crate::{failure, pause};
 
 /// How long Docker may say nothing of a pull, of which it tells every piece that it has fetched or
@@ -31,23 +27,6 @@ const SILENCE: Duration = Duration::from_mins(5);
 
 /// What Docker calls an image without a name.
 const NONE: &str = "<none>";
-
-/// Since this version of the interface it is not everything that has to be measured.
-const DISK_USAGE_BY_TYPE: (usize, usize) = (1, 42);
-
-/// What Docker has measured (`GET /system/df`): the first in versions before 1.52 of the interface.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct DiskUsage {
-    layers_size: Option<u64>,
-    image_usage: Option<ImageUsage>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct ImageUsage {
-    total_size: u64,
-}
 
 /// What the images of containers are called, by their ids.
 #[derive(Debug, Default)]
@@ -152,7 +131,20 @@ async fn fetch(node: &Node, name: &str, auth: Option<DockerCredentials>) -> Resu
 }
 
 /// Follows what Docker tells of an image that it makes, to its end; for so long it may say nothing.
+/// Also of one that fails something may be left on the disk.
 async fn follow(
+    node: &Node,
+    silence: Duration,
+    what: &str,
+    progress: impl Stream<Item = std::result::Result<CreateImageInfo, bollard::errors::Error>>,
+    take: impl Fn(&CreateImageInfo),
+) -> Result<()> {
+    let followed = to_its_end(node, silence, what, progress, take).await;
+    node.image_space.changes();
+    followed
+}
+
+async fn to_its_end(
     node: &Node,
     silence: Duration,
     what: &str,
@@ -347,39 +339,13 @@ pub(crate) async fn remove(node: &Node, image: &ImageSpec) -> Result<()> {
                     .await
             })
             .await;
+        node.image_space.changes();
         match removed {
             Err(error) if error.kind() != Kind::NotFound => return Err(error),
             _ => {}
         }
     }
     Ok(())
-}
-
-/// The space that images take, as Docker counts it, which it does by looking at all of them.
-pub(crate) async fn file_systems(node: &Node) -> Result<ImageFsInfoResponse> {
-    let up = node.dockerd.up()?;
-    let path = if up.facts.api < DISK_USAGE_BY_TYPE {
-        "/system/df"
-    } else {
-        "/system/df?type=image"
-    };
-    let used: DiskUsage = node.dockerd.get("measure images", path).await?;
-    let bytes = used
-        .layers_size
-        .or(used.image_usage.map(|images| images.total_size));
-    let usage = FilesystemUsage {
-        timestamp: now(),
-        fs_id: Some(FilesystemIdentifier {
-            mountpoint: up.facts.root.to_string_lossy().into_owned(),
-        }),
-        used_bytes: bytes.map(|value| UInt64Value { value }),
-        inodes_used: None,
-    };
-    Ok(ImageFsInfoResponse {
-        image_filesystems: vec![usage.clone()],
-        // Writable layers are on the same file system, which a kubelet wants to be told.
-        container_filesystems: vec![usage],
-    })
 }
 
 /// Names without Docker's word for none.

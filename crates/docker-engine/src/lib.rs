@@ -29,6 +29,7 @@ mod failure;
 mod files;
 mod gates;
 mod holder;
+mod image_space;
 mod images;
 mod inspect;
 mod known;
@@ -400,7 +401,7 @@ impl Engine for DockerEngine {
     }
 
     async fn image_fs_info(&self) -> Result<ImageFsInfoResponse> {
-        images::file_systems(&self.node).await
+        image_space::file_systems(&self.node).await
     }
 
     fn watch_pull(&self, image: &str) -> PullProgressStream {

@@ -176,17 +176,34 @@ async fn set(
     .await
 }
 
-/// Limits those containers again that a daemon may have been killed over while it started them.
+/// Limits all containers again, some of which may have been started without anybody hearing of it: a
+/// daemon was killed over it, or Docker's answer was lost.
 pub(crate) async fn set_again(node: &Arc<Node>) {
     for container in node.containers.all() {
-        let limits = LinuxContainerResources {
-            // Processes may have given themselves others since.
-            oom_score_adj: 0,
-            ..container.beside.clone()
-        };
-        if let Err(error) = set(node, &container, limits).await {
-            tracing::error!(container = container.id, %error, "not all of its limits are set");
-        }
+        set_again_of(node, &container.id).await;
+    }
+}
+
+/// As [`set_again`], one of them.
+pub(crate) async fn set_again_of(node: &Arc<Node>, id: &str) {
+    let known = || node.containers.find(id).ok().flatten();
+    if known().is_none_or(|container| again(&container) == LinuxContainerResources::default()) {
+        return;
+    }
+    // Whoever starts it or changes them goes first.
+    let _updating = node.updates.alone(id).await;
+    let Some(container) = known() else { return };
+    if let Err(error) = set(node, &container, again(&container)).await {
+        tracing::error!(container = container.id, %error, "not all of its limits are set");
+    }
+}
+
+/// What is set again of a container's limits.
+fn again(container: &Container) -> LinuxContainerResources {
+    LinuxContainerResources {
+        // Processes may have given themselves others since.
+        oom_score_adj: 0,
+        ..container.beside.clone()
     }
 }
 

@@ -25,6 +25,7 @@ use crate::dockerd::Dockerd;
 use crate::execs::Execs;
 use crate::files::Files;
 use crate::gates::Gates;
+use crate::image_space::ImageSpace;
 use crate::images::ImageNames;
 use crate::inspect::{Container, Found, Pod, read};
 use crate::known::Everything;
@@ -100,6 +101,7 @@ pub(crate) struct Node {
     pub(crate) events: Events,
     pub(crate) execs: Execs,
     pub(crate) image_names: ImageNames,
+    pub(crate) image_space: ImageSpace,
     pub(crate) observed: Observed,
     pub(crate) pulls: Pulls,
     /// To give Docker the image of pause containers.
@@ -150,6 +152,7 @@ impl Node {
             events: Events::default(),
             execs: Execs::default(),
             image_names: ImageNames::default(),
+            image_space: ImageSpace::default(),
             observed: Observed::default(),
             pulls: Pulls::default(),
             providing: Attempt::default(),

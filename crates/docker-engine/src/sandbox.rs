@@ -18,7 +18,7 @@ use crate::dockerd::Facts;
 use crate::holder::{self, Holder};
 use crate::inspect::Pod;
 use crate::node::Node;
-use crate::{failure, images, lifecycle, naming, refuse, security};
+use crate::{adopt, failure, images, lifecycle, naming, refuse, security};
 
 /// What dockershim gave to the container that holds a pod's namespaces: killed after the pod's
 /// containers, and before the node's daemons.
@@ -193,6 +193,9 @@ async fn stop_pod(node: &Arc<Node>, id: &str) -> Result<()> {
     let Some(pod) = node.pods.find(id)? else {
         return Ok(());
     };
+    if adopt::is_owed(&pod) {
+        adopt::take_over(node, &node.dockerd.up()?.docker, &pod).await?;
+    }
     detach(node, &pod.id).await?;
     if pod.pid.is_some() {
         lifecycle::kill(node, id).await?;

@@ -29,6 +29,9 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(5);
 /// How long what cannot be settled is left alone at most, before it is tried again.
 const LONGEST_REST: Duration = Duration::from_mins(1);
 
+/// How often dockerd is asked whether it still answers: one that hangs ends no event stream.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How many containers are asked about at once.
 const AT_ONCE: usize = 16;
 
@@ -74,6 +77,7 @@ async fn follow(node: Arc<Node>, first: oneshot::Sender<Option<Error>>) {
                 pause = FIRST_PAUSE;
                 tokio::select! {
                     lost = listen(&node, events) => lost,
+                    silent = ping(&node) => silent,
                     never = settle(&node) => match never {},
                 }
             }
@@ -124,7 +128,13 @@ fn subscribe(node: &Arc<Node>, up: &Up) -> Events {
     let (docker, node) = (up.docker.clone(), Arc::clone(node));
     tokio::spawn(async move {
         let mut events = docker.events(Some(options));
-        while let Some(event) = events.next().await {
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                // One that hangs may never tell of anything again.
+                () = sender.closed() => break,
+            };
+            let Some(event) = event else { break };
             let endpoint = node.dockerd.endpoint();
             let event =
                 event.map_err(|error| crate::failure::of_docker("follow events", endpoint, &error));
@@ -146,23 +156,31 @@ enum Outcome {
 
 /// Asks about everything again whenever there is doubt.
 async fn settle(node: &Arc<Node>) -> Infallible {
-    let mut rest = FIRST_PAUSE;
+    let (mut rest, mut outcome) = (FIRST_PAUSE, Outcome::Settled);
     loop {
-        node.doubts.notified().await;
-        sleep(rest).await;
-        let asked = async { synchronise(node, &node.dockerd.up()?).await };
-        match asked.await {
-            Ok(Outcome::Settled) => rest = FIRST_PAUSE,
-            Ok(Outcome::Unsettled) => {
-                rest = (rest * 2).min(LONGEST_REST);
-                node.doubt();
-            }
-            Err(error) => {
-                tracing::warn!(%error, "what Docker has is not known for certain");
-                rest = (rest * 2).min(LONGEST_REST);
-                node.doubt();
-            }
+        let doubted = node.doubts.notified();
+        if outcome == Outcome::Settled {
+            doubted.await;
+            sleep(FIRST_PAUSE).await;
+        } else {
+            sleep(rest.min(LONGEST_PAUSE)).await;
+            // What is new does not wait for as long as what cannot be settled.
+            let _ = timeout(rest.saturating_sub(LONGEST_PAUSE), doubted).await;
         }
+        let asked = async { synchronise(node, &node.dockerd.up()?).await }.await;
+        if asked.is_ok() {
+            let node = Arc::clone(node);
+            // It waits for those who start or update a container, and others are not to wait for them.
+            tokio::spawn(async move { limits::set_again(&node).await });
+        }
+        outcome = asked.unwrap_or_else(|error| {
+            tracing::warn!(%error, "what Docker has is not known for certain");
+            Outcome::Unsettled
+        });
+        rest = match outcome {
+            Outcome::Settled => FIRST_PAUSE,
+            Outcome::Unsettled => (rest * 2).min(LONGEST_REST),
+        };
     }
 }
 
@@ -245,8 +263,18 @@ async fn synchronise(node: &Arc<Node>, up: &Up) -> Result<Outcome> {
         }
     }
     for pod in node.pods.all() {
-        if pod.checkpoint.is_none() {
-            adopt::adopt(node, &up.docker, &pod).await;
+        if pod.checkpoint.is_some() {
+            continue;
+        }
+        if adopt::is_being_made(node, &pod) {
+            let node = Arc::clone(node);
+            tokio::spawn(async move {
+                if adopt::adopt_when_made(&node, &pod.id).await.is_err() {
+                    node.doubt();
+                }
+            });
+        } else if adopt::adopt(node, &up.docker, &pod.id).await.is_err() {
+            outcome = Outcome::Unsettled;
         }
     }
     Ok(outcome)
@@ -273,6 +301,28 @@ async fn listen(node: &Arc<Node>, mut events: Events) -> Error {
             node.dockerd.endpoint()
         ),
     )
+}
+
+/// Asks dockerd again and again whether it answers, until it does not; answers why.
+async fn ping(node: &Arc<Node>) -> Error {
+    let ask = || {
+        let what = "ask whether Docker answers";
+        let asked = |docker: bollard::Docker| async move { docker.ping().await };
+        node.dockerd.call(what, asked)
+    };
+    loop {
+        sleep(PING_INTERVAL).await;
+        let mut answer = ask().await;
+        // One connection may break.
+        if matches!(&answer, Err(error) if error.kind() == Kind::Unavailable) {
+            answer = ask().await;
+        }
+        match answer {
+            Err(error) if is_unanswered(&error) => return error,
+            // Whatever it says, it has answered.
+            _ => {}
+        }
+    }
 }
 
 fn take(node: &Arc<Node>, event: EventMessage) {
@@ -313,6 +363,11 @@ fn take(node: &Arc<Node>, event: EventMessage) {
                 Err(error) => Err(error),
             },
             Ok(_) if pod && action == "destroy" => sandbox::lost(&node, &id).await,
+            Ok(_) if pod && action == "start" => adopt::adopt_when_made(&node, &id).await,
+            Ok(_) if action == "start" => {
+                limits::set_again_of(&node, &id).await;
+                Ok(())
+            }
             Ok(_) => Ok(()),
             Err(error) => {
                 tracing::warn!(container = id, %error, "what has happened to it is not known yet");

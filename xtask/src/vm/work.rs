@@ -43,6 +43,7 @@ const SHAPED_ON_DOCKER: &[&str] = &[
     "container::limits_reach_the_kernel",
     // Huge pages and files by name have controllers on v2 alone.
     "resource::what_a_kubelet_says_of_every_container_is_taken_set_and_kept",
+    "docker_failures::a_container_is_limited_although_the_questions_after_its_start_are_lost",
     "security::an_apparmor_profile_is_applied_or_refused_by_name",
     "stats::a_containers_processor_time_memory_and_writable_layer_are_told",
 ];

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -10,7 +11,13 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use slipway_cri_api::v1::{ContainerState, NamespaceMode, PodSandboxState};
 use slipway_network::{Attachment, Network};
-use slipway_testbed::{Cni, Daemon, Docker, Image, Node, Registry, Scratch, eventually, pod};
+use slipway_testbed::leaks::Leak;
+use slipway_testbed::{
+    Cni, Daemon, Docker, Image, Node, Registry, Scratch, eventually, leaks, pod,
+};
+use tonic::Code;
+
+use crate::refused;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -21,11 +28,49 @@ enum Record {
     Lost,
 }
 
-/// A node on which dockershim has run a pod with a container.
-struct Inherited {
-    docker: Docker,
-    registry: Registry,
+/// What there is before there is Slipway.
+struct Ground {
+    scratch: Arc<Scratch>,
     cni: Cni,
+    registry: Registry,
+    docker: Docker,
+}
+
+impl Ground {
+    async fn new() -> Self {
+        let scratch = Scratch::new().unwrap();
+        Self {
+            cni: Cni::new(&scratch).unwrap(),
+            registry: Registry::start(&scratch).await.unwrap(),
+            docker: Docker::start(&scratch).await.unwrap(),
+            scratch,
+        }
+    }
+
+    async fn inherits(&self) -> Inherited {
+        inherited(&self.scratch, &self.cni, &self.registry, &self.docker).await
+    }
+
+    /// Starts Slipway on these engines.
+    async fn node(self, engines: &str) -> Node {
+        let config = format!(
+            "[engine]\n{engines}\n[engine.docker]\nendpoint = \"unix://{}\"\ncni_cache = \"{}\"\n",
+            self.docker.socket().display(),
+            self.scratch.join("cni-cache").display()
+        );
+        let daemon = Daemon::builder(&self.scratch, &self.cni).config(config);
+        Node {
+            daemon: daemon.start().await.unwrap(),
+            docker: Some(self.docker),
+            registry: self.registry,
+            cni: self.cni,
+            scratch: self.scratch,
+        }
+    }
+}
+
+/// A pod with a container that dockershim has run.
+struct Inherited {
     pod: String,
     id: String,
     address: String,
@@ -33,10 +78,12 @@ struct Inherited {
     image: String,
 }
 
-async fn inherited(scratch: &std::sync::Arc<Scratch>) -> Inherited {
-    let cni = Cni::new(scratch).unwrap();
-    let registry = Registry::start(scratch).await.unwrap();
-    let docker = Docker::start(scratch).await.unwrap();
+async fn inherited(
+    scratch: &Scratch,
+    cni: &Cni,
+    registry: &Registry,
+    docker: &Docker,
+) -> Inherited {
     let image = registry.push("busybox:1", &Image::busybox()).await.unwrap();
     docker.cli(&["pull", "-q", &image.reference]).unwrap();
     let of_image = ["inspect", "-f", "{{.Id}}", &image.reference];
@@ -76,7 +123,7 @@ async fn inherited(scratch: &std::sync::Arc<Scratch>) -> Inherited {
     let pid = docker
         .cli(&["inspect", "-f", "{{.State.Pid}}", &pod])
         .unwrap();
-    let address = attach(scratch, &cni, &pod, pid.trim()).await;
+    let address = attach(scratch, cni, &pod, pid.trim()).await;
 
     let log = scratch.join("main_0.log");
     let own = [
@@ -87,7 +134,7 @@ async fn inherited(scratch: &std::sync::Arc<Scratch>) -> Inherited {
         ("io.kubernetes.sandbox.id", &pod),
     ];
     let joined = format!("container:{pod}");
-    let volume = scratch.join("volume");
+    let volume = scratch.join("shared");
     fs::create_dir(&volume).unwrap();
     let id = run(
         &[
@@ -100,11 +147,12 @@ async fn inherited(scratch: &std::sync::Arc<Scratch>) -> Inherited {
         "trap 'exit 7' TERM; echo from docker; sleep 10000 & wait",
     );
     let kept = docker.cli(&["inspect", "-f", "{{.LogPath}}", &id]).unwrap();
-    symlink(kept.trim(), &log).unwrap();
+    if let Err(error) = symlink(kept.trim(), &log) {
+        // A Slipway that is there already was faster.
+        let linked = fs::read_link(&log).unwrap();
+        assert_eq!(linked.to_str(), Some(kept.trim()), "{error}");
+    }
     Inherited {
-        docker,
-        registry,
-        cni,
         pod,
         id,
         address,
@@ -149,19 +197,22 @@ async fn attach(scratch: &Scratch, cni: &Cni, pod: &str, pid: &str) -> String {
     attached.ips[0].to_string()
 }
 
+fn lose_records(scratch: &Scratch) {
+    let results = scratch.join("cni-cache/results");
+    fs::remove_dir_all(&results).unwrap();
+    fs::create_dir(&results).unwrap();
+}
+
 /// What was there before is managed from the first second, and nothing of it is restarted.
 async fn is_managed(engines: &str, record: Record) {
-    let scratch = Scratch::new().unwrap();
+    let ground = Ground::new().await;
     let Inherited {
-        docker,
-        registry,
-        cni,
         pod,
         id,
         address,
         log,
         image,
-    } = inherited(&scratch).await;
+    } = ground.inherits().await;
     let inspect = [
         "inspect",
         "-f",
@@ -169,29 +220,12 @@ async fn is_managed(engines: &str, record: Record) {
         &pod,
         &id,
     ];
-    let before = docker.cli(&inspect).unwrap();
-    let results = scratch.join("cni-cache/results");
+    let before = ground.docker.cli(&inspect).unwrap();
     if record == Record::Lost {
-        fs::remove_dir_all(&results).unwrap();
-        fs::create_dir(&results).unwrap();
+        lose_records(&ground.scratch);
     }
-    let config = format!(
-        "[engine]\n{engines}\n[engine.docker]\nendpoint = \"unix://{}\"\ncni_cache = \"{}\"\n",
-        docker.socket().display(),
-        scratch.join("cni-cache").display()
-    );
-    let daemon = Daemon::builder(&scratch, &cni)
-        .config(config)
-        .start()
-        .await
-        .unwrap();
-    let node = Node {
-        daemon,
-        docker: Some(docker),
-        registry,
-        cni,
-        scratch,
-    };
+    let node = ground.node(engines).await;
+    let results = node.scratch.join("cni-cache/results");
     let cri = node.cri();
     let pods = cri.pods().await.unwrap();
     let [found] = &pods[..] else {
@@ -217,12 +251,7 @@ async fn is_managed(engines: &str, record: Record) {
     ];
     assert_eq!(labels, named);
     assert_eq!(found.annotations["kubernetes.io/config.source"], "api");
-    eventually("the address", PATIENCE, async || {
-        let network = cri.pod_status(&pod).await?.network.unwrap_or_default();
-        Ok(network.ip == address)
-    })
-    .await
-    .unwrap();
+    has_address(&node, &pod, &address).await;
     let status = cri.container_status(&id).await.unwrap();
     assert_eq!(status.state(), ContainerState::ContainerRunning);
     assert_eq!(status.metadata.unwrap().name, "main");
@@ -235,7 +264,7 @@ async fn is_managed(engines: &str, record: Record) {
     };
     assert_eq!(
         (mount.container_path.as_str(), mount.host_path.as_str()),
-        ("/data", node.scratch.join("volume").to_str().unwrap())
+        ("/data", node.scratch.join("shared").to_str().unwrap())
     );
     assert!(mount.readonly);
     let output = cri.exec(&id, &["echo", "here"]).await.unwrap();
@@ -290,4 +319,63 @@ async fn a_pod_of_dockershims_is_managed_on_a_node_that_leaves_docker() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_of_dockershims_is_managed_although_the_record_of_its_network_is_lost() {
     is_managed("name = \"docker\"", Record::Lost).await;
+}
+
+/// Whose network nobody knows yet is not said to be stopped, as if nothing were left of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_whose_network_is_not_known_yet_is_stopped_once_it_is() {
+    let ground = Ground::new().await;
+    let pod = ground.inherits().await.pod;
+    lose_records(&ground.scratch);
+    let conflist = ground.cni.conflist().unwrap();
+    let file = ground.cni.conf_dir().join("10-slipway.conflist");
+    fs::remove_file(file).unwrap();
+    let node = ground.node("name = \"docker\"").await;
+    let cri = node.cri();
+    let conf_dir = node.cni.conf_dir().to_str().unwrap();
+    refused(cri.stop_pod(&pod).await, Code::Internal, &[&pod, conf_dir]);
+
+    node.cni.write_conflist(&conflist).unwrap();
+    cri.stop_pod(&pod).await.unwrap();
+    let mut left = leaks::snapshot(&node.scratch);
+    left.retain(|leak| matches!(leak, Leak::Address(_) | Leak::FilterRule(_)));
+    assert!(left.is_empty(), "{left:?}");
+    node.finish().await.unwrap();
+}
+
+/// Failures are tried again, without a kubelet's call and without a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_could_not_be_adopted_is_adopted_later() {
+    let ground = Ground::new().await;
+    let Inherited { pod, address, .. } = ground.inherits().await;
+    lose_records(&ground.scratch);
+    let conflist = ground.cni.conflist().unwrap();
+    let file = ground.cni.conf_dir().join("10-slipway.conflist");
+    fs::remove_file(file).unwrap();
+    let node = ground.node("name = \"docker\"").await;
+    node.cni.write_conflist(&conflist).unwrap();
+    has_address(&node, &pod, &address).await;
+    node.finish().await.unwrap();
+}
+
+/// A kubelet that still uses cri-dockerd makes pods beside Slipway.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_another_runtime_makes_meanwhile_is_adopted() {
+    let node = Ground::new().await.node("name = \"docker\"").await;
+    let docker = node.docker.as_ref().unwrap();
+    let made = inherited(&node.scratch, &node.cni, &node.registry, docker).await;
+    has_address(&node, &made.pod, &made.address).await;
+    node.cri().stop_pod(&made.pod).await.unwrap();
+    let results = node.scratch.join("cni-cache/results");
+    assert_eq!(fs::read_dir(results).unwrap().count(), 0);
+    node.finish().await.unwrap();
+}
+
+async fn has_address(node: &Node, pod: &str, address: &str) {
+    eventually("the address", PATIENCE, async || {
+        let network = node.cri().pod_status(pod).await?.network;
+        Ok(network.unwrap_or_default().ip == address)
+    })
+    .await
+    .unwrap();
 }

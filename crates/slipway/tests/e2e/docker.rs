@@ -3,16 +3,18 @@
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
 use slipway_cri_api::v1::{
-    ContainerState, LinuxContainerResources, PodSandboxState, RuntimeConfigRequest, StatusRequest,
-    UpdateContainerResourcesRequest,
+    ContainerState, ImageFsInfoRequest, ImageSpec, LinuxContainerResources, PodSandboxState,
+    RemoveImageRequest, RuntimeConfigRequest, StatusRequest, UpdateContainerResourcesRequest,
 };
 use slipway_testbed::{
-    Cni, Daemon, Docker, Engine, Image, Node, Scratch, eventually, leaks, pod, read_log,
+    Cni, Cri, Daemon, Docker, Engine, Image, Layer, Node, Scratch, eventually, leaks, pod, read_log,
 };
+use tokio::runtime::Handle;
 use tonic::Code;
 
 use crate::leaving::{LOUD, written_down};
@@ -270,7 +272,28 @@ async fn a_dockerd_that_dies_hangs_or_is_not_there_is_told_and_waited_for() {
     assert_eq!(node.cri().containers().await.unwrap().len(), 1);
     node.cri().pod_status(&pod).await.unwrap();
     node.cri().container_status(&id).await.unwrap();
+    // No kubelet is told for long that it can be used.
+    eventually("Docker's silence to be noticed", PATIENCE, async || {
+        Ok(!ready(&node).await.0)
+    })
+    .await
+    .unwrap();
+    let said = ready(&node).await.1;
+    assert!(said.contains("docker.sock has not answered"), "{said}");
+    let seen = node.cri().container_status(&id).await.unwrap();
+    assert_eq!(seen.state(), ContainerState::ContainerRunning);
+    assert_eq!(seen.reason, "DockerUnreachable");
     docker(&node).resume();
+    eventually("Docker to answer", PATIENCE, async || {
+        Ok(ready(&node).await.0)
+    })
+    .await
+    .unwrap();
+    let seen = node.cri().container_status(&id).await.unwrap();
+    assert_eq!(
+        (seen.state(), seen.reason.as_str()),
+        (ContainerState::ContainerRunning, "")
+    );
     let output = node.cri().exec(&id, &["echo", "back"]).await.unwrap();
     assert_eq!(output.stdout, b"back\n");
 
@@ -323,6 +346,64 @@ async fn a_dockerd_that_dies_hangs_or_is_not_there_is_told_and_waited_for() {
     pod_becomes(&node, &pod, Some(PodSandboxState::SandboxNotready)).await;
     cri.remove_pod(&pod).await.unwrap();
     cri.run_pod(&config).await.expect("pods are made again");
+    node.finish().await.unwrap();
+}
+
+/// How many bytes the images take.
+async fn space(cri: &Cri) -> Result<u64, tonic::Status> {
+    let answer = cri.images().image_fs_info(ImageFsInfoRequest {}).await?;
+    let usage = &answer.into_inner().image_filesystems[0];
+    Ok(usage.used_bytes.unwrap().value)
+}
+
+/// Docker 20.10 refuses to measure twice at a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_space_of_images_is_told_to_all_who_ask_and_is_that_of_now() {
+    let (node, _) = node().await;
+    let cri = node.cri();
+    // Docker measures volumes as well, and takes its time for one with so many files.
+    let volume = docker(&node).cli(&["volume", "create"]).unwrap();
+    let format = "{{.Mountpoint}}";
+    let point = docker(&node).cli(&["volume", "inspect", "-f", format, volume.trim()]);
+    let point = std::path::PathBuf::from(point.unwrap().trim());
+    for file in 0..20_000 {
+        std::fs::File::create(point.join(file.to_string())).unwrap();
+    }
+    let all = futures_util::future::join_all((0..8).map(|_| space(cri))).await;
+    let before = *all[0].as_ref().unwrap();
+    for told in &all {
+        assert_eq!(*told.as_ref().unwrap(), before);
+    }
+
+    // A kubelet that frees space looks whether there is more.
+    let data = vec![7_u8; 3_000_000];
+    let size = data.len() as u64;
+    let large = Image::busybox().layer(Layer::new().file("data", 0o644, data));
+    let large = node.provide("large:1", &large).await.unwrap().reference;
+    let more = space(cri).await.unwrap();
+    assert!(more >= before + size, "{more} after {before}");
+    let request = RemoveImageRequest {
+        image: Some(ImageSpec {
+            image: large,
+            ..ImageSpec::default()
+        }),
+    };
+    cri.images().remove_image(request).await.unwrap();
+
+    // Somebody else measures as well, again and again.
+    let measuring = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while measuring.load(Ordering::Relaxed) {
+                    let _ = docker(&node).cli(&["system", "df"]);
+                }
+            });
+        }
+        let less = tokio::task::block_in_place(|| Handle::current().block_on(space(cri)));
+        measuring.store(false, Ordering::Relaxed);
+        assert_eq!(less.unwrap(), before);
+    });
     node.finish().await.unwrap();
 }
 

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tonic::{Code, Request, Status};
 
 use crate::refused;
+use crate::resource::{container_cgroup, control, resources, v2};
 use crate::session::{Client, Typist, client_under, interactive, runs};
 
 /// How long a kubelet may need until nothing fails any more.
@@ -31,10 +32,11 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// What belongs to no pod's life: it says which dockerd it is and what happens there, or is asked
 /// now and then.
-const OTHER: [&str; 4] = [
+const OTHER: [&str; 5] = [
     "GET /version",
     "GET /info",
     "GET /events",
+    "GET /_ping",
     "GET /containers/json",
 ];
 
@@ -577,6 +579,51 @@ async fn the_end_of_a_container_is_noticed_although_the_first_question_is_lost()
     ground.docker().cli(&["kill", &id]).unwrap();
     let status = cri.wait_for_exit(&id).await.unwrap();
     assert_eq!(status.exit_code, 137);
+    ground.finish().await;
+}
+
+/// Limits that Docker has no place for come into force although nobody heard of the start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_is_limited_although_the_questions_after_its_start_are_lost() {
+    let ground = Ground::new("").await;
+    let cri = ground.node.cri();
+    cri.pull(&ground.image).await.unwrap();
+    let config = ground.node.pod("web");
+    let pod = cri.run_pod(&config).await.unwrap();
+    let mut container = pod::sleeper("main", &ground.image);
+    let key = "memory.oom.group";
+    if v2() {
+        resources(&mut container).unified = [(key.to_owned(), "1".to_owned())].into();
+    }
+    let id = cri.create(&pod, &config, &container).await.unwrap();
+    // That of the call, and that which comes of Docker's event.
+    let mut lost = None;
+    ground.proxy.rule(move |what| match (what, &mut lost) {
+        ("POST /containers/{id}/start", _) => {
+            lost = Some(0);
+            Fate::Pass
+        }
+        ("GET /containers/{id}/json", Some(count)) if *count < 2 => {
+            *count += 1;
+            Fate::Cut(When::After)
+        }
+        _ => Fate::Pass,
+    });
+    refused(cri.start(&id).await, Code::Unavailable, &[]);
+    eventually("the container's start to be known", PATIENCE, async || {
+        let status = cri.container_status(&id).await?;
+        Ok(status.state() == ContainerState::ContainerRunning)
+    })
+    .await
+    .unwrap();
+    if v2() {
+        let cgroup = container_cgroup(&ground.node, &id);
+        eventually("its limits to be set", PATIENCE, async || {
+            Ok(control(&cgroup, "", key) == "1")
+        })
+        .await
+        .unwrap();
+    }
     ground.finish().await;
 }
 

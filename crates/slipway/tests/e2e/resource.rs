@@ -118,7 +118,7 @@ pub(crate) fn remove_cgroup(cgroup: &str) {
     }
 }
 
-fn container_cgroup(node: &Node, id: &str) -> String {
+pub(crate) fn container_cgroup(node: &Node, id: &str) -> String {
     format!("{}/{id}", node.scratch.cgroup_parent())
 }
 
