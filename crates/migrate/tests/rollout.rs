@@ -487,7 +487,7 @@ async fn a_node_begins_with_credentials_that_hold_for_its_move() {
     let longest = options().patience;
     let more = Duration::from_secs(2);
 
-    let too_little = longest - Duration::from_secs(1);
+    let too_little = longest / 2;
     cluster.server.grant(too_little);
     let (done, heard) = cluster.run(&options()).await;
     contains(
