@@ -23,7 +23,7 @@ use tokio_util::io::StreamReader;
 
 use crate::dockerd::{Dockerd, Up};
 use crate::node::{Node, now};
-use crate::{failure, pause};
+use crate::{credentials, failure, pause};
 
 /// How long Docker may say nothing of a pull, of which it tells every piece that it has fetched or
 /// unpacked, and of an export, which it gathers on its disk before the first byte.
@@ -125,7 +125,8 @@ pub(crate) async fn pull(
     auth: Option<AuthConfig>,
 ) -> Result<String> {
     let name = named(image)?;
-    fetch(node, name, auth.map(credentials)).await?;
+    let auth = auth.map(|given| credentials::for_image(name, given));
+    fetch(node, name, auth.transpose()?.flatten()).await?;
     let what = format!("inspect image {name}");
     let pulled = node
         .dockerd
@@ -211,19 +212,6 @@ fn tagged(name: &str) -> String {
         name.to_owned()
     } else {
         format!("{name}:latest")
-    }
-}
-
-fn credentials(auth: AuthConfig) -> DockerCredentials {
-    let some = |text: String| (!text.is_empty()).then_some(text);
-    DockerCredentials {
-        username: some(auth.username),
-        password: some(auth.password),
-        auth: some(auth.auth),
-        email: None,
-        serveraddress: some(auth.server_address),
-        identitytoken: some(auth.identity_token),
-        registrytoken: some(auth.registry_token),
     }
 }
 
