@@ -11,7 +11,7 @@ use bollard::models::{CreateImageInfo, ImageInspect, ImageSummary};
 use bollard::query_parameters::{
     CreateImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptions,
 };
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, future, stream};
 use serde::Deserialize;
 use slipway_cri_api::v1::{
     AuthConfig, FilesystemIdentifier, FilesystemUsage, Image, ImageFsInfoResponse, ImageSpec,
@@ -275,23 +275,31 @@ async fn find(node: &Node, name: &str) -> Result<Option<ImageInspect>> {
     }
 }
 
+/// The id of the image for pods' pause containers, where Docker has it: its name may be written in
+/// other ways than Docker lists it.
+async fn pinned(node: &Node) -> Result<Option<String>> {
+    let found = find(node, pause_name(node)).await?;
+    Ok(found.and_then(|image| image.id))
+}
+
 pub(crate) async fn list(node: &Node, wanted: Option<&ImageSpec>) -> Result<Vec<Image>> {
-    let pinned = pause_name(node);
     if let Some(name) = wanted
         .map(|image| image.image.as_str())
         .filter(|name| !name.is_empty())
     {
-        let found = find(node, name).await?;
-        return Ok(found.iter().map(|image| inspected(image, pinned)).collect());
+        let (found, pinned) = future::try_join(find(node, name), pinned(node)).await?;
+        let found = found
+            .iter()
+            .map(|image| inspected(image, pinned.as_deref()));
+        return Ok(found.collect());
     }
     let options = ListImagesOptionsBuilder::default().all(false).build();
-    let images = node
-        .dockerd
-        .call("list images", |docker| async move {
-            docker.list_images(Some(options)).await
-        })
-        .await?;
-    Ok(images.iter().map(|image| listed(image, pinned)).collect())
+    let images = node.dockerd.call("list images", |docker| async move {
+        docker.list_images(Some(options)).await
+    });
+    let (images, pinned) = future::try_join(images, pinned(node)).await?;
+    let images = images.iter().map(|image| listed(image, pinned.as_deref()));
+    Ok(images.collect())
 }
 
 pub(crate) async fn status(
@@ -299,7 +307,7 @@ pub(crate) async fn status(
     image: &ImageSpec,
     verbosity: Verbosity,
 ) -> Result<ImageStatusResponse> {
-    let found = find(node, named(image)?).await?;
+    let (found, pinned) = future::try_join(find(node, named(image)?), pinned(node)).await?;
     let info = match (&found, verbosity) {
         (Some(image), Verbosity::Verbose) => {
             let info = serde_json::json!({ "docker": image });
@@ -310,7 +318,7 @@ pub(crate) async fn status(
     Ok(ImageStatusResponse {
         image: found
             .as_ref()
-            .map(|image| inspected(image, pause_name(node))),
+            .map(|image| inspected(image, pinned.as_deref())),
         info,
     })
 }
@@ -376,18 +384,18 @@ fn real(names: &[String]) -> Vec<String> {
     names.cloned().collect()
 }
 
-fn listed(image: &ImageSummary, pinned: &str) -> Image {
+fn listed(image: &ImageSummary, pinned: Option<&str>) -> Image {
     Image {
         id: image.id.clone(),
         repo_tags: real(&image.repo_tags),
         repo_digests: real(&image.repo_digests),
         size: image.size.try_into().unwrap_or_default(),
-        pinned: image.repo_tags.iter().any(|tag| tag == pinned),
+        pinned: pinned == Some(image.id.as_str()),
         ..Image::default()
     }
 }
 
-fn inspected(image: &ImageInspect, pinned: &str) -> Image {
+fn inspected(image: &ImageInspect, pinned: Option<&str>) -> Image {
     let tags = image.repo_tags.as_deref().unwrap_or_default();
     let config = image.config.clone().unwrap_or_default();
     let user = config.user.unwrap_or_default();
@@ -412,7 +420,7 @@ fn inspected(image: &ImageInspect, pinned: &str) -> Image {
         },
         uid: uid.map(|value| Int64Value { value }),
         spec: None,
-        pinned: tags.iter().any(|tag| tag == pinned),
+        pinned: pinned.is_some() && pinned == image.id.as_deref(),
     }
 }
 
