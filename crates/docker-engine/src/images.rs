@@ -11,7 +11,7 @@ use bollard::models::{CreateImageInfo, ImageInspect, ImageSummary};
 use bollard::query_parameters::{
     CreateImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptions,
 };
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, future, stream};
 use slipway_cri_api::v1::{AuthConfig, Image, ImageSpec, ImageStatusResponse, Int64Value};
 use slipway_engine::{Error, Kind, PullProgressStream, Result, Verbosity};
 use tokio::io::AsyncRead;
@@ -19,7 +19,7 @@ use tokio_util::io::StreamReader;
 
 use crate::dockerd::{Dockerd, Up};
 use crate::node::Node;
-use crate::{failure, pause};
+use crate::{credentials, failure, pause};
 
 /// How long Docker may say nothing of a pull, of which it tells every piece that it has fetched or
 /// unpacked, and of an export, which it gathers on its disk before the first byte.
@@ -104,7 +104,8 @@ pub(crate) async fn pull(
     auth: Option<AuthConfig>,
 ) -> Result<String> {
     let name = named(image)?;
-    fetch(node, name, auth.map(credentials)).await?;
+    let auth = auth.map(|given| credentials::for_image(name, given));
+    fetch(node, name, auth.transpose()?.flatten()).await?;
     let what = format!("inspect image {name}");
     let pulled = node
         .dockerd
@@ -206,19 +207,6 @@ fn tagged(name: &str) -> String {
     }
 }
 
-fn credentials(auth: AuthConfig) -> DockerCredentials {
-    let some = |text: String| (!text.is_empty()).then_some(text);
-    DockerCredentials {
-        username: some(auth.username),
-        password: some(auth.password),
-        auth: some(auth.auth),
-        email: None,
-        serveraddress: some(auth.server_address),
-        identitytoken: some(auth.identity_token),
-        registrytoken: some(auth.registry_token),
-    }
-}
-
 fn named(image: &ImageSpec) -> Result<&str> {
     match image.image.as_str() {
         "" => Err(Error::invalid("ImageSpec.image is empty")),
@@ -279,23 +267,31 @@ async fn find(node: &Node, name: &str) -> Result<Option<ImageInspect>> {
     }
 }
 
+/// The id of the image for pods' pause containers, where Docker has it: its name may be written in
+/// other ways than Docker lists it.
+async fn pinned(node: &Node) -> Result<Option<String>> {
+    let found = find(node, pause_name(node)).await?;
+    Ok(found.and_then(|image| image.id))
+}
+
 pub(crate) async fn list(node: &Node, wanted: Option<&ImageSpec>) -> Result<Vec<Image>> {
-    let pinned = pause_name(node);
     if let Some(name) = wanted
         .map(|image| image.image.as_str())
         .filter(|name| !name.is_empty())
     {
-        let found = find(node, name).await?;
-        return Ok(found.iter().map(|image| inspected(image, pinned)).collect());
+        let (found, pinned) = future::try_join(find(node, name), pinned(node)).await?;
+        let found = found
+            .iter()
+            .map(|image| inspected(image, pinned.as_deref()));
+        return Ok(found.collect());
     }
     let options = ListImagesOptionsBuilder::default().all(false).build();
-    let images = node
-        .dockerd
-        .call("list images", |docker| async move {
-            docker.list_images(Some(options)).await
-        })
-        .await?;
-    Ok(images.iter().map(|image| listed(image, pinned)).collect())
+    let images = node.dockerd.call("list images", |docker| async move {
+        docker.list_images(Some(options)).await
+    });
+    let (images, pinned) = future::try_join(images, pinned(node)).await?;
+    let images = images.iter().map(|image| listed(image, pinned.as_deref()));
+    Ok(images.collect())
 }
 
 pub(crate) async fn status(
@@ -303,7 +299,7 @@ pub(crate) async fn status(
     image: &ImageSpec,
     verbosity: Verbosity,
 ) -> Result<ImageStatusResponse> {
-    let found = find(node, named(image)?).await?;
+    let (found, pinned) = future::try_join(find(node, named(image)?), pinned(node)).await?;
     let info = match (&found, verbosity) {
         (Some(image), Verbosity::Verbose) => {
             let info = serde_json::json!({ "docker": image });
@@ -314,7 +310,7 @@ pub(crate) async fn status(
     Ok(ImageStatusResponse {
         image: found
             .as_ref()
-            .map(|image| inspected(image, pause_name(node))),
+            .map(|image| inspected(image, pinned.as_deref())),
         info,
     })
 }
@@ -354,18 +350,18 @@ fn real(names: &[String]) -> Vec<String> {
     names.cloned().collect()
 }
 
-fn listed(image: &ImageSummary, pinned: &str) -> Image {
+fn listed(image: &ImageSummary, pinned: Option<&str>) -> Image {
     Image {
         id: image.id.clone(),
         repo_tags: real(&image.repo_tags),
         repo_digests: real(&image.repo_digests),
         size: image.size.try_into().unwrap_or_default(),
-        pinned: image.repo_tags.iter().any(|tag| tag == pinned),
+        pinned: pinned == Some(image.id.as_str()),
         ..Image::default()
     }
 }
 
-fn inspected(image: &ImageInspect, pinned: &str) -> Image {
+fn inspected(image: &ImageInspect, pinned: Option<&str>) -> Image {
     let tags = image.repo_tags.as_deref().unwrap_or_default();
     let config = image.config.clone().unwrap_or_default();
     let user = config.user.unwrap_or_default();
@@ -390,7 +386,7 @@ fn inspected(image: &ImageInspect, pinned: &str) -> Image {
         },
         uid: uid.map(|value| Int64Value { value }),
         spec: None,
-        pinned: tags.iter().any(|tag| tag == pinned),
+        pinned: pinned.is_some() && pinned == image.id.as_deref(),
     }
 }
 

@@ -21,6 +21,7 @@ mod cgroups;
 mod checkpoint;
 mod config;
 mod create;
+mod credentials;
 mod dockerd;
 mod dump;
 mod exec;

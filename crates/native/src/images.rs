@@ -19,10 +19,10 @@ pub(crate) async fn pull(
     image: &ImageSpec,
     auth: Option<AuthConfig>,
 ) -> Result<String> {
+    let auth = auth.map(slipway_engine::credentials).transpose()?;
     let credentials = auth.map(|auth| Credentials {
         username: auth.username,
         password: auth.password,
-        auth: auth.auth,
         server_address: auth.server_address,
         identity_token: auth.identity_token,
         registry_token: auth.registry_token,

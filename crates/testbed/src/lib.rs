@@ -64,7 +64,7 @@ pub use kubernetes::{Asked as KubernetesRequest, Fault, KubernetesServer};
 pub use layer::Layer;
 pub use log::{LogLine, read_log};
 pub use node::{Engine, Node};
-pub use registry::{Pushed, Registry};
+pub use registry::{PASSWORD, Pushed, Registry, USER};
 pub use runtime::Runtime;
 pub use scratch::Scratch;
 pub use slow_plugin::SlowPlugin;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +15,22 @@ use crate::image::{Blob, Built, Image};
 use crate::process::Process;
 use crate::{Scratch, http, wait};
 
+/// Who may pull from a registry [`behind a password`](Registry::behind_password).
+pub const USER: &str = "user";
+
+/// The password of [`USER`].
+pub const PASSWORD: &str = "pass:word";
+
+/// [`PASSWORD`] in bcrypt, as htpasswd(1) writes it.
+const HASH: &str = "$2y$05$abcdefghijklmnopqrstuuDIEddBSuRWBBEY6g5zv60IAP5bSSfki";
+
 /// Debian's `docker-registry`, with its storage in the scratch directory.
 #[derive(Debug)]
 pub struct Registry {
     address: SocketAddr,
     process: Process,
-    _scratch: Arc<Scratch>,
+    storage: PathBuf,
+    scratch: Arc<Scratch>,
 }
 
 /// An image, or an index of several, as it lies in a registry.
@@ -52,8 +63,28 @@ impl Registry {
     /// # Errors
     /// As [`start`](Self::start).
     pub async fn start_with(scratch: &Arc<Scratch>, sections: &str) -> Result<Self> {
+        let storage = scratch.join(format!("registry-{}", scratch.serial()));
+        Self::start_on(scratch, storage, sections).await
+    }
+
+    /// One more registry with all that this one has, for who shows [`USER`] and [`PASSWORD`].
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn behind_password(&self) -> Result<Self> {
+        let users = self
+            .scratch
+            .join(format!("htpasswd-{}", self.scratch.serial()));
+        std::fs::write(&users, format!("{USER}:{HASH}\n"))?;
+        let section = format!(
+            "auth:\n  htpasswd:\n    realm: r\n    path: {}\n",
+            users.display()
+        );
+        Self::start_on(&self.scratch, self.storage.clone(), &section).await
+    }
+
+    async fn start_on(scratch: &Arc<Scratch>, storage: PathBuf, sections: &str) -> Result<Self> {
         let name = format!("registry-{}", scratch.serial());
-        let storage = scratch.join(&name);
         let mut text = String::from("version: 0.1\nlog: {accesslog: {disabled: true}}\n");
         writeln!(
             text,
@@ -64,7 +95,7 @@ impl Registry {
             text,
             "  delete: {{enabled: true}}\nhttp: {{addr: '127.0.0.1:0'}}\n{sections}"
         )?;
-        let file = storage.with_extension("yml");
+        let file = scratch.join(format!("{name}.yml"));
         std::fs::write(&file, text)?;
         let mut command = std::process::Command::new("docker-registry");
         let mut process = Process::spawn(scratch, &name, command.arg("serve").arg(&file))
@@ -89,7 +120,8 @@ impl Registry {
         Ok(Self {
             address,
             process,
-            _scratch: Arc::clone(scratch),
+            storage,
+            scratch: Arc::clone(scratch),
         })
     }
 

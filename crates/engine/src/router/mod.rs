@@ -112,8 +112,54 @@ impl Router {
     }
 
     async fn has_image(engine: &dyn Engine, image: &ImageSpec) -> Result<bool> {
+        Ok(Self::found(engine, image).await?.is_some())
+    }
+
+    async fn found(engine: &dyn Engine, image: &ImageSpec) -> Result<Option<Image>> {
         let status = engine.image_status(image.clone(), Verbosity::Plain).await?;
-        Ok(status.image.is_some())
+        Ok(status.image)
+    }
+
+    /// An image as the engine that is left has it, which pulls it where it has it not: a kubelet asks
+    /// for images without saying for which pod, is answered by the engine that stays, and names them
+    /// by the id from there.
+    async fn as_known_there(&self, image: &ImageSpec) -> Result<ImageSpec> {
+        let there = &*self.leaves.engine;
+        if Self::has_image(there, image).await? {
+            return Ok(image.clone());
+        }
+        let Some(name) = self.name(image).await? else {
+            return Ok(image.clone());
+        };
+        let named = ImageSpec {
+            image: name.clone(),
+            ..image.clone()
+        };
+        let id = match Self::found(there, &named).await? {
+            Some(found) => found.id,
+            None => there.pull_image(named, None, None).await.map_err(|error| {
+                let leaves = self.leaves.name;
+                error.context(format!(
+                    "the pod is in {leaves}, which does not have image {name} and pulls it here \
+                     without credentials; where they are needed, give them by hand (docker login, \
+                     docker pull {name})"
+                ))
+            })?,
+        };
+        Ok(ImageSpec {
+            image: id,
+            ..image.clone()
+        })
+    }
+
+    /// What an image is called that a request names by its id: what the user wrote, which older
+    /// kubelets do not say, or else what the engine that stays knows.
+    async fn name(&self, image: &ImageSpec) -> Result<Option<String>> {
+        if !image.user_specified_image.is_empty() {
+            return Ok(Some(image.user_specified_image.clone()));
+        }
+        let found = Self::found(&*self.stays, image).await?.unwrap_or_default();
+        Ok(found.repo_digests.into_iter().chain(found.repo_tags).next())
     }
 }
 
@@ -185,9 +231,13 @@ impl Engine for Router {
         Ok(union::newest_first(stays, leaves, |pod| pod.created_at))
     }
 
-    async fn create_container(&self, pod: &str, config: ContainerConfig) -> Result<String> {
+    async fn create_container(&self, pod: &str, mut config: ContainerConfig) -> Result<String> {
         let owner = self.of_pod(pod)?;
-        if let (Some(carry_over), Some(image)) = (&self.carry_over, &config.image)
+        if let Some(image) = &config.image
+            && self.leaves.engine.has_pod(pod).unwrap_or_default()
+        {
+            config.image = Some(self.as_known_there(image).await?);
+        } else if let (Some(carry_over), Some(image)) = (&self.carry_over, &config.image)
             && self.stays.has_pod(pod)?
             && !Self::has_image(&*self.stays, image).await?
         {

@@ -4,14 +4,12 @@
 use std::fmt;
 
 use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde::Deserialize;
 
-/// What a registry asks to see, in the fields of the CRI `AuthConfig`. Empty fields count as not
-/// given.
+/// What a registry asks to see, in the fields of the CRI `AuthConfig`, of which `auth` is taken apart
+/// already. Empty fields count as not given.
 #[derive(Clone, Default, Eq, Hash, PartialEq)]
 pub struct Credentials {
     /// CRI `AuthConfig.username`.
@@ -22,8 +20,6 @@ pub struct Credentials {
     pub identity_token: String,
     /// CRI `AuthConfig.registry_token`: a bearer token, sent as it is.
     pub registry_token: String,
-    /// CRI `AuthConfig.auth`: `username:password` in Base64; counts where `username` is empty.
-    pub auth: String,
     /// CRI `AuthConfig.server_address`: where given, the credentials go to this registry only.
     pub server_address: String,
 }
@@ -48,46 +44,28 @@ pub(super) enum Secret {
 
 impl Secret {
     /// What may be shown to the registry at `host`.
-    pub(super) fn for_host(credentials: Option<&Credentials>, host: &str) -> Result<Self, String> {
+    pub(super) fn for_host(credentials: Option<&Credentials>, host: &str) -> Self {
         let Some(credentials) = credentials else {
-            return Ok(Self::Anonymous);
+            return Self::Anonymous;
         };
         if !credentials.server_address.is_empty()
             && canonical_host(&credentials.server_address) != canonical_host(host)
         {
-            return Ok(Self::Anonymous);
+            return Self::Anonymous;
         }
         if !credentials.registry_token.is_empty() {
-            return Ok(Self::RegistryToken(credentials.registry_token.clone()));
+            return Self::RegistryToken(credentials.registry_token.clone());
         }
         if !credentials.identity_token.is_empty() {
-            return Ok(Self::IdentityToken(credentials.identity_token.clone()));
+            return Self::IdentityToken(credentials.identity_token.clone());
         }
-        if !credentials.username.is_empty() {
-            return Ok(Self::Password {
-                username: credentials.username.clone(),
-                password: credentials.password.clone(),
-            });
+        if credentials.username.is_empty() {
+            return Self::Anonymous;
         }
-        if credentials.auth.is_empty() {
-            return Ok(Self::Anonymous);
+        Self::Password {
+            username: credentials.username.clone(),
+            password: credentials.password.clone(),
         }
-        let malformed =
-            || "the auth field of the credentials is not username:password in Base64".to_owned();
-        let engine = GeneralPurpose::new(
-            &alphabet::STANDARD,
-            GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-        );
-        let decoded = engine
-            .decode(credentials.auth.trim())
-            .map_err(|_| malformed())?;
-        let text = String::from_utf8(decoded).map_err(|_| malformed())?;
-        let (username, password) = text.split_once(':').ok_or_else(malformed)?;
-        Ok(Self::Password {
-            username: username.to_owned(),
-            // Docker once padded it so.
-            password: password.trim_end_matches('\0').to_owned(),
-        })
     }
 }
 
@@ -224,31 +202,6 @@ mod tests {
         assert_eq!(challenge_of(&[]), None);
     }
 
-    fn secret(credentials: &Credentials, host: &str) -> Secret {
-        Secret::for_host(Some(credentials), host).unwrap()
-    }
-
-    #[test]
-    fn credentials_are_reduced_to_one_form() {
-        let password = Secret::Password {
-            username: "u".into(),
-            password: "p:q".into(),
-        };
-        for auth in ["dTpwOnE=", "dTpwOnE", " dTpwOnE=\n"] {
-            let credentials = Credentials {
-                auth: auth.into(),
-                ..Credentials::default()
-            };
-            assert!(secret(&credentials, "a.io") == password, "{auth}");
-        }
-        let credentials = Credentials {
-            auth: "!".into(),
-            ..Credentials::default()
-        };
-        assert!(Secret::for_host(Some(&credentials), "a.io").is_err());
-        assert!(Secret::for_host(None, "a.io") == Ok(Secret::Anonymous));
-    }
-
     #[test]
     fn credentials_stay_with_their_server() {
         let credentials = |server: &str| Credentials {
@@ -264,9 +217,10 @@ mod tests {
             ("b.io", "a.io", false),
             ("a.io:5000", "a.io", false),
         ] {
-            let hidden = secret(&credentials(server), host) == Secret::Anonymous;
-            assert_eq!(!hidden, shown, "{server} at {host}");
+            let secret = Secret::for_host(Some(&credentials(server)), host);
+            assert_eq!(secret != Secret::Anonymous, shown, "{server} at {host}");
         }
+        assert!(Secret::for_host(None, "a.io") == Secret::Anonymous);
     }
 
     #[test]
@@ -274,7 +228,6 @@ mod tests {
         let credentials = Credentials {
             username: "user".into(),
             password: "hunter2".into(),
-            auth: "hunter2".into(),
             identity_token: "hunter2".into(),
             registry_token: "hunter2".into(),
             ..Credentials::default()

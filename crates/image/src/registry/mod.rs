@@ -61,8 +61,7 @@ impl Session {
         patience: Duration,
     ) -> Result<Self, Refusal> {
         let credentials = credentials.filter(|_| !endpoint.is_mirror);
-        let secret = Secret::for_host(credentials, &endpoint.host)
-            .map_err(|cause| Refusal::new(Kind::Denied, cause))?;
+        let secret = Secret::for_host(credentials, &endpoint.host);
         let authorization = match &secret {
             Secret::RegistryToken(token) => Some(
                 auth::bearer(token)

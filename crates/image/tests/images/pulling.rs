@@ -392,11 +392,6 @@ async fn basic_credentials_are_shown_when_asked_for() {
         .pull(&name, Some(credentials("secret")))
         .await
         .unwrap();
-    let encoded = Credentials {
-        auth: "dXNlcjpzZWNyZXQ=".into(),
-        ..Credentials::default()
-    };
-    node.images.pull(&name, Some(encoded)).await.unwrap();
     let elsewhere = Credentials {
         server_address: "other.io".into(),
         ..credentials("secret")

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 use slipway_cri_api::v1::{
-    ContainerState, ImageFsInfoRequest, ImageSpec, LinuxContainerResources, PodSandboxState,
-    RemoveImageRequest, RuntimeConfigRequest, StatusRequest, UpdateContainerResourcesRequest,
+    ContainerState, ImageFsInfoRequest, ImageSpec, ImageStatusRequest, LinuxContainerResources,
+    ListImagesRequest, PodSandboxState, RemoveImageRequest, RuntimeConfigRequest, StatusRequest,
+    UpdateContainerResourcesRequest,
 };
 use slipway_testbed::{
     Cni, Cri, Daemon, Docker, Engine, Image, Layer, Node, Scratch, eventually, leaks, pod, read_log,
@@ -116,6 +117,67 @@ async fn pods_are_named_and_labelled_as_dockershim_did() {
         .cli(&["info", "--format", "{{.CgroupDriver}}"])
         .unwrap();
     assert_eq!(driver.as_str_name().to_lowercase(), told.trim());
+    node.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_pause_image_that_is_configured_is_used_and_pinned_whatever_it_is_called() {
+    let (mut node, other) = node().await;
+    let script = "trap 'exit 0' TERM; sleep 1000 & wait";
+    let pause = Image::busybox().entrypoint(["/bin/sh", "-c", script]);
+    let pushed = node.registry.push("team/pause", &pause).await.unwrap();
+    let without_tag = node.registry.reference("team/pause");
+    for (name, local) in [
+        (without_tag.as_str(), None),
+        (&pushed.by_digest, None),
+        // Which Docker lists without its registry.
+        (
+            "docker.io/team/mirrored-pause:3.6",
+            Some("team/mirrored-pause:3.6"),
+        ),
+    ] {
+        if let Some(local) = local {
+            docker(&node).cli(&["tag", &pushed.id, local]).unwrap();
+        } else {
+            let _ = docker(&node).cli(&["rmi", "--force", &pushed.id]);
+        }
+        let drop_in = format!("[engine.docker]\npause_image = \"{name}\"\n");
+        std::fs::write(node.scratch.join("conf.d/pause.toml"), drop_in).unwrap();
+        node.daemon.restart().await.unwrap();
+        let cri = node.cri();
+        let pod = cri.run_pod(&node.pod("web")).await.unwrap();
+        let container = inspect(&node, &pod);
+        assert_eq!(container["Image"], pushed.id.as_str(), "{name}");
+        assert_eq!(container["Path"], "/bin/sh", "{name}");
+
+        let mut images = cri.images();
+        let listed = images.list_images(ListImagesRequest::default()).await;
+        let listed = listed.unwrap().into_inner().images;
+        let pinned: Vec<_> = listed.iter().filter(|image| image.pinned).collect();
+        assert_eq!(pinned.len(), 1, "{name}: {listed:?}");
+        assert_eq!(pinned[0].id, pushed.id, "{name}");
+        for (asked, expected) in [(name, true), (&pushed.id, true), (&other, false)] {
+            let image = Some(ImageSpec {
+                image: asked.to_owned(),
+                ..Default::default()
+            });
+            let request = ListImagesRequest {
+                filter: Some(slipway_cri_api::v1::ImageFilter {
+                    image: image.clone(),
+                }),
+            };
+            let listed = images.list_images(request).await.unwrap().into_inner();
+            let request = ImageStatusRequest {
+                image,
+                verbose: false,
+            };
+            let status = images.image_status(request).await.unwrap().into_inner();
+            assert_eq!(status.image.unwrap().pinned, expected, "{asked} of {name}");
+            assert_eq!(listed.images[0].pinned, expected, "{asked} of {name}");
+        }
+        cri.stop_pod(&pod).await.unwrap();
+        cri.remove_pod(&pod).await.unwrap();
+    }
     node.finish().await.unwrap();
 }
 

@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use slipway_cri_api::slipway::pulls_client::PullsClient;
 use slipway_cri_api::slipway::{LayerState, WatchRequest};
 use slipway_cri_api::v1::{
-    ImageFsInfoRequest, ImageSpec, ImageStatusRequest, ListImagesRequest, PullImageRequest,
-    RemoveImageRequest,
+    AuthConfig, ImageFsInfoRequest, ImageSpec, ImageStatusRequest, ListImagesRequest,
+    PullImageRequest, RemoveImageRequest,
 };
-use slipway_testbed::{Compression, Cri, Format, Image, Layer, Node, eventually, pod};
+use slipway_testbed::{
+    Compression, Cri, Format, Image, Layer, Node, PASSWORD, USER, eventually, pod,
+};
 use tonic::{Code, Status};
 
 use crate::{node, not_on_docker, on_docker, refused};
@@ -163,6 +167,68 @@ async fn what_cannot_be_pulled_says_why_and_stores_nothing() {
         status(node.cri(), &image).await.is_some(),
         "what was there is there"
     );
+    node.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_registry_behind_a_password_is_shown_what_the_request_has() {
+    let node = Node::start().await.unwrap();
+    let cri = node.cri();
+    let image = Image::busybox();
+    let id = node.registry.push("private:1", &image).await.unwrap().id;
+    let closed = node.registry.behind_password().await.unwrap();
+    let reference = closed.reference("private:1");
+    let address = closed.address().to_string();
+    let pull = async |auth: Option<AuthConfig>| {
+        let request = PullImageRequest {
+            image: Some(spec(&reference)),
+            auth,
+            sandbox_config: None,
+        };
+        let answer = Box::pin(cri.images().pull_image(request)).await;
+        answer.map(|answer| answer.into_inner().image_ref)
+    };
+    let password = |password: &str| AuthConfig {
+        username: USER.to_owned(),
+        password: password.to_owned(),
+        ..AuthConfig::default()
+    };
+    // As `crictl pull --auth` sends them.
+    let auth = |auth: &str| AuthConfig {
+        auth: auth.to_owned(),
+        ..AuthConfig::default()
+    };
+    let at = |server: &str, given: AuthConfig| AuthConfig {
+        server_address: server.to_owned(),
+        ..given
+    };
+    let encoded = |word: &str| STANDARD.encode(format!("{USER}:{word}"));
+    for wrong in [
+        None,
+        Some(password("wrong")),
+        Some(auth(&encoded("wrong"))),
+        Some(at("registry.invalid", password(PASSWORD))),
+    ] {
+        let answer = pull(wrong).await;
+        refused(answer, Code::PermissionDenied, &[&address, "private"]);
+    }
+    for malformed in ["!", &STANDARD.encode("nobody")] {
+        let answer = pull(Some(auth(malformed))).await;
+        refused(
+            answer,
+            Code::InvalidArgument,
+            &["AuthConfig.auth", "Base64"],
+        );
+    }
+    assert!(status(cri, &reference).await.is_none());
+    for right in [
+        password(PASSWORD),
+        auth(&encoded(PASSWORD)),
+        at(&address, auth(&encoded(PASSWORD))),
+    ] {
+        assert_eq!(pull(Some(right)).await.unwrap(), id);
+        remove(cri, &reference).await.unwrap();
+    }
     node.finish().await.unwrap();
 }
 

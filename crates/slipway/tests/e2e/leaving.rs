@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slipway_cri_api::v1::{
-    ContainerConfig, ContainerState, ImageFsInfoRequest, ImageSpec, ImageStatusRequest,
+    AuthConfig, ContainerConfig, ContainerState, ImageFsInfoRequest, ImageSpec, ImageStatusRequest,
     LinuxContainerResources, ListImagesRequest, ListMetricDescriptorsRequest, PodSandbox,
     PodSandboxConfig, PodSandboxState, PullImageRequest, RemoveImageRequest, StatusRequest,
 };
 use slipway_testbed::{
-    Cni, Daemon, Docker, Image, Node, Pushed, Registry, Scratch, eventually, pod, slipway_binary,
+    Cni, Daemon, Docker, Image, Node, PASSWORD, Pushed, Registry, Scratch, USER, eventually, pod,
+    slipway_binary,
 };
 use tonic::Code;
 
@@ -557,6 +558,86 @@ async fn without_leave_docker_keeps_its_images_and_gets_what_its_own_pods_want()
     Box::pin(cri.images().remove_image(request)).await.unwrap();
     assert!(!docker.cli(&["images"]).unwrap().contains("moved"));
     assert_eq!(layers(), 0);
+    leaving.node.finish().await.unwrap();
+}
+
+/// A kubelet asks for an image without saying for which pod, and sends the id that it is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_only_the_node_has_is_found_or_pulled_for_a_pod_of_dockers() {
+    let leaving = Leaving::new("").await;
+    let cri = leaving.node.cri();
+    let docker = leaving.node.docker.as_ref().unwrap();
+    let registry = &leaving.node.registry;
+    let image = |number: &str| {
+        let layer = slipway_testbed::Layer::new().file("number", 0o644, number);
+        Image::busybox().layer(layer)
+    };
+    let there = async |name: &str| {
+        let request = ImageStatusRequest {
+            image: Some(ImageSpec {
+                image: name.to_owned(),
+                ..Default::default()
+            }),
+            verbose: false,
+        };
+        let status = cri.images().image_status(request).await.unwrap();
+        status.into_inner().image.unwrap().id
+    };
+    let wanted = |name: &str, id: &str, asked: &str, number: &str| {
+        let script = format!("grep -qx {number} /number");
+        let mut container = pod::shell(name, id, &script);
+        container.image.as_mut().unwrap().user_specified_image = asked.to_owned();
+        container
+    };
+    let runs = async |container: &ContainerConfig| {
+        let id = cri.launch(&leaving.pod, &leaving.config, container).await;
+        let ended = cri.wait_for_exit(&id.unwrap()).await.unwrap();
+        assert_eq!(ended.exit_code, 0, "{ended:?}");
+    };
+    let images = || docker.cli(&["images", "-q", "--no-trunc"]).unwrap();
+
+    // Docker does not have it at all.
+    let first = registry.push("x:1", &image("1")).await.unwrap();
+    cri.pull(&first.reference).await.unwrap();
+    let id = there(&first.reference).await;
+    assert!(!images().contains(&id));
+    runs(&wanted("pulled", &id, &first.reference, "1")).await;
+    assert!(images().contains(&first.id));
+
+    // Docker has the tag, of an image before the node's.
+    let second = registry.push("x:1", &image("2")).await.unwrap();
+    cri.pull(&second.reference).await.unwrap();
+    let id = there(&second.reference).await;
+    assert_eq!(id, second.id);
+    runs(&wanted("found", &id, &second.reference, "1")).await;
+    assert!(!images().contains(&second.id));
+
+    // Older kubelets do not tell the name: it is pulled as the node knows it.
+    runs(&wanted("nameless", &id, "", "2")).await;
+    assert!(images().contains(&second.id));
+
+    // What can only be pulled with a password stays away, and it is said why.
+    registry.push("y:1", &image("3")).await.unwrap();
+    let closed = registry.behind_password().await.unwrap();
+    let private = closed.reference("y:1");
+    let request = PullImageRequest {
+        image: Some(ImageSpec {
+            image: private.clone(),
+            ..Default::default()
+        }),
+        auth: Some(AuthConfig {
+            username: USER.to_owned(),
+            password: PASSWORD.to_owned(),
+            ..Default::default()
+        }),
+        sandbox_config: None,
+    };
+    Box::pin(cri.images().pull_image(request)).await.unwrap();
+    let id = there(&private).await;
+    let container = wanted("private", &id, &private, "3");
+    let answer = cri.create(&leaving.pod, &leaving.config, &container).await;
+    let words = [&private, "without credentials", "docker pull"];
+    refused(answer, Code::PermissionDenied, &words);
     leaving.node.finish().await.unwrap();
 }
 
