@@ -362,7 +362,7 @@ impl Planner<'_> {
             value: target.endpoint().to_string(),
         });
         self.steps.push(Step::ConfigMap {
-            name: config_map(self.version),
+            name: None,
             settings,
         });
         self.steps.push(Step::Stop {
@@ -531,15 +531,6 @@ impl Planner<'_> {
 fn start(unit: &str) -> Step {
     let unit = unit.to_string();
     Step::Start { unit }
-}
-
-/// kubeadm's ConfigMap had the version in its name before 1.24.
-fn config_map(version: Version) -> String {
-    if version < Version::new(1, 24) {
-        format!("kubelet-config-{version}")
-    } else {
-        "kubelet-config".to_string()
-    }
 }
 
 fn from(facts: &Facts) -> &'static str {
