@@ -2,6 +2,7 @@
 //! every object, in the order in which it has to be done. Nothing is changed here.
 
 mod certificates;
+mod cri;
 mod edit;
 mod error;
 mod files;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Root;
 use crate::document::Source;
+use crate::host;
 use crate::node::{self, Facts, Look, SNAP, Unit, Version};
 use crate::rules;
 use files::Files;
@@ -119,6 +121,8 @@ pub async fn make(root: &Root, options: &Options) -> Result<Plan, Error> {
         }
     }
     let version = facts.kubelet.version.ok_or(Error::VersionUnknown)?;
+    let found = release(&mut look, options.target).await;
+    remarks.extend(cri::judge(version, options.target, found)?);
     let mut planner = Planner {
         files: Files::new(root),
         settings,
@@ -230,6 +234,28 @@ fn refuse(look: &Look<'_>, facts: &Facts, options: &Options) -> Result<(), Error
         }
     }
     Ok(())
+}
+
+/// The target's release: of the program that is there, or of the package that would be installed.
+async fn release(look: &mut Look<'_>, target: Target) -> Option<cri::Found> {
+    let (package, program) = (target.package(), target.program());
+    if look.has_program(program) {
+        let packages = host::packages_of(package);
+        let release = node::release(look, (program, target.service()), packages).await?;
+        let offered_by = None;
+        return Some(cri::Found {
+            release,
+            offered_by,
+        });
+    }
+    if !look.root.is_live() {
+        return None;
+    }
+    let (manager, version) = host::offered(look.root, package).await?;
+    Some(cri::Found {
+        release: version.parse().ok()?,
+        offered_by: Some(manager),
+    })
 }
 
 /// What somebody has begun, where the kubelet is pointed at the target and cannot run pods there.
