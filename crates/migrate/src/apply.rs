@@ -2,6 +2,7 @@
 //! other, each written down before and after, so that whoever comes after a crash goes on, or takes
 //! all of it back.
 
+mod configuration;
 mod file;
 mod journal;
 mod preflight;
@@ -19,6 +20,7 @@ use crate::host::Host;
 use crate::plan::{self, KUBELET, Step, Target};
 use crate::secrets;
 
+pub(crate) use configuration::none_is_there;
 pub use file::Error as FileError;
 pub use journal::{DIRECTORY, Error as JournalError, Journal, Journals, last};
 pub use preflight::{needs, needs_back};

@@ -9,6 +9,7 @@ pub(crate) mod preflight;
 mod probe;
 pub(crate) mod refusal;
 pub(crate) mod request;
+mod version;
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::failure::Failure as Error;
 use crate::host::Progress;
+use crate::node::Version;
 pub use live::Live;
 pub(crate) use node::{is_ready, spoken};
 pub(crate) use preflight::SYSTEM;
@@ -49,6 +51,9 @@ pub trait ControlPlane {
 
     /// Sets an annotation of the Node, or takes it away.
     async fn set_annotation(&self, key: &str, value: Option<&str>) -> Result<(), Error>;
+
+    /// The API server's version.
+    async fn version(&self) -> Result<Version, Error>;
 
     /// What the `kubelet` key of a ConfigMap in `kube-system` says: the kubelet's configuration as
     /// kubeadm gives it to new nodes. Nothing where there is no such ConfigMap.
@@ -99,7 +104,7 @@ pub enum PreflightError {
 pub struct Needs {
     /// To list pods, to evict them.
     pub drain: bool,
-    /// To read and update a ConfigMap of `kube-system`.
+    /// To read and update a ConfigMap of `kube-system`, whose name goes by the server's version.
     pub config_map: bool,
     /// To create and delete a pod in `kube-system`.
     pub probe: bool,

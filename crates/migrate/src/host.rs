@@ -24,6 +24,7 @@ pub use crate::failure::Failure as Error;
 pub use docker_node::{DockerNetwork, DockerNode};
 pub use docker_pods::DockerPods;
 pub use live::Live;
+pub(crate) use packages::{offered, packages_of};
 pub use pods::{GRACE, grace_seconds};
 pub(crate) use units::MASKED;
 pub use units::Units;

@@ -16,6 +16,7 @@ mod kubelet;
 mod left_over;
 mod look;
 mod process;
+mod release;
 pub(crate) mod removed_flags;
 mod runtime;
 mod runtimes;
@@ -47,6 +48,7 @@ pub(crate) use engine::{
 };
 pub(crate) use kernel::{modules_not_at_boot, parameters_not_at_boot};
 pub(crate) use look::Look;
+pub(crate) use release::{Release, release};
 pub(crate) use runtimes::SNAP;
 
 /// What the person knows better than the node's files.

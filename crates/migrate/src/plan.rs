@@ -4,6 +4,7 @@
 mod certificates;
 mod cni;
 mod containerd;
+mod cri;
 mod edit;
 mod error;
 mod files;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Root;
 use crate::document::Source;
+use crate::host;
 use crate::node::{self, Facts, Look, SNAP, Unit, Version};
 use crate::rules;
 use cni::Cni;
@@ -119,6 +121,8 @@ pub async fn make(root: &Root, options: &Options) -> Result<Plan, Error> {
         }
     }
     let version = facts.kubelet.version.ok_or(Error::VersionUnknown)?;
+    let found = release(&mut look, options.target).await;
+    remarks.extend(cri::judge(version, options.target, found)?);
     let mut planner = Planner {
         files: Files::new(root),
         settings,
@@ -230,6 +234,28 @@ fn refuse(look: &Look<'_>, facts: &Facts, options: &Options) -> Result<(), Error
         }
     }
     Ok(())
+}
+
+/// The target's release: of the program that is there, or of the package that would be installed.
+async fn release(look: &mut Look<'_>, target: Target) -> Option<cri::Found> {
+    let (package, program) = (target.package(), target.program());
+    if look.has_program(program) {
+        let packages = host::packages_of(package);
+        let release = node::release(look, (program, target.service()), packages).await?;
+        let offered_by = None;
+        return Some(cri::Found {
+            release,
+            offered_by,
+        });
+    }
+    if !look.root.is_live() {
+        return None;
+    }
+    let (manager, version) = host::offered(look.root, package).await?;
+    Some(cri::Found {
+        release: version.parse().ok()?,
+        offered_by: Some(manager),
+    })
 }
 
 /// What somebody has begun, where the kubelet is pointed at the target and cannot run pods there.
@@ -362,7 +388,7 @@ impl Planner<'_> {
             value: target.endpoint().to_string(),
         });
         self.steps.push(Step::ConfigMap {
-            name: config_map(self.version),
+            name: None,
             settings,
         });
         self.steps.push(Step::Stop {
@@ -532,15 +558,6 @@ impl Planner<'_> {
 fn start(unit: &str) -> Step {
     let unit = unit.to_string();
     Step::Start { unit }
-}
-
-/// kubeadm's ConfigMap had the version in its name before 1.24.
-fn config_map(version: Version) -> String {
-    if version < Version::new(1, 24) {
-        format!("kubelet-config-{version}")
-    } else {
-        "kubelet-config".to_string()
-    }
 }
 
 fn from(facts: &Facts) -> &'static str {

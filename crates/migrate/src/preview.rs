@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
 use crate::apply::{self, Before, Subject};
-use crate::control_plane::{ControlPlane, spoken};
+use crate::control_plane::{ControlPlane, SYSTEM, spoken};
 use crate::host::Services;
 use crate::plan::{Plan, Step, difference};
 use crate::secrets;
@@ -68,6 +68,7 @@ impl Preview {
             }
         }
         let (services, control_plane) = (&services, &control_plane);
+        let kubelet = plan.kubelet;
         let looks = subjects.iter().map(|subject| async move {
             match subject {
                 Subject::Unit(name) => {
@@ -75,7 +76,7 @@ impl Preview {
                     let unit = within(services.unit(name)).await?;
                     Ok(Before::Unit(unit))
                 }
-                Subject::Field(field) => within(field.look(control_plane.clone()?)).await,
+                Subject::Field(field) => within(field.look(control_plane.clone()?, kubelet)).await,
             }
         });
         let found: Vec<Result<Before, String>> = join_all(looks).await;
@@ -161,8 +162,11 @@ impl Change {
     /// As it is, in one line.
     pub fn found(&self) -> String {
         match &self.before {
-            Before::Configuration(Some(_)) => format!("{} has these settings", self.name),
-            Before::Configuration(None) => format!("there is no {}", self.name),
+            Before::Configurations(found) if found.values().all(Option::is_none) => format!(
+                "{}, and what makes new nodes has to set this for them",
+                apply::none_is_there(found)
+            ),
+            Before::Configurations(_) => format!("{} has these settings", self.name),
             other => lines(other).join(" "),
         }
     }
@@ -173,10 +177,20 @@ impl Change {
         if self.is_none() {
             return String::new();
         }
-        if let (Before::Configuration(before), Before::Configuration(Some(after))) =
+        if let (Before::Configurations(before), Before::Configurations(after)) =
             (&self.before, &self.after)
         {
-            return difference(&self.name, before.as_deref(), after);
+            let pairs = before.iter().zip(after.values());
+            let changed = pairs.filter(|((_, before), after)| before != after);
+            let differences = changed.map(|((name, before), after)| {
+                let name = format!("ConfigMap {SYSTEM}/{name}, data.kubelet");
+                difference(
+                    &name,
+                    before.as_deref(),
+                    after.as_deref().unwrap_or_default(),
+                )
+            });
+            return differences.collect();
         }
         let removed = lines(&self.before).into_iter();
         let added = lines(&self.after).into_iter();

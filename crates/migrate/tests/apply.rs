@@ -62,8 +62,11 @@ fn root(world: &World) -> Root {
 
 /// Plans, begins a journal and does all steps.
 fn begin(world: &World, target: Target, drain: bool, settings: Settings) -> Result<(), Error> {
+    begin_with(world, options(target, drain), settings)
+}
+
+fn begin_with(world: &World, options: plan::Options, settings: Settings) -> Result<(), Error> {
     let root = root(world);
-    let options = options(target, drain);
     let plan = runtime().block_on(plan::make(&root, &options)).unwrap();
     let begun = Begun {
         node: "node".to_string(),
@@ -83,8 +86,9 @@ fn begin(world: &World, target: Target, drain: bool, settings: Settings) -> Resu
 
 /// What is heard between two steps is another point at which a kill may come.
 fn hear(world: &World, event: Event<'_>) {
-    if !matches!(event, Event::Line(_)) {
-        world.point();
+    match event {
+        Event::Line(line) => world.said.borrow_mut().push(line.to_string()),
+        _ => world.point(),
     }
 }
 
@@ -528,7 +532,10 @@ fn what_others_changed_in_between_is_kept() {
         state
             .annotations
             .insert(annotation.clone(), "theirs".to_string());
-        state.configuration = Some("cgroupDriver: systemd\nmaxPods: 7\n".to_string());
+        let theirs = "cgroupDriver: systemd\nmaxPods: 7\n".to_string();
+        state
+            .configurations
+            .insert("kubelet-config-1.18".to_string(), theirs);
     }
     go_on(&world, true).unwrap();
     assert!(world.is_on_docker());
@@ -538,7 +545,7 @@ fn what_others_changed_in_between_is_kept() {
     assert_eq!(directory.permissions().mode() & 0o777, 0o700);
     let state = world.state.borrow();
     assert_eq!(state.annotations[&annotation], "theirs");
-    assert!(state.configuration.as_ref().unwrap().contains("maxPods: 7"));
+    assert!(state.configurations["kubelet-config-1.18"].contains("maxPods: 7"));
 }
 
 #[test]
@@ -768,4 +775,120 @@ fn a_runtime_that_ran_before_has_its_own_configuration_again() {
     assert_ne!(world.state.borrow().read, before.0.read);
     go_on(&world, true).unwrap();
     assert_back(&world, &before, "rolled back");
+}
+
+/// What a move of a node with a kubelet of this version, in a cluster of another one, makes of these
+/// `ConfigMap`s and says; all of them are as they were once it is taken back.
+fn configured(kubelet: &str, server: &str, names: &[&str]) -> (Vec<String>, String) {
+    let world = World::new(NODE, Target::Slipway, false);
+    world.server.set(server.parse().unwrap());
+    let named = |name: &&str| (name.to_string(), world::configuration());
+    world.state.borrow_mut().configurations = names.iter().map(named).collect();
+    let before = see(&world);
+    let mut options = options(Target::Slipway, true);
+    options.node.kubelet_version = Some(kubelet.parse().unwrap());
+    begin_with(&world, options, settings()).unwrap();
+    let mut changed = world.state.borrow().configurations.clone();
+    changed.retain(|_, text| text.contains("cgroupDriver: systemd"));
+    let said = world.said.borrow().join("\n");
+    go_on(&world, true).unwrap();
+    assert_back(&world, &before, "rolled back");
+    (changed.into_keys().collect(), said)
+}
+
+#[test]
+fn what_new_nodes_are_made_from_goes_by_the_version_of_the_cluster() {
+    let (unversioned, left_over) = ("kubelet-config", "kubelet-config-1.23");
+    for (kubelet, server, there, wanted) in [
+        (
+            "1.23",
+            "1.25",
+            &[unversioned, left_over][..],
+            &[unversioned][..],
+        ),
+        // kubeadm 1.23 and 1.24 read the name of before where the new one is not there.
+        ("1.23", "1.24", &[unversioned, left_over], &[unversioned]),
+        (
+            "1.23",
+            "1.24",
+            &["kubelet-config-1.24"],
+            &["kubelet-config-1.24"],
+        ),
+        (
+            "1.23",
+            "1.23",
+            &[unversioned, left_over],
+            &[unversioned, left_over],
+        ),
+        ("1.24", "1.24", &[unversioned], &[unversioned]),
+        (
+            "1.21",
+            "1.22",
+            &["kubelet-config-1.21", "kubelet-config-1.22"],
+            &["kubelet-config-1.22"],
+        ),
+        // kubeadm of that time goes by the kubelet that it finds.
+        (
+            "1.17",
+            "1.18",
+            &["kubelet-config-1.17", "kubelet-config-1.18"],
+            &["kubelet-config-1.17", "kubelet-config-1.18"],
+        ),
+    ] {
+        let (changed, said) = configured(kubelet, server, there);
+        assert_eq!(changed, wanted, "{kubelet} in {server}");
+        assert!(!said.contains("ConfigMap"), "{said}");
+    }
+    for (there, named) in [
+        (
+            &[][..],
+            "kube-system/kubelet-config or kube-system/kubelet-config-1.24",
+        ),
+        (&[left_over], "cgroupDriver: systemd"),
+    ] {
+        let (changed, said) = configured("1.23", "1.24", there);
+        assert!(changed.is_empty(), "{changed:?}");
+        assert!(
+            said.contains("there is no ConfigMap") && said.contains(named),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_journal_that_names_the_config_map_is_gone_on_with_and_taken_back() {
+    for back in [false, true] {
+        let world = World::new(NODE, Target::Slipway, false);
+        let before = see(&world);
+        world
+            .fails
+            .borrow_mut()
+            .insert("replace-kubelet-configuration");
+        begin(&world, Target::Slipway, true, settings()).unwrap_err();
+        world.fails.borrow_mut().clear();
+        let journal = world
+            .directory
+            .path()
+            .join("var/lib/slipway-migrate/journal");
+        let text = fs::read_to_string(&journal).unwrap();
+        let (step, found) = (
+            "{\"step\":\"config-map\"",
+            "{\"configurations\":{\"kubelet-config-1.18\":",
+        );
+        assert!(text.contains(step) && text.contains(found), "{text}");
+        let name = format!("{step},\"name\":\"kubelet-config-1.18\"");
+        let (first, last) = text.rsplit_once(found).unwrap();
+        let last = last.replacen("}}", "}", 1);
+        let older = format!("{first}{{\"configuration\":{last}").replace(step, &name);
+        fs::write(&journal, older).unwrap();
+        // The cluster says other names by now.
+        world.server.set("1.25".parse().unwrap());
+        go_on(&world, false).unwrap();
+        let text = world.state.borrow().configurations["kubelet-config-1.18"].clone();
+        assert!(text.contains("cgroupDriver: systemd"), "{text}");
+        if back {
+            go_on(&world, true).unwrap();
+            assert_back(&world, &before, "rolled back");
+        }
+    }
 }

@@ -4,6 +4,9 @@
 mod asked;
 
 use std::cell::RefCell;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +14,9 @@ use std::time::{Duration, Instant};
 use asked::{contains, of};
 use serde_json::{Value, json};
 use slipway_migrate::cluster::Access;
-use slipway_migrate::control_plane::{ControlPlane as _, DrainOptions, Live, Needs};
+use slipway_migrate::control_plane::{
+    ControlPlane as _, DrainOptions, Live, Needs, PreflightError,
+};
 use slipway_testbed::{Fault, KubernetesServer};
 use tokio::task::JoinHandle;
 
@@ -292,6 +297,57 @@ async fn a_server_that_does_not_answer_is_given_up() {
     cluster.server.deny("patch", "nodes");
     let error = live.set_cordoned(true).await.unwrap_err().to_string();
     contains(&error, &["forbidden", "verb patch on nodes"]);
+}
+
+#[tokio::test]
+async fn a_version_that_may_not_be_read_is_said_before_anything_is_begun() {
+    let cluster = Cluster::start().await;
+    let version = cluster.live.version().await.unwrap();
+    assert_eq!(version.to_string(), "1.23");
+
+    // All is allowed but that.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let path = cluster.server.kubeconfig();
+    let text = fs::read_to_string(&path).unwrap();
+    let text = text.replace(&cluster.server.address().to_string(), &address);
+    fs::write(&path, text).unwrap();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let mut request = [0; 4096];
+            let length = connection.read(&mut request).unwrap();
+            let (status, answer) = if request[..length].starts_with(b"GET /version ") {
+                let message = "User \"u\" cannot get path \"/version\"";
+                let answer = json!({ "kind": "Status", "code": 403, "reason": "Forbidden", "message": message });
+                ("403 Forbidden", answer)
+            } else {
+                ("200 OK", json!({ "status": { "allowed": true } }))
+            };
+            let answer = answer.to_string();
+            let length = answer.len();
+            write!(
+                connection,
+                "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{answer}"
+            )
+            .unwrap();
+        }
+    });
+    let live = connect(&cluster.server, "a").await;
+    let words = [
+        "reading the API server's version (GET /version): forbidden",
+        "cannot get path \"/version\"",
+        "system:public-info-viewer",
+    ];
+    contains(&live.version().await.unwrap_err().to_string(), &words);
+    let denied = live.preflight(ALL).await.unwrap_err();
+    assert!(matches!(denied, PreflightError::Denied(_)), "{denied}");
+    contains(&denied.to_string(), &words);
+    let no_config_map = Needs {
+        config_map: false,
+        ..ALL
+    };
+    live.preflight(no_config_map).await.unwrap();
 }
 
 #[tokio::test]

@@ -27,7 +27,8 @@ use world::World;
 
 /// A node of kubeadm, whose kubelet has dockershim.
 const NODE: &str = "kubeadm-1.18-debian.node";
-const CONFIG_MAP: &str = "kubelet-config-1.18";
+/// That of the version of the cluster.
+const CONFIG_MAP: &str = "kubelet-config-1.23";
 const SOCKET: &str = "kubeadm.alpha.kubernetes.io/cri-socket";
 
 /// What kubeadm gives to new nodes.
@@ -128,9 +129,14 @@ fn found(world: &World, server: &KubernetesServer, step: &Step) -> Option<Before
                 .map(str::to_string);
             Before::Annotation(value)
         }
-        Step::ConfigMap { name, .. } => {
-            let config_map = server.get("configmaps", "kube-system", name).unwrap();
-            Before::Configuration(config_map["data"]["kubelet"].as_str().map(str::to_string))
+        Step::ConfigMap { .. } => {
+            let names = ["kubelet-config", "kubelet-config-1.18", CONFIG_MAP];
+            let found = names.map(|name| {
+                let found = server.get("configmaps", "kube-system", name);
+                let text = found.and_then(|found| Some(found["data"]["kubelet"].as_str()?.into()));
+                (name.to_string(), text)
+            });
+            Before::Configurations(found.into())
         }
         _ => return None,
     })
@@ -365,8 +371,11 @@ async fn programs_get_the_same() {
     assert_eq!(annotate["before"], "/var/run/dockershim.sock");
     assert_eq!(annotate["after"], "unix:///run/slipway/slipway.sock");
     let (config_map, diff) = step("config-map");
-    assert_eq!(config_map["before"], CONFIGURATION);
-    let after = config_map["after"].as_str().unwrap();
+    assert_eq!(
+        config_map["before"],
+        json!({ "kubelet-config": null, "kubelet-config-1.18": null, CONFIG_MAP: CONFIGURATION })
+    );
+    let after = config_map["after"][CONFIG_MAP].as_str().unwrap();
     contains(
         after,
         &["cgroupDriver: systemd\n", "runtimeRequestTimeout: 5m0s\n"],
@@ -423,7 +432,7 @@ async fn what_may_not_be_looked_at_is_said_and_the_rest_is_there() {
     contains(
         why,
         &[
-            "reading the ConfigMap kube-system/kubelet-config-1.18",
+            "reading the ConfigMap kube-system/kubelet-config",
             "verb get on configmaps",
         ],
     );
@@ -441,7 +450,7 @@ async fn what_may_not_be_looked_at_is_said_and_the_rest_is_there() {
             .iter()
             .all(|step| at(step).contains("kubelet.service"))
     );
-    named("ConfigMap kube-system/kubelet-config-1.18, data.kubelet");
+    named("kubeadm's ConfigMap kube-system/kubelet-config");
     let document = serde_json::to_value(&preview).unwrap();
     let mut steps = document["steps"].as_array().unwrap().iter();
     let step = steps.find(|step| step["step"] == "stop").unwrap();

@@ -41,7 +41,10 @@ pub fn needs_back(record: &Record) -> Option<Needs> {
         return None;
     }
     let configured = |(step, before): &(&Step, &Before)| {
-        let had_one = matches!(before, Before::Configuration(Some(_)));
+        let had_one = match before {
+            Before::Configurations(found) => found.values().any(Option::is_some),
+            _ => false,
+        };
         matches!(step, Step::ConfigMap { .. }) && had_one
     };
     Some(Needs {

@@ -227,7 +227,8 @@ impl Record {
                 self.steps.extend(steps);
             }
             Entry::Before { step, before } if applying && self.next() == Some(step) => {
-                self.steps[step].1 = Progress::Begun(before);
+                let (step, progress) = &mut self.steps[step];
+                *progress = Progress::Begun(before.of(step));
             }
             Entry::Done { step } if applying && self.next() == Some(step) => {
                 let before = self.before(step).cloned();

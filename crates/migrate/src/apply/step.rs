@@ -2,15 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::configuration::Configurations;
 use super::file::{self, FileState};
 use super::subject::Subject;
 use super::{Mover, StepError};
 use crate::control_plane::ControlPlane;
 use crate::host::{Host, KernelState, NetworkState, UnitState};
-use crate::plan::{KUBELET, Step, Target, kubelet_configuration};
-
-/// How often a ConfigMap that others change as well is tried.
-const ATTEMPTS: u32 = 10;
+use crate::plan::{KUBELET, Step, Target};
 
 /// What was there before a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,10 +28,28 @@ pub enum Before {
     Kernel(KernelState),
     /// An annotation.
     Annotation(Option<String>),
-    /// The kubelet's configuration for new nodes.
+    /// The kubelet's configuration for new nodes: what ConfigMaps said, by their names. Nothing of one that
+    /// was not there.
+    Configurations(Configurations),
+    /// In journals of before: that of the ConfigMap that the step names.
     Configuration(Option<String>),
     /// What Docker had in the network.
     Network(NetworkState),
+}
+
+impl Before {
+    /// As it is written today, where an older journal says it of a step.
+    pub(super) fn of(self, step: &Step) -> Self {
+        match (self, step) {
+            (
+                Self::Configuration(text),
+                Step::ConfigMap {
+                    name: Some(name), ..
+                },
+            ) => Self::Configurations([(name.clone(), text)].into()),
+            (before, _) => before,
+        }
+    }
 }
 
 impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
@@ -43,7 +59,10 @@ impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
             Some(Subject::Unit(name)) => {
                 return Ok(Before::Unit(self.host.unit_to_keep(name).await?));
             }
-            Some(Subject::Field(field)) => return Ok(field.look(self.control_plane).await?),
+            Some(Subject::Field(field)) => {
+                let kubelet = self.journal.record().begun.plan.kubelet;
+                return Ok(field.look(self.control_plane, kubelet).await?);
+            }
             None => {}
         }
         Ok(match step {
@@ -89,7 +108,11 @@ impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
             Step::Annotate { key, value } => {
                 self.control_plane.set_annotation(key, Some(value)).await?;
             }
-            Step::ConfigMap { name, settings } => self.configure(name, settings).await?,
+            Step::ConfigMap { settings, .. } => {
+                if let Before::Configurations(found) = before {
+                    self.configure(found, settings).await?;
+                }
+            }
             Step::Await { runtime } => {
                 let ready = self.control_plane.wait_ready(runtime, settings.ready, say);
                 ready.await?;
@@ -158,8 +181,8 @@ impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
                     self.control_plane.set_annotation(key, annotation).await?;
                 }
             }
-            (Step::ConfigMap { name, settings }, Before::Configuration(Some(text))) => {
-                self.restore_configuration(name, settings, text).await?;
+            (Step::ConfigMap { settings, .. }, Before::Configurations(found)) => {
+                self.restore_configurations(found, settings).await?;
             }
             (Step::Probe, _) => self.control_plane.remove_probe().await?,
             (Step::CarryImages | Step::StopPods { endpoint: None }, _) => {
@@ -210,60 +233,4 @@ impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
         }
         Ok(())
     }
-
-    async fn configure(&self, name: &str, settings: &[(String, String)]) -> Result<(), StepError> {
-        for _ in 0..ATTEMPTS {
-            let Some(text) = self.control_plane.kubelet_configuration(name).await? else {
-                return Ok(());
-            };
-            let Some(wanted) = configured(&text, settings)? else {
-                return Ok(());
-            };
-            let replaced = self
-                .control_plane
-                .replace_kubelet_configuration(name, &text, &wanted);
-            if replaced.await? {
-                return Ok(());
-            }
-        }
-        Err(StepError::Contended {
-            name: name.to_string(),
-        })
-    }
-
-    async fn restore_configuration(
-        &self,
-        name: &str,
-        settings: &[(String, String)],
-        before: &str,
-    ) -> Result<(), StepError> {
-        let Some(wanted) = configured(before, settings)? else {
-            return Ok(());
-        };
-        let replaced = self
-            .control_plane
-            .replace_kubelet_configuration(name, &wanted, before);
-        if !replaced.await?
-            && self
-                .control_plane
-                .kubelet_configuration(name)
-                .await?
-                .as_deref()
-                != Some(before)
-        {
-            self.say(&format!(
-                "the ConfigMap kube-system/{name} was changed by somebody else since then, and is left as it is"
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// The configuration with these settings; nothing where it has them.
-pub(super) fn configured(
-    text: &str,
-    settings: &[(String, String)],
-) -> Result<Option<String>, StepError> {
-    let wanted = kubelet_configuration(text, settings).map_err(StepError::Configuration)?;
-    Ok((wanted != text).then_some(wanted))
 }

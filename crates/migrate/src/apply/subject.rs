@@ -2,9 +2,11 @@
 //! the cluster. Whoever carries a move out looks at them here, and whoever only shows it.
 
 use super::StepError;
-use super::step::{Before, configured};
+use super::configuration::{self, configured};
+use super::step::Before;
 use crate::control_plane::{ControlPlane, SYSTEM};
 use crate::host::{self, Enablement, MASKED};
+use crate::node::Version;
 use crate::plan::Step;
 
 /// One thing, however many steps change it.
@@ -22,8 +24,8 @@ pub(crate) enum Field<'a> {
     Unschedulable,
     /// An annotation of the Node, by its key.
     Annotation(&'a str),
-    /// The kubelet's configuration in a ConfigMap of that name.
-    Configuration(&'a str),
+    /// The kubelet's configuration in kubeadm's ConfigMaps.
+    Configurations,
 }
 
 impl<'a> Subject<'a> {
@@ -34,7 +36,7 @@ impl<'a> Subject<'a> {
             }
             Step::Cordon | Step::Uncordon => Some(Self::Field(Field::Unschedulable)),
             Step::Annotate { key, .. } => Some(Self::Field(Field::Annotation(key))),
-            Step::ConfigMap { name, .. } => Some(Self::Field(Field::Configuration(name))),
+            Step::ConfigMap { .. } => Some(Self::Field(Field::Configurations)),
             Step::Drain
             | Step::Install { .. }
             | Step::File(_)
@@ -55,24 +57,25 @@ impl<'a> Subject<'a> {
             Self::Unit(name) => name.to_string(),
             Self::Field(Field::Unschedulable) => format!("{}, spec.unschedulable", node()),
             Self::Field(Field::Annotation(key)) => format!("{}, annotation {key}", node()),
-            Self::Field(Field::Configuration(name)) => {
-                format!("ConfigMap {SYSTEM}/{name}, data.kubelet")
+            Self::Field(Field::Configurations) => {
+                format!("kubeadm's ConfigMap {SYSTEM}/kubelet-config")
             }
         }
     }
 }
 
 impl Field<'_> {
-    /// What the cluster says by now.
+    /// What the cluster says by now; the node has this kubelet.
     pub(crate) async fn look<C: ControlPlane>(
         self,
         control_plane: &C,
+        kubelet: Version,
     ) -> Result<Before, crate::control_plane::Error> {
         Ok(match self {
             Self::Unschedulable => Before::Cordoned(control_plane.is_cordoned().await?),
             Self::Annotation(key) => Before::Annotation(control_plane.annotation(key).await?),
-            Self::Configuration(name) => {
-                Before::Configuration(control_plane.kubelet_configuration(name).await?)
+            Self::Configurations => {
+                Before::Configurations(configuration::look(control_plane, kubelet).await?)
             }
         })
     }
@@ -97,9 +100,14 @@ pub(crate) fn after(step: &Step, before: &Before, first: &Before) -> Result<Befo
             Before::Unit(unit.started())
         }
         (Step::Annotate { value, .. }, _) => Before::Annotation(Some(value.clone())),
-        (Step::ConfigMap { settings, .. }, Before::Configuration(Some(text))) => {
-            let wanted = configured(text, settings)?;
-            Before::Configuration(Some(wanted.unwrap_or_else(|| text.clone())))
+        (Step::ConfigMap { settings, .. }, Before::Configurations(found)) => {
+            let mut found = found.clone();
+            for text in found.values_mut().flatten() {
+                if let Some(wanted) = configured(text, settings)? {
+                    *text = wanted;
+                }
+            }
+            Before::Configurations(found)
         }
         (_, before) => before.clone(),
     })

@@ -165,6 +165,11 @@ impl Api {
         }
     }
 
+    /// For what was asked by [`read`](Self::read), and not answered.
+    pub(super) fn unreachable(&self, why: String) -> Refusal {
+        Refusal::unreachable(&self.server, why)
+    }
+
     /// What there is of a path that is not of objects, such as discovery.
     pub(super) async fn read(&self, path: &str, until: Instant) -> Result<Value, kube::Error> {
         let request = http::Request::get(path).body(Vec::new());

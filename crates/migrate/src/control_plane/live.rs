@@ -11,6 +11,7 @@ use super::request::{NODES, Permission, Verb};
 use super::{ControlPlane, DrainOptions, Error, Needs, PreflightError};
 use crate::cluster::{self, Access, Unreachable};
 use crate::host::Progress;
+use crate::node::Version;
 
 /// For what has no deadline of its own: an API server may be started anew meanwhile.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -128,6 +129,10 @@ impl ControlPlane for Live {
 
     async fn set_annotation(&self, key: &str, value: Option<&str>) -> Result<(), Error> {
         self.annotate(key, value).await
+    }
+
+    async fn version(&self) -> Result<Version, Error> {
+        self.read_version(self.end()).await
     }
 
     async fn kubelet_configuration(&self, config_map: &str) -> Result<Option<String>, Error> {

@@ -33,6 +33,9 @@ impl Live {
         let missing =
             missing.map_err(|refusal| self.kept_from("asking what is allowed for", refusal))?;
         if missing.is_empty() {
+            if needs.config_map {
+                self.check_version(until).await?;
+            }
             return Ok(());
         }
         let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();

@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_mins(30);
 /// Looking something up in a database.
 const LOOK: Duration = Duration::from_mins(5);
 
+/// What its cache says of a package, while somebody waits for a plan.
+const GLANCE: Duration = Duration::from_secs(20);
+
 /// How long others may hold dpkg's lock, in seconds: unattended upgrades take a while.
 const LOCK: &str = "DPkg::Lock::Timeout=600";
 
@@ -178,12 +181,33 @@ impl Packages {
         Ok(())
     }
 
+    async fn offered(&self, name: &str) -> Option<(&'static str, String)> {
+        let manager = self.manager()?;
+        for package in known(name)?.packages {
+            if let Some(version) = manager.version_offered(package).await {
+                return Some((manager.program(), version));
+            }
+        }
+        None
+    }
+
     fn manager(&self) -> Option<Manager> {
         MANAGERS.into_iter().find(|manager| {
             let mut directories = ["/usr/bin", "/bin"].into_iter();
             directories.any(|directory| self.root.has(format!("{directory}/{}", manager.program())))
         })
     }
+}
+
+/// The packages that have a program, by the name that its makers gave it.
+pub(crate) fn packages_of(name: &str) -> &'static [&'static str] {
+    known(name).map_or(&[], |known| known.packages)
+}
+
+/// The package manager of the node that this runs on, and which version of a program it would install,
+/// as far as it has that in its cache: repositories are not asked.
+pub(crate) async fn offered(root: &Root, name: &str) -> Option<(&'static str, String)> {
+    Packages::new(root.clone()).offered(name).await
 }
 
 /// What a caller is told that asks for something that nobody moves to.
@@ -260,6 +284,26 @@ impl Manager {
             Err(Failure::Failed(..)) => Ok(false),
             Err(failure) => Err(failure),
         }
+    }
+
+    /// The version that it would install, by its cache.
+    async fn version_offered(self, package: &str) -> Option<String> {
+        let (program, arguments): (_, &[&str]) = match self {
+            Self::Apt => ("apt-cache", &["show", "--no-all-versions"]),
+            Self::Dnf | Self::Yum => (self.program(), &["--quiet", "--cacheonly", "info"]),
+            Self::Zypper => (
+                self.program(),
+                &["--non-interactive", "--no-refresh", "info"],
+            ),
+        };
+        let mut command = process::command(program);
+        let said = run(command.args(arguments).arg(package), GLANCE)
+            .await
+            .ok()?;
+        said.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            (key.trim() == "Version").then(|| value.trim().to_string())
+        })
     }
 
     /// Installs a package, and what it cannot do without; nothing is removed for it.

@@ -203,6 +203,11 @@ impl<'a> Look<'a> {
 
     /// Whether a program is where programs of the node are.
     pub(crate) fn has_program(&self, name: &str) -> bool {
+        self.program(name).is_some()
+    }
+
+    /// Where a program is.
+    pub(crate) fn program(&self, name: &str) -> Option<String> {
         [
             "/usr/bin",
             "/usr/sbin",
@@ -211,7 +216,8 @@ impl<'a> Look<'a> {
             "/opt/bin",
         ]
         .iter()
-        .any(|directory| self.root.has(format!("{directory}/{name}")))
+        .map(|directory| format!("{directory}/{name}"))
+        .find(|path| self.root.has(path))
     }
 
     fn miss_path(&mut self, path: &Path, error: &std::io::Error) {

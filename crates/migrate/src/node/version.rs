@@ -13,7 +13,7 @@ use super::kubelet::Kubelet;
 use super::look::Look;
 
 /// Printing a version takes a busy node no longer.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// `1.23`: what a kubelet accepts does not change within it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,7 +73,8 @@ pub(super) async fn find(look: &mut Look<'_>, kubelet: &Kubelet) -> Option<Versi
     if !kubelet.is_there() {
         return None;
     }
-    if let Some(version) = packaged(look) {
+    let packaged = packaged(look, "kubelet");
+    if let Some(version) = packaged.and_then(|version| version.parse().ok()) {
         return Some(version);
     }
     if look.root.is_live()
@@ -89,8 +90,8 @@ pub(super) async fn find(look: &mut Look<'_>, kubelet: &Kubelet) -> Option<Versi
     None
 }
 
-/// What dpkg has of the package `kubelet`.
-fn packaged(look: &mut Look<'_>) -> Option<Version> {
+/// The version of a package that dpkg has.
+pub(super) fn packaged(look: &mut Look<'_>, package: &str) -> Option<String> {
     let status = look.read("/var/lib/dpkg/status")?;
     let mut paragraphs = status.text().split("\n\n");
     let field = |paragraph: &'_ str, name: &str| {
@@ -98,10 +99,10 @@ fn packaged(look: &mut Look<'_>) -> Option<Version> {
         lines.find_map(|line| Some(line.strip_prefix(name)?.trim().to_string()))
     };
     let own = paragraphs.find(|paragraph| {
-        field(paragraph, "Package:").as_deref() == Some("kubelet")
+        field(paragraph, "Package:").as_deref() == Some(package)
             && field(paragraph, "Status:").is_some_and(|status| status.ends_with(" installed"))
     })?;
-    field(own, "Version:")?.parse().ok()
+    field(own, "Version:")
 }
 
 /// What `kubelet --version` prints, `Kubernetes v1.23.17`. It is the program that systemd starts

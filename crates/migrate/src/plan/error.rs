@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::containerd::MAIN;
 use super::{Target, unread};
 use crate::document::Malformed;
+use crate::node::Version;
 use crate::{Finding, Unseen};
 
 /// Why there is no plan.
@@ -120,6 +121,28 @@ pub enum Error {
         "cri-dockerd has a Docker Engine run the pods, and there is none on this node: install one and start it (apt install docker.io), then ask again"
     )]
     NoDocker,
+    /// The kubelet and the runtime have no version of CRI in common.
+    #[error("the kubelet is {kubelet} and speaks CRI {speaks} only, {runtime} has none: {todo}")]
+    NoCommonCri {
+        /// The kubelet's version.
+        kubelet: Version,
+        /// What it speaks.
+        speaks: &'static str,
+        /// The runtime and its release.
+        runtime: String,
+        /// What to do.
+        todo: String,
+    },
+    /// The steps themselves cannot speak to the runtime.
+    #[error(
+        "{runtime} has no CRI v1, by which images are carried over and pods are removed on the way back: install {wanted}"
+    )]
+    NoCriV1 {
+        /// The runtime and its release.
+        runtime: String,
+        /// What there has to be.
+        wanted: String,
+    },
     /// No file holds the kubelet's flags in a way that is known.
     #[error(
         "no file was found that the kubelet's unit takes its flags from: add {flags} to its command line by hand, then ask again"

@@ -55,10 +55,12 @@ pub enum Step {
         /// Its value.
         value: String,
     },
-    /// Keys of the kubelet's configuration in kubeadm's ConfigMap are set, for new nodes.
+    /// Keys of the kubelet's configuration in kubeadm's ConfigMap are set, for new nodes. Which one that
+    /// is depends on the cluster's version.
     ConfigMap {
-        /// In `kube-system`.
-        name: String,
+        /// In journals of before: its name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
         /// Key and value.
         settings: Vec<(String, String)>,
     },
@@ -115,13 +117,16 @@ impl fmt::Display for Step {
             }
             Self::Start { unit } => write!(out, "enable {unit}, and start it anew"),
             Self::Annotate { key, value } => write!(out, "annotate the Node: {key}={value}"),
-            Self::ConfigMap { name, settings } => {
+            Self::ConfigMap { settings, .. } => {
                 let settings: Vec<_> = settings
                     .iter()
                     .map(|(key, value)| format!("{key}: {value}"))
                     .collect();
                 let settings = settings.join(", ");
-                write!(out, "set {settings} in the ConfigMap kube-system/{name}, if kubeadm made one")
+                write!(
+                    out,
+                    "set {settings} in kubeadm's ConfigMap kube-system/kubelet-config (kubelet-config-1.N before 1.24), if there is one"
+                )
             }
             Self::Await { runtime } => {
                 write!(out, "wait until the Node is Ready and its runtime is {runtime}…")

@@ -1,6 +1,7 @@
 //! A preview for programs to read: the plan as its journal would have it, but for secrets, and with
 //! what its steps would change that is no file.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Serialize, Serializer};
@@ -154,10 +155,17 @@ fn value(found: &Before) -> (Value, bool) {
     match found {
         Before::Unit(unit) => (json!(unit), false),
         Before::Cordoned(cordoned) => (json!(cordoned), false),
-        Before::Annotation(Some(text)) | Before::Configuration(Some(text)) => {
+        Before::Annotation(Some(text)) => {
             let hidden = secrets::hidden(text);
             let is_hidden = hidden != *text;
             (hidden.into(), is_hidden)
+        }
+        Before::Configurations(found) => {
+            let hidden = |text: &Option<String>| text.as_deref().map(secrets::hidden);
+            let shown = found.iter().map(|(name, text)| (name, hidden(text)));
+            let shown: BTreeMap<_, _> = shown.collect();
+            let is_hidden = shown.values().ne(found.values());
+            (json!(shown), is_hidden)
         }
         _ => (Value::Null, false),
     }

@@ -16,6 +16,7 @@ use slipway_migrate::control_plane::{self, ControlPlane, Needs, PreflightError};
 use slipway_migrate::host::{
     self, Enablement, Host, KernelState, NetworkState, Services, UnitState,
 };
+use slipway_migrate::node::Version;
 use slipway_migrate::plan::Target;
 use tempfile::TempDir;
 
@@ -44,7 +45,8 @@ pub(crate) struct State {
     pub(crate) cordoned: bool,
     pub(crate) evictable: bool,
     pub(crate) annotations: BTreeMap<String, String>,
-    pub(crate) configuration: Option<String>,
+    /// By the names of `ConfigMap`s in `kube-system`.
+    pub(crate) configurations: BTreeMap<String, String>,
     pub(crate) probe: bool,
     /// What containerd has read of its configuration.
     pub(crate) read: Option<String>,
@@ -60,8 +62,12 @@ pub(crate) struct World {
     pub(crate) fails: RefCell<BTreeSet<&'static str>>,
     /// What was asked for before anything was begun.
     pub(crate) asked: RefCell<Vec<Needs>>,
+    /// What was said of the steps that were going on.
+    pub(crate) said: RefCell<Vec<String>>,
     /// Whether the API server is a static pod of this node.
     pub(crate) control_plane: bool,
+    /// The API server's version.
+    pub(crate) server: Cell<Version>,
 }
 
 /// What Docker had in the network.
@@ -83,6 +89,11 @@ fn without_docker() -> NetworkState {
 
 fn parameters_at_boot() -> BTreeMap<String, String> {
     BTreeMap::from([("net.ipv4.ip_forward".to_string(), "0".to_string())])
+}
+
+/// What kubeadm gives to new nodes before a move.
+pub(crate) fn configuration() -> String {
+    "cgroupDriver: cgroupfs\nkind: KubeletConfiguration\n".to_string()
 }
 
 impl World {
@@ -112,7 +123,7 @@ impl World {
             cordoned: false,
             evictable: true,
             annotations: BTreeMap::new(),
-            configuration: Some("cgroupDriver: cgroupfs\nkind: KubeletConfiguration\n".to_string()),
+            configurations: BTreeMap::from([("kubelet-config-1.18".to_string(), configuration())]),
             probe: false,
             read: None,
         };
@@ -122,7 +133,9 @@ impl World {
             left: Cell::new(-1),
             fails: RefCell::default(),
             asked: RefCell::default(),
+            said: RefCell::default(),
             control_plane,
+            server: Cell::new("1.18".parse().unwrap()),
         };
         fs::create_dir_all(world.at("/usr/bin")).unwrap();
         give(&world.at(GIVEN));
@@ -678,23 +691,30 @@ impl ControlPlane for World {
         Ok(())
     }
 
-    async fn kubelet_configuration(&self, _: &str) -> Result<Option<String>, control_plane::Error> {
+    async fn version(&self) -> Result<Version, control_plane::Error> {
+        self.api("version")?;
+        Ok(self.server.get())
+    }
+
+    async fn kubelet_configuration(
+        &self,
+        name: &str,
+    ) -> Result<Option<String>, control_plane::Error> {
         self.api("kubelet-configuration")?;
-        Ok(self.state.borrow().configuration.clone())
+        Ok(self.state.borrow().configurations.get(name).cloned())
     }
 
     async fn replace_kubelet_configuration(
         &self,
-        _: &str,
+        name: &str,
         expected: &str,
         text: &str,
     ) -> Result<bool, control_plane::Error> {
         self.api("replace-kubelet-configuration")?;
         let mut state = self.state.borrow_mut();
-        let same = state.configuration.as_deref() == Some(expected);
-        if same {
-            state.configuration = Some(text.to_string());
-        }
+        let found = state.configurations.get_mut(name);
+        let found = found.filter(|found| *found == expected);
+        let same = found.map(|found| *found = text.to_string()).is_some();
         drop(state);
         self.point();
         Ok(same)

@@ -20,9 +20,11 @@ for word; do :; done
 case $me in
 dpkg-query) [ -e "has/$word" ] || exit 1; cat "has/$word"; exit 0 ;;
 rpm) [ "$1" != --query ] || { [ -e "has/$word" ]; exit; } ;;
-apt-cache) [ -e "offers/$word" ] || exit 100; echo "Package: $word"; exit 0 ;;
-dnf|yum) [ "$2" != info ] || { [ -e "offers/$word" ] && echo "$word"; exit; } ;;
-zypper) [ "$2" != search ] || { [ -e "offers/$word" ] || exit 104; echo "$word"; exit 0; } ;;
+apt-cache) [ -e "offers/$word" ] || exit 100; echo "Package: $word"; cat "offers/$word"; exit 0 ;;
+dnf|yum) [ "$2" != --cacheonly ] || { cat "offers/$word"; exit; }
+    [ "$2" != info ] || { [ -e "offers/$word" ] && echo "$word"; exit; } ;;
+zypper) [ "$2" != --no-refresh ] || { cat "offers/$word" || echo "package '$word' not found."; exit 0; }
+    [ "$2" != search ] || { [ -e "offers/$word" ] || exit 104; echo "$word"; exit 0; } ;;
 esac
 echo "$me $* offline=${SYSTEMD_OFFLINE:-0} restart=${NEEDRESTART_SUSPEND:-0}" >> asked
 if [ "$word" = update ]; then echo "E: no network" >&2; exit 100; fi
@@ -133,7 +135,13 @@ async fn apt_installs_the_first_that_it_has_and_removes_it() {
     );
 
     // Docker's own repository, and a dpkg that was killed in the middle.
-    node.put("offers/containerd.io", "");
+    assert_eq!(node.packages().offered("containerd").await, None);
+    node.put("offers/containerd", "Version: 1.6.20~ds1-1+b1\n");
+    let offered = async || node.packages().offered("containerd").await.unwrap();
+    let expected = |version: &str| ("apt-get", version.to_string());
+    assert_eq!(offered().await, expected("1.6.20~ds1-1+b1"));
+    node.put("offers/containerd.io", "Version: 2.0.1-1~debian.12\n");
+    assert_eq!(offered().await, expected("2.0.1-1~debian.12"));
     node.put("has/containerd.io", "half-configured");
     node.put(
         "fails/apt-get",
@@ -287,7 +295,14 @@ async fn dnf_yum_and_zypper_do_the_same() {
     let node = Node(Path::new(&tree));
     let refused = node.install("cri-o").await.unwrap_err().to_string();
     assert!(refused.contains("has no package cri-o here"), "{refused}");
-    node.put("offers/cri-o", "");
+    assert_eq!(node.packages().offered("cri-o").await, None);
+    node.put(
+        "offers/cri-o",
+        "Name         : cri-o\nEpoch        : 0\nVersion      : 1.24.6\nRelease      : 1.el8\n",
+    );
+    let (manager, version) = node.packages().offered("cri-o").await.unwrap();
+    assert!(node.0.join("usr/bin").join(manager).exists(), "{manager}");
+    assert_eq!(version, "1.24.6");
     node.install("cri-o").await.unwrap();
     let asked = node.asked();
     assert!(asked[0].contains(" install "), "{asked:?}");
