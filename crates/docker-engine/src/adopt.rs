@@ -109,5 +109,10 @@ async fn network(node: &Arc<Node>, pod: &Pod) -> Result<Vec<IpAddr>> {
             pod.pid.and_then(Pid::from_raw),
         )
         .await;
-    adopted.map_err(|error| failure::of_network(&error))
+    match adopted {
+        // Nothing is left to give back: whoever does so takes the record away, and without a
+        // configuration there is no plugin to call.
+        Err(slipway_network::Error::NoConfiguration { .. }) if pod.pid.is_none() => Ok(Vec::new()),
+        adopted => adopted.map_err(|error| failure::of_network(&error)),
+    }
 }
