@@ -1,6 +1,7 @@
 //! What a cgroup uses.
 
 use std::path::Path;
+use std::time::Instant;
 
 use crate::control_file::{keyed, read, read_number, require};
 use crate::hierarchy::Layout;
@@ -21,6 +22,8 @@ pub struct Stats {
 pub struct CpuStats {
     /// Used since the cgroup was made, over all CPUs, in nanoseconds. v2 counts microseconds.
     pub usage_nanoseconds: u64,
+    /// When that was read: a rate takes both, and a busy node lets its reader wait afterwards.
+    pub at: Instant,
 }
 
 /// Memory, in bytes.
@@ -76,21 +79,26 @@ const V1_UNLIMITED: u64 = 1 << 62;
 impl Cgroup {
     /// Reads what it uses, each control file once. A cgroup that is not there is [`Error::Read`].
     pub fn stats(&self) -> Result<Stats, Error> {
-        let at = |controller| self.directory_of(controller);
-        let (cpu, memory) = match self.layout() {
-            Layout::V1(_) => (
-                at("cpuacct").map(|directory| cpu_v1(&directory)),
-                at("memory").map(|directory| memory_v1(&directory)),
-            ),
-            Layout::V2(_) => (
-                at("cpu").map(|directory| cpu_v2(&directory)),
-                at("memory").map(|directory| memory_v2(&directory)),
-            ),
-        };
+        let directory = self.directory_of("memory");
+        let memory = directory.map(|directory| match self.layout() {
+            Layout::V1(_) => memory_v1(&directory),
+            Layout::V2(_) => memory_v2(&directory),
+        });
         Ok(Stats {
-            cpu: cpu.transpose()?,
+            cpu: self.cpu_time()?,
             memory: memory.transpose()?,
         })
+    }
+
+    /// The processor time alone. `None` when its controller is missing.
+    pub fn cpu_time(&self) -> Result<Option<CpuStats>, Error> {
+        let cpu = match self.layout() {
+            Layout::V1(_) => self
+                .directory_of("cpuacct")
+                .map(|directory| cpu_v1(&directory)),
+            Layout::V2(_) => self.directory_of("cpu").map(|directory| cpu_v2(&directory)),
+        };
+        cpu.transpose()
     }
 
     /// Reads how many threads there are and may be; `None` when the pids controller is missing.
@@ -102,14 +110,20 @@ impl Cgroup {
 
 fn cpu_v1(directory: &Path) -> Result<CpuStats, Error> {
     let usage_nanoseconds = number(&directory.join("cpuacct.usage"))?;
-    Ok(CpuStats { usage_nanoseconds })
+    Ok(CpuStats {
+        usage_nanoseconds,
+        at: Instant::now(),
+    })
 }
 
 fn cpu_v2(directory: &Path) -> Result<CpuStats, Error> {
     let file = directory.join("cpu.stat");
-    let usage = require(&file, &read(&file)?, "usage_usec")?;
+    let text = read(&file)?;
+    let at = Instant::now();
+    let usage = require(&file, &text, "usage_usec")?;
     Ok(CpuStats {
         usage_nanoseconds: usage.saturating_mul(1000),
+        at,
     })
 }
 

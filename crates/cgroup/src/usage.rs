@@ -4,7 +4,7 @@ use slipway_cri_api::v1::{
     CpuUsage, IoUsage, MemoryUsage, PsiData, PsiStats, SwapUsage, UInt64Value,
 };
 
-use crate::{Cgroup, MemoryStats, ResourcePressure, Stalls, Stats};
+use crate::{Cgroup, CpuStats, MemoryStats, ResourcePressure, Stalls, Stats};
 
 /// What a cgroup uses, in CRI's words.
 #[derive(Debug, Default)]
@@ -21,12 +21,12 @@ pub struct Usage {
 
 impl Usage {
     /// What a cgroup uses at this time, in nanoseconds since the epoch; none where it has gone.
-    /// `rate` makes billionths of a processor of the processor time in nanoseconds that was used ever.
+    /// `rate` makes billionths of a processor of the processor time that was used ever.
     /// Blocking, briefly.
     pub fn read(
         cgroup: &Cgroup,
         timestamp: i64,
-        rate: impl FnOnce(u64) -> Option<u64>,
+        rate: impl FnOnce(&CpuStats) -> Option<u64>,
     ) -> Option<Self> {
         let Stats { cpu, memory, .. } = cgroup.stats().ok()?;
         let pressure = cgroup.pressure().unwrap_or_default();
@@ -44,7 +44,7 @@ impl Usage {
             cpu: cpu.map(|cpu| CpuUsage {
                 timestamp,
                 usage_core_nano_seconds: value(cpu.usage_nanoseconds),
-                usage_nano_cores: rate(cpu.usage_nanoseconds).and_then(value),
+                usage_nano_cores: rate(&cpu).and_then(value),
                 psi: pressure.cpu.map(psi),
             }),
             memory: memory.map(|memory| MemoryUsage {

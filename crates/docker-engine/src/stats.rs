@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bollard::query_parameters::ListContainersOptionsBuilder;
 use rustix::process::Pid;
-use slipway_cgroup::{Cgroup, CgroupPath, Hierarchy, Usage};
+use slipway_cgroup::{Cgroup, CgroupPath, CpuStats, Hierarchy, Usage};
 use slipway_cri_api::v1::{
     ContainerAttributes, ContainerStats, ContainerStatsFilter, FilesystemIdentifier,
     FilesystemUsage, LinuxPodSandboxStats, NamespaceMode, PodSandboxAttributes, PodSandboxStats,
@@ -60,12 +60,12 @@ enum Next {
 }
 
 impl Observed {
-    fn cpu_used(&self, id: &str, used: u64) -> Option<u64> {
+    fn cpu_used(&self, id: &str, cpu: &CpuStats) -> Option<u64> {
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
         rates
             .entry(id.to_owned())
             .or_default()
-            .observe(Instant::now(), used)
+            .observe(cpu.at, cpu.usage_nanoseconds)
     }
 
     /// As [`cgroup_of`], which is asked once for each first process: Docker moves none.
@@ -216,7 +216,7 @@ impl Reader {
 
     /// What the cgroup of a process uses; none where it has ended.
     fn used(&self, id: &str, cgroup: &Cgroup) -> Usage {
-        let rate = |used| self.node.observed.cpu_used(id, used);
+        let rate = |cpu: &CpuStats| self.node.observed.cpu_used(id, cpu);
         Usage::read(cgroup, now(), rate).unwrap_or_default()
     }
 }

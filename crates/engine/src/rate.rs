@@ -28,14 +28,17 @@ impl CpuRate {
     }
 
     /// Takes a reading and answers the rate between the last two that are at least a second apart,
-    /// in billionths of a processor; none while there are no two.
+    /// in billionths of a processor; none while there are no two. One that was taken before the last,
+    /// and heard after it, changes nothing.
     pub fn observe(&mut self, at: Instant, used: u64) -> Option<u64> {
         let now = Reading { at, used };
         let Some(last) = self.last else {
             self.last = Some(now);
             return None;
         };
-        let elapsed = at.saturating_duration_since(last.at);
+        let Some(elapsed) = at.checked_duration_since(last.at) else {
+            return self.nano_cores;
+        };
         match used.checked_sub(last.used) {
             Some(_) if elapsed < SHORTEST => {}
             Some(more) => {
@@ -88,6 +91,18 @@ mod tests {
         rate.begin(begin);
         let later = begin + Duration::from_secs(2);
         assert_eq!(rate.observe(later, 1_000_000_000), Some(500_000_000));
+    }
+
+    #[test]
+    fn readers_that_overtake_each_other_take_no_rate_away() {
+        let rates = readings(&[
+            (0.0, 0),
+            (2.0, 1_000_000_000),
+            (1.5, 750_000_000),
+            (4.0, 2_000_000_000),
+        ]);
+        let half = Some(500_000_000);
+        assert_eq!(rates, [None, half, half, half]);
     }
 
     #[test]

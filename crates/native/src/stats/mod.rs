@@ -196,7 +196,7 @@ fn network_usage(pod: &Pod) -> Option<NetworkUsage> {
 
 /// None where the cgroup has gone: what it is of has ended since the caller looked.
 fn used(cgroup: &Cgroup, observed: &Observed) -> Option<Usage> {
-    Usage::read(cgroup, now(), |used| observed.cpu_used(used))
+    Usage::read(cgroup, now(), |cpu| observed.cpu_used(cpu))
 }
 
 /// A wrapped number, which is there even when it is zero.

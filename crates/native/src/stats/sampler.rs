@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use slipway_cgroup::CpuStats;
 use slipway_engine::{ContainerState, CpuRate, blocking};
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
@@ -37,9 +38,9 @@ impl Observed {
         self.cpu().begin(at);
     }
 
-    /// As [`CpuRate::observe`], for what was just read.
-    pub(super) fn cpu_used(&self, used: u64) -> Option<u64> {
-        self.cpu().observe(Instant::now(), used)
+    /// As [`CpuRate::observe`].
+    pub(super) fn cpu_used(&self, cpu: &CpuStats) -> Option<u64> {
+        self.cpu().observe(cpu.at, cpu.usage_nanoseconds)
     }
 
     fn cpu(&self) -> std::sync::MutexGuard<'_, CpuRate> {
@@ -121,16 +122,16 @@ async fn sample(node: &Weak<Node>, look: Look) -> bool {
 fn read_cpu_times(node: &Node) {
     for pod in node.pods.all() {
         let cgroup = node.hierarchy.open(&pod.cgroup);
-        if let Ok(Some(used)) = cgroup.cpu_time() {
-            pod.observed.cpu_used(used);
+        if let Ok(Some(cpu)) = cgroup.cpu_time() {
+            pod.observed.cpu_used(&cpu);
         }
     }
     for container in node.containers.all() {
         if container.state().is_running()
             && let Ok(cgroup) = lifecycle::cgroup(node, &container)
-            && let Ok(Some(used)) = cgroup.cpu_time()
+            && let Ok(Some(cpu)) = cgroup.cpu_time()
         {
-            container.observed.cpu_used(used);
+            container.observed.cpu_used(&cpu);
         }
     }
 }

@@ -74,11 +74,12 @@ async fn a_containers_processor_time_memory_and_writable_layer_are_told() {
     let cri = node.cri();
     let config = node.pod("busy");
     let pod_id = cri.run_pod(&config).await.unwrap();
-    // Half of a processor, 8 MiB in a tmpfs, which counts as memory, and 3 MiB on disk in 11 files.
+    // Half of a processor, 8 MiB in a tmpfs, which counts as memory, and 3 MiB on disk in 11 files:
+    // the largest is the last, so that whoever sees its bytes sees all of them.
     let script = "dd if=/dev/zero of=/dev/shm/memory bs=1M count=8; mkdir /data; \
-                  dd if=/dev/zero of=/data/large bs=1M count=3; \
                   for i in 0 1 2 3 4 5 6 7 8 9; do echo $i > /data/$i; done; \
-                  echo ready; while :; do :; done";
+                  dd if=/dev/zero of=/data/large bs=1M count=3; \
+                  while :; do :; done";
     let mut container = pod::shell("main", &image, script);
     container.labels = [("app".to_owned(), "busy".to_owned())].into();
     container.annotations = [("a/b".to_owned(), "c d".to_owned())].into();
