@@ -49,6 +49,16 @@ pub enum StepError {
     /// On the node, or in the cluster.
     #[error(transparent)]
     Failed(#[from] Failure),
+    /// The target's pods, which have to be gone before the kubelet asks another runtime.
+    #[error(
+        "{why}; where {service} cannot be brought to do so, end it (systemctl stop {service}) and roll back once more: containers that it leaves running go with a reboot"
+    )]
+    Pods {
+        /// The target's.
+        service: &'static str,
+        /// Why they are still there.
+        why: Failure,
+    },
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),

@@ -481,6 +481,8 @@ fn a_kubelet_is_not_started_before_all_that_it_reads_is_back() {
         matches!(&error, Error::NotUndone(steps) if steps.len() == 1),
         "{error}"
     );
+    let way_out = "(systemctl stop slipway.service) and roll back once more";
+    assert!(error.to_string().contains(way_out), "{error}");
     assert!(world.state.borrow().units["slipway.service"].active);
     world.fails.borrow_mut().clear();
     go_on(&world, true).unwrap();

@@ -85,8 +85,9 @@ async fn it_runs_the_pods_that_are_bound_to_its_node_and_no_others() -> Result<(
     std::fs::create_dir(&directory)?;
     let config = server.directory().join("config.yaml");
     let text = format!(
-        "kind: KubeletConfiguration\ncgroupDriver: cgroupfs\nstaticPodPath: {}\n",
-        directory.display()
+        "kind: KubeletConfiguration\ncgroupDriver: cgroupfs\nstaticPodPath: {}\npodLogsDir: {}\n",
+        directory.display(),
+        node.scratch.join("logs").display()
     );
     std::fs::write(&config, text)?;
     let words = [

@@ -220,7 +220,10 @@ impl<H: Host, C: ControlPlane> Mover<'_, H, C> {
         }
         let beside_docker = !self.journal.record().begun.plan.drain;
         let removed = self.host.remove_pods(target.endpoint(), beside_docker, say);
-        Ok(removed.await?)
+        removed.await.map_err(|why| StepError::Pods {
+            service: target.service(),
+            why,
+        })
     }
 
     /// Waits until the Node is Ready as it was, so that the API server is back on a control plane.

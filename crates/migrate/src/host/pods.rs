@@ -61,7 +61,17 @@ pub(super) async fn remove(
     let channel = channel.connect().await.map_err(|error| failed(&error))?;
     let mut client = RuntimeServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
     let listed = client.list_pod_sandbox(limited(ListPodSandboxRequest::default(), PATIENCE));
-    let listed = listed.await.map_err(|status| failed(&status.message()))?;
+    let listed = match listed.await {
+        Ok(listed) => listed,
+        // containerd listens also where its CRI is disabled or has not come up.
+        Err(status) if status.code() == tonic::Code::Unimplemented => {
+            progress(&format!(
+                "whoever listens at {endpoint} does not speak CRI v1: containers that it may have left running go with a reboot"
+            ));
+            return Ok(());
+        }
+        Err(status) => return Err(failed(&status.message())),
+    };
     let mut pods = listed.into_inner().items;
     pods.retain(|pod| !others.contains(&pod.id));
     if pods.is_empty() {

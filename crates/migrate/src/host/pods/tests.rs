@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use slipway_cri_api::v1::image_service_server::{ImageService, ImageServiceServer};
 use slipway_cri_api::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
 use slipway_cri_api::v1::{
     Container, ListContainersResponse, ListPodSandboxResponse, PodSandboxMetadata,
@@ -119,6 +120,30 @@ async fn containers_have_the_time_of_their_pods_all_at_once() {
     assert!(
         !calls.iter().any(|call| call.contains("pod-0")),
         "{calls:?}"
+    );
+}
+
+struct Images;
+
+impl ImageService for Images {}
+
+#[tokio::test]
+async fn a_runtime_whose_cri_is_disabled_has_no_pods() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("cri.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    // It serves something all the same.
+    let server = Server::builder().add_service(ImageServiceServer::new(Images));
+    tokio::spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
+    let said = Mutex::new(Vec::new());
+    let say = |line: &str| said.lock().unwrap().push(line.to_string());
+    remove("unix://x", &socket, &HashSet::new(), &say)
+        .await
+        .unwrap();
+    let said = said.into_inner().unwrap();
+    assert!(
+        matches!(&said[..], [line] if line.contains("unix://x does not speak CRI v1")),
+        "{said:?}"
     );
 }
 

@@ -44,6 +44,7 @@ pub(crate) struct Kubelet {
     pub(crate) kubeconfig: PathBuf,
     pub(crate) cgroup_driver: String,
     pub(crate) static_pods: Option<PathBuf>,
+    pub(crate) pod_logs: PathBuf,
     /// Without one it is dockershim.
     pub(crate) endpoint: Option<PathBuf>,
     pub(crate) pause_image: String,
@@ -108,6 +109,10 @@ pub(crate) fn read(words: impl Iterator<Item = String>) -> Result<Outcome> {
             .or_else(|| config.get("cgroupDriver").cloned())
             .unwrap_or_else(|| "cgroupfs".to_owned()),
         static_pods: config.get("staticPodPath").map(PathBuf::from),
+        pod_logs: config
+            .get("podLogsDir")
+            .filter(|_| minor >= 30)
+            .map_or_else(|| "/var/log/pods".into(), PathBuf::from),
         endpoint: endpoint.map(|endpoint| {
             let path = endpoint.strip_prefix("unix://").unwrap_or(&endpoint);
             PathBuf::from(path)

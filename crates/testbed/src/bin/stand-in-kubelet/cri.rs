@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use slipway_cri_api::v1::{
 };
 use slipway_testbed::Cri;
 
+use crate::command_line::Kubelet;
 use crate::pods::{self, Pod};
 use crate::runtime::{Container, Sandbox};
 
@@ -21,11 +22,13 @@ use crate::runtime::{Container, Sandbox};
 pub(crate) struct Remote {
     cri: Cri,
     systemd: bool,
+    logs: PathBuf,
 }
 
 impl Remote {
-    pub(crate) async fn connect(socket: &Path, cgroup_driver: &str) -> Result<Self> {
+    pub(crate) async fn connect(socket: &Path, kubelet: &Kubelet) -> Result<Self> {
         let cri = Cri::new(socket);
+        let cgroup_driver = &kubelet.cgroup_driver;
         let systemd = cgroup_driver == "systemd";
         cri.version().await?;
         // Runtimes from before 1.28 do not tell.
@@ -40,7 +43,11 @@ impl Remote {
                 linux.cgroup_driver()
             );
         }
-        Ok(Self { cri, systemd })
+        Ok(Self {
+            cri,
+            systemd,
+            logs: kubelet.pod_logs.clone(),
+        })
     }
 
     pub(crate) async fn version(&self) -> Result<String> {
@@ -116,7 +123,7 @@ impl Remote {
             self.cri.pull(image).await?;
         }
         let name = pods::text(&container["name"]).to_owned();
-        let directory = pod.log_directory().join(&name);
+        let directory = pod.log_directory(&self.logs).join(&name);
         fs::create_dir_all(directory)?;
         let words = |field: &str| pods::words(&container[field]);
         let config = ContainerConfig {
@@ -157,7 +164,7 @@ impl Remote {
     }
 
     fn sandbox_config(&self, pod: &Pod) -> Result<PodSandboxConfig> {
-        let directory = pod.log_directory();
+        let directory = pod.log_directory(&self.logs);
         fs::create_dir_all(&directory)?;
         let cgroup_parent = if self.systemd {
             format!("kubepods-pod{}.slice", pod.uid.replace('-', "_"))

@@ -29,6 +29,7 @@ pub(crate) struct Dockershim {
     systemd: bool,
     plugins: PathBuf,
     configurations: PathBuf,
+    logs: PathBuf,
 }
 
 impl Dockershim {
@@ -46,6 +47,7 @@ impl Dockershim {
             systemd: theirs == "systemd",
             plugins: kubelet.cni_plugins.clone(),
             configurations: kubelet.cni_configurations.clone(),
+            logs: kubelet.pod_logs.clone(),
         })
     }
 
@@ -78,7 +80,7 @@ impl Dockershim {
         attempt: u32,
     ) -> Result<()> {
         let name = pods::text(&container["name"]);
-        let directory = pod.log_directory().join(name);
+        let directory = pod.log_directory(&self.logs).join(name);
         let log = directory.join(format!("{attempt}.log"));
         let log = log.display();
         let mut words = vec![

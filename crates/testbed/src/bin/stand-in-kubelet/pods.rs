@@ -48,15 +48,15 @@ impl Pod {
         }
     }
 
-    /// Where its containers' logs are.
-    pub(crate) fn log_directory(&self) -> PathBuf {
+    /// Where its containers' logs are, in the directory of all pods' logs.
+    pub(crate) fn log_directory(&self, logs: &Path) -> PathBuf {
         let Self {
             namespace,
             name,
             uid,
             ..
         } = self;
-        Path::new("/var/log/pods").join(format!("{namespace}_{name}_{uid}"))
+        logs.join(format!("{namespace}_{name}_{uid}"))
     }
 
     pub(crate) fn labels(&self) -> Vec<(&'static str, &str)> {

@@ -38,9 +38,7 @@ impl Runtime {
     /// Finds it, and refuses one whose cgroup driver is another one.
     pub(crate) async fn connect(kubelet: &Kubelet) -> Result<Self> {
         match &kubelet.endpoint {
-            Some(socket) => Ok(Self::Remote(
-                Remote::connect(socket, &kubelet.cgroup_driver).await?,
-            )),
+            Some(socket) => Ok(Self::Remote(Remote::connect(socket, kubelet).await?)),
             None => Ok(Self::Dockershim(Dockershim::connect(kubelet)?)),
         }
     }
