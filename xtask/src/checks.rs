@@ -162,6 +162,10 @@ pub(crate) fn run(install: bool, machine: bool) -> Result<ExitCode> {
             succeeds(&mut step.command()?)
         };
         blocked = step.needed && !passed;
+        if step.needed {
+            // What follows times what waits for the disk, which has gigabytes of this to write.
+            rustix::fs::sync();
+        }
         let outcome = if passed {
             Outcome::Passed
         } else {

@@ -21,6 +21,7 @@ mod service_manager;
 mod traces;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -122,12 +123,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// How long what is still being written in the background may take once the daemon is to end.
+const CUT_OFF: Duration = Duration::from_secs(5);
+
 fn serve(args: serve::ServeArgs) -> anyhow::Result<()> {
     #[expect(unsafe_code, reason = "it changes the environment")]
     // SAFETY: the runtime, which starts the first threads, is not there yet.
     let manager = unsafe { ServiceManager::from_environment() }?;
     let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve::run(args, manager))
+    let ended = runtime.block_on(serve::run(args, manager));
+    // A disk that takes no writes, say: what is cut off is what a kill cuts off.
+    runtime.shutdown_timeout(CUT_OFF);
+    ended
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use slipway_cri_api::v1::{
     StartContainerRequest, StopContainerRequest, StopPodSandboxRequest, VersionRequest,
     VersionResponse,
 };
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
 use crate::wait;
 
@@ -199,6 +199,23 @@ impl Cri {
             .await?
             .into_inner()
             .items)
+    }
+
+    /// Waits until the runtime knows which pods there are: one on a Docker Engine serves before that one
+    /// has answered, and says that it does not know.
+    ///
+    /// # Errors
+    /// When it refuses for another reason, or for half a minute.
+    pub async fn knows_its_pods(&self) -> anyhow::Result<()> {
+        let limit = Duration::from_secs(30);
+        wait::eventually("the runtime to know its pods", limit, async || {
+            match self.pods().await {
+                Ok(_) => Ok(true),
+                Err(status) if status.code() == Code::Unavailable => Ok(false),
+                Err(status) => Err(status.into()),
+            }
+        })
+        .await
     }
 
     /// ListContainers without a filter.

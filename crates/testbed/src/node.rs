@@ -87,6 +87,9 @@ impl Node {
             builder = builder.docker(docker);
         }
         let daemon = tell(builder).start().await?;
+        if docker.is_some() {
+            daemon.cri().knows_its_pods().await?;
+        }
         Ok(Self {
             daemon,
             docker,

@@ -59,14 +59,21 @@ impl Ground {
             self.scratch.join("cni-cache").display()
         );
         let daemon = Daemon::builder(&self.scratch, &self.cni).config(config);
+        let daemon = daemon.start().await.unwrap();
+        daemon.cri().knows_its_pods().await.unwrap();
         Node {
-            daemon: daemon.start().await.unwrap(),
+            daemon,
             docker: Some(self.docker),
             registry: self.registry,
             cni: self.cni,
             scratch: self.scratch,
         }
     }
+}
+
+/// What a pod is called by the API server.
+fn uid(scratch: &Scratch) -> String {
+    format!("u-{}", scratch.number())
 }
 
 /// A pod with a container that dockershim has run.
@@ -100,10 +107,11 @@ async fn inherited(
         words.extend([image_id.trim(), "sh", "-c", script]);
         docker.cli(&words).unwrap().trim().to_owned()
     };
+    let uid = uid(scratch);
     let named = [
         ("io.kubernetes.pod.name", "web"),
         ("io.kubernetes.pod.namespace", "default"),
-        ("io.kubernetes.pod.uid", "u-1"),
+        ("io.kubernetes.pod.uid", uid.as_str()),
         ("app", "shop"),
     ];
     let own = [
@@ -113,7 +121,7 @@ async fn inherited(
     ];
     let pod = run(
         &[
-            "--name=k8s_POD_web_default_u-1_3",
+            &format!("--name=k8s_POD_web_default_{uid}_3"),
             "--net=none",
             "--ipc=shareable",
         ],
@@ -138,7 +146,7 @@ async fn inherited(
     fs::create_dir(&volume).unwrap();
     let id = run(
         &[
-            "--name=k8s_main_web_default_u-1_0",
+            &format!("--name=k8s_main_web_default_{uid}_0"),
             &format!("--net={joined}"),
             &format!("--ipc={joined}"),
             &format!("--volume={}:/data:ro", volume.display()),
@@ -147,6 +155,12 @@ async fn inherited(
         "trap 'exit 7' TERM; echo from docker; sleep 10000 & wait",
     );
     let kept = docker.cli(&["inspect", "-f", "{{.LogPath}}", &id]).unwrap();
+    eventually("its first words", PATIENCE, async || {
+        let log = fs::read_to_string(kept.trim()).unwrap_or_default();
+        Ok(log.contains("from docker"))
+    })
+    .await
+    .unwrap();
     if let Err(error) = symlink(kept.trim(), &log) {
         // A Slipway that is there already was faster.
         let linked = fs::read_link(&log).unwrap();
@@ -174,7 +188,7 @@ async fn attach(scratch: &Scratch, cni: &Cni, pod: &str, pid: &str) -> String {
         pod_id: pod.to_owned(),
         name: "web".to_owned(),
         namespace: "default".to_owned(),
-        uid: "u-1".to_owned(),
+        uid: uid(scratch),
         netns: format!("/proc/{pid}/ns/net").into(),
         ..Attachment::default()
     };
@@ -239,7 +253,7 @@ async fn is_managed(engines: &str, record: Record) {
     assert_eq!((metadata.name.as_str(), metadata.attempt), ("web", 3));
     assert_eq!(
         (metadata.namespace.as_str(), metadata.uid.as_str()),
-        ("default", "u-1")
+        ("default", uid(&node.scratch).as_str())
     );
     let mut labels: Vec<_> = found.labels.keys().map(String::as_str).collect();
     labels.sort_unstable();

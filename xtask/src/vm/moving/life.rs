@@ -19,6 +19,8 @@ use crate::vm::package::{blocking, refused, shell, step};
 /// What has to be known after the reboot.
 const NOTE: &str = "/var/lib/moving-test.json";
 
+const APPLY: &str = "apply --yes --to slipway";
+
 /// The pods that the node has, by the names that the API has for them.
 const PODS: [&str; 3] = ["agent-x", "etcd-node", "web"];
 
@@ -107,12 +109,13 @@ async fn before_reboot() -> Result<()> {
         killed_on_its_way_back(&before, &cluster),
     )
     .await?;
+    step(
+        "moves that are killed and taken back",
+        taken_back_from_the_middle(&before, &cluster),
+    )
+    .await?;
     step("a move into a reboot", async {
-        killed(
-            "apply --yes --to slipway",
-            "and start it anew",
-            "kubelet.service",
-        )
+        killed(APPLY, begins("and start it anew", "kubelet.service"))
     })
     .await?;
     let note = Note {
@@ -143,7 +146,7 @@ async fn after_reboot(note: Note) -> Result<()> {
     .await?;
     there_and_back(&cluster).await?;
     step("no way back", async {
-        migrate("apply --yes --to slipway")?;
+        migrate(APPLY)?;
         is_moved(&cluster, "slipway://").await?;
         migrate("clean --yes")?;
         ensure!(
@@ -180,8 +183,18 @@ fn migrate(words: &str) -> Result<String> {
     shell(&format!("slipway migrate {words} 2>&1"))
 }
 
-/// Runs `slipway migrate`, and kills it when it begins a step with these words.
-fn killed(command: &str, doing: &str, what: &str) -> Result<()> {
+/// Whether a line says that a step with these words begins.
+fn begins(doing: &str, what: &str) -> impl Fn(&str) -> bool {
+    move |line| line.starts_with('[') && line.contains(doing) && line.contains(what)
+}
+
+/// Whether a line says this in the middle of a step.
+fn says(words: &str) -> impl Fn(&str) -> bool {
+    move |line| line.starts_with(' ') && line.contains(words)
+}
+
+/// Runs `slipway migrate`, and kills it at the first line that is `wanted`.
+fn killed(command: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
     let mut child = Command::new("slipway")
         .arg("migrate")
         .args(command.split(' '))
@@ -191,9 +204,9 @@ fn killed(command: &str, doing: &str, what: &str) -> Result<()> {
     let mut said = Vec::new();
     for line in BufReader::new(lines).lines() {
         let line = line?;
-        let wanted = line.starts_with('[') && line.contains(doing) && line.contains(what);
+        let is_wanted = wanted(&line);
         said.push(line);
-        if wanted {
+        if is_wanted {
             child.kill()?;
             child.wait()?;
             return Ok(());
@@ -201,7 +214,7 @@ fn killed(command: &str, doing: &str, what: &str) -> Result<()> {
     }
     let status = child.wait()?;
     anyhow::bail!(
-        "it ended with {status} before it said {doing:?}:\n{}",
+        "it ended with {status}, and said nothing that is waited for:\n{}",
         said.join("\n")
     )
 }
@@ -302,11 +315,8 @@ async fn is_back(cluster: &Cluster) -> Result<()> {
 }
 
 async fn killed_on_its_way(cluster: &Cluster) -> Result<()> {
-    killed("apply --yes --to slipway", "drain the node", "")?;
-    refused(
-        "slipway migrate apply --yes --to slipway",
-        &["resume", "rollback"],
-    )?;
+    killed(APPLY, begins("drain the node", ""))?;
+    refused(&format!("slipway migrate {APPLY}"), &["resume", "rollback"])?;
     for (doing, what) in [
         ("enable", "slipway.service"),
         ("carry", "images"),
@@ -319,7 +329,7 @@ async fn killed_on_its_way(cluster: &Cluster) -> Result<()> {
         ("disable", "docker.service"),
         ("remove Docker's chains", ""),
     ] {
-        killed("resume", doing, what)?;
+        killed("resume", begins(doing, what))?;
     }
     migrate("resume")?;
     is_moved(cluster, "slipway://").await
@@ -333,9 +343,32 @@ async fn killed_on_its_way_back(before: &Snapshot, cluster: &Cluster) -> Result<
         ("take back", "slipway.service"),
         ("take back", "cordon"),
     ] {
-        killed("rollback", doing, what)?;
+        killed("rollback", begins(doing, what))?;
     }
     migrate("rollback")?;
     is_back(cluster).await?;
     before.is_same(cluster)
+}
+
+/// Each time a whole way back, from a node that is neither here nor there.
+async fn taken_back_from_the_middle(before: &Snapshot, cluster: &Cluster) -> Result<()> {
+    async fn back(before: &Snapshot, cluster: &Cluster) -> Result<()> {
+        migrate("rollback")?;
+        is_back(cluster).await?;
+        before.is_same(cluster)
+    }
+    for words in ["evicting", "image 1 of", "is stopped", " runs "] {
+        println!("killed where it says {words:?}");
+        killed(APPLY, says(words))?;
+        back(before, cluster).await?;
+    }
+    for (doing, what) in [
+        ("change", "/var/lib/kubelet/kubeadm-flags.env"),
+        ("disable", "docker.service"),
+    ] {
+        println!("killed where it is to {doing} {what}");
+        killed(APPLY, begins(doing, what))?;
+        back(before, cluster).await?;
+    }
+    Ok(())
 }

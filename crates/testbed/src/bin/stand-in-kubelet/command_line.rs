@@ -32,7 +32,7 @@ const FLAGS: &[(&str, u32)] = &[
 
 /// What is wanted of it.
 pub(crate) enum Outcome {
-    Run(Kubelet),
+    Run(Box<Kubelet>),
     Version(String),
 }
 
@@ -99,7 +99,7 @@ pub(crate) fn read(words: impl Iterator<Item = String>) -> Result<Outcome> {
         .to_string_lossy()
         .into_owned();
     let path = |name: &str, usual: &str| PathBuf::from(take(name).unwrap_or_else(|| usual.into()));
-    Ok(Outcome::Run(Kubelet {
+    Ok(Outcome::Run(Box::new(Kubelet {
         version,
         node: take("hostname-override").unwrap_or(host),
         kubeconfig: take("kubeconfig")
@@ -121,7 +121,7 @@ pub(crate) fn read(words: impl Iterator<Item = String>) -> Result<Outcome> {
             .unwrap_or_else(|| "k8s.gcr.io/pause:3.6".to_owned()),
         cni_plugins: path("cni-bin-dir", "/opt/cni/bin"),
         cni_configurations: path("cni-conf-dir", "/etc/cni/net.d"),
-    }))
+    })))
 }
 
 /// The keys of the first level of a file of YAML that have their values beside them.
