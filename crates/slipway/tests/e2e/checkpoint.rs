@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use slipway_cri_api::v1::{
     CheckpointContainerRequest, ContainerState, Mount, RunPodSandboxRequest,
 };
-use slipway_testbed::{Cri, Image, Node, eventually, pod, read_log};
+use slipway_testbed::{Cri, Image, Node, pod};
 use tonic::{Code, Status};
 
-use crate::refused;
+use crate::{ready, refused};
 
 pub(crate) async fn checkpoint(
     cri: &Cri,
@@ -94,20 +94,6 @@ fn unpack(archive: &Path, into: &Path) -> BTreeMap<String, u64> {
 
 fn json(path: &Path) -> serde_json::Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
-}
-
-async fn ready(log: &Path) {
-    eventually(
-        "the container to be ready",
-        Duration::from_secs(20),
-        async || {
-            Ok(read_log(log)
-                .iter()
-                .any(|line| line.text.trim_end() == "ready"))
-        },
-    )
-    .await
-    .unwrap();
 }
 
 const WRITER: &str = "trap 'exit 0' TERM; echo written > /file; rm /bin/true; \

@@ -1,10 +1,13 @@
 //! The client commands against the real daemon.
 
 use std::process::{Command, Output};
+use std::time::Duration;
 
-use slipway_testbed::{Image, Node, leaks, slipway_binary};
+use slipway_testbed::{Image, Node, eventually, leaks, slipway_binary};
 
 use crate::on_docker;
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn slipway(node: &Node, arguments: &[&str]) -> Output {
     let endpoint = format!("unix://{}", node.cri().socket().display());
@@ -114,7 +117,12 @@ async fn a_container_is_looked_at_from_every_side() {
     );
     assert_eq!(exec.status.code(), Some(3));
     assert_eq!(String::from_utf8_lossy(&exec.stdout), "inside\n");
-    assert!(prints(&slipway(&node, &["logs", short])).starts_with("one\ntwo\n"));
+    eventually("what it has said", PATIENCE, async || {
+        let said = prints(&slipway(&node, &["logs", short]));
+        Ok(said.starts_with("one\ntwo\n"))
+    })
+    .await
+    .unwrap();
     assert!(prints(&slipway(&node, &["logs", "--tail", "1", short])).starts_with("two\n"));
     assert!(prints(&slipway(&node, &["inspect", short])).contains(&id));
     assert!(prints(&slipway(&node, &["info"])).contains("NetworkReady"));

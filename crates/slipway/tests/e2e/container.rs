@@ -10,7 +10,7 @@ use slipway_cri_api::v1::{
 use slipway_testbed::{Cri, Image, Layer, Node, eventually, pod, read_log};
 use tonic::Code;
 
-use crate::{node, not_on_docker, on_docker, refused};
+use crate::{node, not_on_docker, on_docker, ready, refused};
 
 pub(crate) fn security(container: &mut ContainerConfig) -> &mut LinuxContainerSecurityContext {
     container
@@ -138,16 +138,6 @@ async fn stop_uses_the_images_signal_and_kills_after_the_timeout() {
     );
     assert_eq!(cri.container_status(&id).await.unwrap().exit_code, 137);
     node.finish().await.unwrap();
-}
-
-async fn ready(log: &Path) {
-    eventually(
-        "the container to be ready",
-        Duration::from_secs(20),
-        async || Ok(read_log(log).iter().any(|line| line.text == "ready")),
-    )
-    .await
-    .unwrap();
 }
 
 #[tokio::test]

@@ -105,6 +105,7 @@ async fn pods_are_named_and_labelled_as_dockershim_did() {
     assert_eq!(status.image.unwrap().image, image);
 
     // The log is a file of its own, which the kubelet removes.
+    crate::ready(&log).await;
     cri.stop(&id, 0).await.unwrap();
     cri.remove(&id).await.unwrap();
     assert!(std::fs::symlink_metadata(&log).unwrap().is_file());

@@ -139,6 +139,10 @@ impl Kubelet {
         while self.sync().await.is_err() {
             self.waits(deadline).await;
         }
+        while self.remove().await.is_err() {
+            self.waits(deadline).await;
+        }
+        // Whole, for its end was told.
         let log = pod::log_path(&self.config, &self.container);
         assert_eq!(
             read_log(&log).first().map(|line| line.text.as_str()),
@@ -147,9 +151,6 @@ impl Kubelet {
             log.display(),
             self.refusals
         );
-        while self.remove().await.is_err() {
-            self.waits(deadline).await;
-        }
     }
 
     async fn waits(&self, deadline: Instant) {

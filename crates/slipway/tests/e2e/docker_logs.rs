@@ -10,7 +10,7 @@ use slipway_cri_api::v1::{ContainerConfig, Mount, ReopenContainerLogRequest};
 use slipway_testbed::{Docker, Engine, Image, Node, eventually, pod, read_log};
 use tonic::Code;
 
-use crate::refused;
+use crate::{ready, refused};
 
 /// How long anything may take before it counts as hanging.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -214,9 +214,10 @@ async fn a_container_that_somebody_has_docker_start_again_is_followed_again() {
     let pod = node.cri().run_pod(&config).await.unwrap();
     let container = pod::sleeper("main", &image);
     let id = node.cri().launch(&pod, &config, &container).await.unwrap();
+    let log = pod::log_path(&config, &container);
+    ready(&log).await;
     node.cri().stop(&id, 0).await.unwrap();
     docker(&mut node).cli(&["start", &id]).unwrap();
-    let log = pod::log_path(&config, &container);
     eventually("what it says the second time", PATIENCE, async || {
         let lines = read_log(&log);
         assert!(lines.iter().all(|line| line.text == "ready"));

@@ -8,6 +8,8 @@ use tonic::Code;
 
 use crate::{node, not_on_docker, refused};
 
+const PATIENCE: Duration = Duration::from_secs(30);
+
 #[tokio::test]
 async fn output_and_exit_code_come_back() {
     let (node, image) = node().await;
@@ -70,17 +72,11 @@ async fn output_and_exit_code_come_back() {
     let inside = String::from_utf8(inside.stdout).unwrap();
     assert!(inside.starts_with("exec\n"), "{inside}");
     // A child that lives on does not hold the answer up.
-    let began = Instant::now();
     let left = cri
-        .exec(&id, &["sh", "-c", "sleep 30 & echo done"])
+        .exec(&id, &["sh", "-c", "sleep 100000 & echo done"])
         .await
         .unwrap();
     assert_eq!(left.stdout, b"done\n");
-    assert!(
-        began.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        began.elapsed()
-    );
 
     refused(cri.exec(&id, &[]).await, Code::InvalidArgument, &["cmd"]);
     refused(
@@ -121,11 +117,13 @@ async fn a_command_is_killed_at_its_timeout() {
         "{:?}",
         began.elapsed()
     );
-    let left = cri
-        .exec(&id, &["sh", "-c", "ps | grep 'sleep 777' | grep -vc grep"])
-        .await
-        .unwrap();
-    assert_eq!(left.stdout, b"0\n");
+    // They have been told to die, which takes them a moment.
+    eventually("those it has started to be gone", PATIENCE, async || {
+        let left = cri.exec(&id, &["sh", "-c", "ps | grep 'sleep 777' | grep -vc grep"]);
+        Ok(left.await?.stdout == b"0\n")
+    })
+    .await
+    .unwrap();
     node.finish().await.unwrap();
 }
 

@@ -16,7 +16,9 @@ use tonic::{Code, Status};
 
 use crate::mount::Mounted;
 use crate::restart::life;
-use crate::{node, refused};
+use crate::{node, ready, refused};
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Debian's, or wherever else it is.
 pub(crate) fn runc() -> PathBuf {
@@ -65,16 +67,6 @@ pub(crate) async fn finish(node: Node) {
     node.cri().remove_all().await.unwrap();
     assert_eq!(held(&node), [""; 0]);
     node.finish().await.unwrap();
-}
-
-async fn ready(log: &Path) {
-    eventually(
-        "the container to be ready",
-        Duration::from_secs(20),
-        async || Ok(read_log(log).iter().any(|line| line.text == "ready")),
-    )
-    .await
-    .unwrap();
 }
 
 /// A runtime of the test's own: a shell script.
@@ -191,8 +183,13 @@ async fn containers_of_runc_live_as_those_of_the_built_in_runtime_do() {
     };
     let answer = Box::pin(cri.runtime().exec_sync(request)).await;
     refused(answer, Code::DeadlineExceeded, &["1 s"]);
-    let left = cri.exec(&id, &["sh", "-c", "ps | grep 'sleep 778' | grep -vc grep"]);
-    assert_eq!(left.await.unwrap().stdout, b"0\n");
+    // They have been told to die, which takes them a moment.
+    eventually("those it has started to be gone", PATIENCE, async || {
+        let left = cri.exec(&id, &["sh", "-c", "ps | grep 'sleep 778' | grep -vc grep"]);
+        Ok(left.await?.stdout == b"0\n")
+    })
+    .await
+    .unwrap();
 
     // It dies of what it has eaten.
     let mut eater = pod::shell("eater", &image, "tail /dev/zero");

@@ -15,7 +15,7 @@ use slipway_cri_api::v1::{
 };
 use slipway_testbed::{Cri, Node, SlowPlugin, eventually, pod};
 
-use crate::{node, on_docker};
+use crate::{node, on_docker, ready};
 
 /// Far more than any of the calls takes, far less than what they must not wait for.
 const SOON: Duration = Duration::from_secs(3);
@@ -158,9 +158,11 @@ async fn lists_of_many_pods_take_milliseconds() {
         let config = on_the_nodes_network(node.pod(&format!("pod{number}")));
         let pod_id = cri.run_pod(&config).await.unwrap();
         // Files that nobody must count while somebody waits.
-        let script = "i=0; while [ $i -lt 200 ]; do : > /file$i; i=$((i+1)); done; sleep 10000";
+        let script = "i=0; while [ $i -lt 200 ]; do : > /file$i; i=$((i+1)); done; \
+                      echo ready; sleep 10000";
         let container = pod::shell("main", &image, script);
         cri.launch(&pod_id, &config, &container).await.unwrap();
+        ready(&pod::log_path(&config, &container)).await;
     }
     let mut runtime = cri.runtime();
     let mut pods = Vec::new();

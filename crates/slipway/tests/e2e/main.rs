@@ -54,8 +54,9 @@ mod v1alpha2;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use slipway_testbed::{Engine, Image, Node, Pushed, slipway_binary};
+use slipway_testbed::{Engine, Image, Node, Pushed, eventually, read_log, slipway_binary};
 use tonic::{Code, Status};
 
 /// Whether this run of the suite is for pods on Docker (`SLIPWAY_TEST_ENGINE=docker`). A test, or
@@ -83,11 +84,24 @@ fn docker_lacks_a_capability() -> bool {
     own & all != all && not_on_docker("dockerd lacks a capability that privileged containers get")
 }
 
+/// How long a container may take to say that it is ready.
+const READY: Duration = Duration::from_secs(20);
+
 /// A node that has pulled busybox.
 async fn node() -> (Node, String) {
     let node = Node::start().await.unwrap();
     let Pushed { reference, .. } = node.provide("busybox:1", &Image::busybox()).await.unwrap();
     (node, reference)
+}
+
+/// Waits until a container's log says `ready`.
+async fn ready(log: &Path) {
+    eventually("the container to be ready", READY, async || {
+        let lines = read_log(log);
+        Ok(lines.iter().any(|line| line.text.trim_end() == "ready"))
+    })
+    .await
+    .unwrap();
 }
 
 /// A copy of the binary that any user may run: the build's own directory need not be open to

@@ -3,17 +3,20 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use slipway_cri_api::v1::{
     ContainerConfig, ContainerState, HugepageLimit, LinuxContainerResources,
     PodSandboxStatusRequest, UpdateContainerResourcesRequest, UpdatePodSandboxResourcesRequest,
     WindowsContainerResources,
 };
-use slipway_testbed::{Node, pod};
+use slipway_testbed::{Node, eventually, pod};
 use tonic::{Code, Status};
 
 use crate::container::out_of_memory;
 use crate::{node, not_on_docker, on_docker, refused};
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) const MIB: i64 = 1 << 20;
 
@@ -176,6 +179,14 @@ async fn limits_are_changed_in_place_and_reported_also_after_a_restart() {
         .launch(&sandbox, &config, &container)
         .await
         .unwrap();
+    let mut child = String::new();
+    eventually("the shell's child", PATIENCE, async || {
+        let found = node.cri().exec(&running, &["pidof", "sleep"]).await?;
+        child = String::from_utf8(found.stdout)?;
+        Ok(found.exit_code == 0)
+    })
+    .await
+    .unwrap();
     let cgroup = container_cgroup(&node, &running);
     assert_eq!(limits(&cgroup), expected(512, 50_000, 64 * MIB, 64 * MIB));
     assert_eq!(reported(&node, &running).await, asked());
@@ -198,12 +209,6 @@ async fn limits_are_changed_in_place_and_reported_also_after_a_restart() {
         ..asked()
     };
     assert_eq!(reported(&node, &running).await, merged);
-    let child = node
-        .cri()
-        .exec(&running, &["pidof", "sleep"])
-        .await
-        .unwrap();
-    let child = String::from_utf8(child.stdout).unwrap();
     // What is started from now on, and as it was made by Docker.
     let later = if on_docker() { "1" } else { "self" };
     for pid in ["1", child.trim(), later] {

@@ -190,19 +190,19 @@ async fn spdy_gives_a_terminal_its_sizes() {
         let request = ExecRequest {
             tty: true,
             stderr: false,
-            ..exec_request(&id, "read line; stty size; exit 3")
+            ..exec_request(
+                &id,
+                "until stty size | grep '^43 132$'; do sleep 0.1; done; exit 3",
+            )
         };
         let mut client = Client::connect(&exec_url(&node, request).await, SPDY_EXEC).await;
         let error = client.open([("streamtype", "error")]).await;
-        let stdin = client.open([("streamtype", "stdin")]).await;
+        let _stdin = client.open([("streamtype", "stdin")]).await;
         let stdout = client.open([("streamtype", "stdout")]).await;
         let resize = client.open([("streamtype", "resize")]).await;
         client
             .data(resize, b"{\"Width\":132,\"Height\":43}\n", false)
             .await;
-        // The terminal has the size no later than what is typed after it.
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        client.data(stdin, b"go\n", false).await;
         let [error, stdout] = client.finished([error, stdout]).await;
         let shown = String::from_utf8(stdout).unwrap();
         assert!(shown.contains("43 132\r\n"), "{shown}");

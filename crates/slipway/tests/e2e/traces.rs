@@ -267,9 +267,12 @@ async fn a_kubelets_trace_goes_on_in_the_daemon() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_comes_late_gets_what_it_has_missed() {
-    // A port that was free a moment ago.
-    let address = Collector::start("127.0.0.1:0").await.address;
-    let (node, metrics) = measured(|builder| builder.config(config(address, 1_000_000))).await;
+    let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (node, metrics) = measured(|builder| {
+        address.set_port(builder.scratch().host_port());
+        builder.config(config(address, 1_000_000))
+    })
+    .await;
     let context = format!("00-{TRACE}-{KUBELETS_SPAN}-01");
     let version = traced(VersionRequest::default(), &context);
     node.cri().runtime().version(version).await.unwrap();

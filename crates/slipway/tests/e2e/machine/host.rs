@@ -97,7 +97,8 @@ async fn a_unit_is_enabled_started_anew_and_made_what_it_was() {
     assert!(refused.contains("there is no such unit"), "{refused}");
 
     // systemd has not been told of its file.
-    let text = "[Service]\nExecStart=/bin/sleep 1000\n[Install]\nWantedBy=multi-user.target\n";
+    let text =
+        "[Service]\nType=exec\nExecStart=/bin/sleep 1000\n[Install]\nWantedBy=multi-user.target\n";
     // One in /etc could not be masked.
     let directory = "/usr/local/lib/systemd/system";
     fs::create_dir_all(directory).unwrap();
