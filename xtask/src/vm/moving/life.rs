@@ -16,6 +16,8 @@ use super::rollout::roll_out;
 use super::snapshot::Snapshot;
 use crate::vm::package::{blocking, refused, shell, step};
 
+use Moment::{Begins, Says};
+
 /// What has to be known after the reboot.
 const NOTE: &str = "/var/lib/moving-test.json";
 
@@ -115,7 +117,7 @@ async fn before_reboot() -> Result<()> {
     )
     .await?;
     step("a move into a reboot", async {
-        killed(APPLY, begins("and start it anew", "kubelet.service"))
+        killed(APPLY, Begins("and start it anew", "kubelet.service"))
     })
     .await?;
     let note = Note {
@@ -183,18 +185,28 @@ fn migrate(words: &str) -> Result<String> {
     shell(&format!("slipway migrate {words} 2>&1"))
 }
 
-/// Whether a line says that a step with these words begins.
-fn begins(doing: &str, what: &str) -> impl Fn(&str) -> bool {
-    move |line| line.starts_with('[') && line.contains(doing) && line.contains(what)
+/// When a move is killed.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    /// A step with these words begins.
+    Begins(&'static str, &'static str),
+    /// This is said in the middle of a step.
+    Says(&'static str),
 }
 
-/// Whether a line says this in the middle of a step.
-fn says(words: &str) -> impl Fn(&str) -> bool {
-    move |line| line.starts_with(' ') && line.contains(words)
+impl Moment {
+    fn is_told_by(self, line: &str) -> bool {
+        match self {
+            Self::Begins(doing, what) => {
+                line.starts_with('[') && line.contains(doing) && line.contains(what)
+            }
+            Self::Says(words) => line.starts_with(' ') && line.contains(words),
+        }
+    }
 }
 
-/// Runs `slipway migrate`, and kills it at the first line that is `wanted`.
-fn killed(command: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
+/// Runs `slipway migrate`, and kills it at a moment.
+fn killed(command: &str, moment: Moment) -> Result<()> {
     let mut child = Command::new("slipway")
         .arg("migrate")
         .args(command.split(' '))
@@ -204,9 +216,9 @@ fn killed(command: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
     let mut said = Vec::new();
     for line in BufReader::new(lines).lines() {
         let line = line?;
-        let is_wanted = wanted(&line);
+        let is_now = moment.is_told_by(&line);
         said.push(line);
-        if is_wanted {
+        if is_now {
             child.kill()?;
             child.wait()?;
             return Ok(());
@@ -214,7 +226,7 @@ fn killed(command: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
     }
     let status = child.wait()?;
     anyhow::bail!(
-        "it ended with {status}, and said nothing that is waited for:\n{}",
+        "it ended with {status} before {moment:?}:\n{}",
         said.join("\n")
     )
 }
@@ -249,6 +261,7 @@ fn in_docker() -> Result<String> {
 
 async fn without_drain(before: &Snapshot, cluster: &Cluster) -> Result<()> {
     let processes = in_docker()?;
+    ensure!(!processes.is_empty(), "there are no containers in Docker");
     migrate("apply --yes --to slipway --no-drain")?;
     cluster.is_ready_on("slipway://").await?;
     cluster.runs(&PODS).await?;
@@ -319,7 +332,7 @@ async fn is_back(cluster: &Cluster) -> Result<()> {
 }
 
 async fn killed_on_its_way(cluster: &Cluster) -> Result<()> {
-    killed(APPLY, begins("drain the node", ""))?;
+    killed(APPLY, Begins("drain the node", ""))?;
     refused(&format!("slipway migrate {APPLY}"), &["resume", "rollback"])?;
     for (doing, what) in [
         ("enable", "slipway.service"),
@@ -333,7 +346,7 @@ async fn killed_on_its_way(cluster: &Cluster) -> Result<()> {
         ("disable", "docker.service"),
         ("remove Docker's chains", ""),
     ] {
-        killed("resume", begins(doing, what))?;
+        killed("resume", Begins(doing, what))?;
     }
     migrate("resume")?;
     is_moved(cluster, "slipway://").await
@@ -347,7 +360,7 @@ async fn killed_on_its_way_back(before: &Snapshot, cluster: &Cluster) -> Result<
         ("take back", "slipway.service"),
         ("take back", "cordon"),
     ] {
-        killed("rollback", begins(doing, what))?;
+        killed("rollback", Begins(doing, what))?;
     }
     migrate("rollback")?;
     is_back(cluster).await?;
@@ -356,23 +369,19 @@ async fn killed_on_its_way_back(before: &Snapshot, cluster: &Cluster) -> Result<
 
 /// Each time a whole way back, from a node that is neither here nor there.
 async fn taken_back_from_the_middle(before: &Snapshot, cluster: &Cluster) -> Result<()> {
-    async fn back(before: &Snapshot, cluster: &Cluster) -> Result<()> {
+    for moment in [
+        Says("evicting"),
+        Says("image 1 of"),
+        Says("is stopped"),
+        Says(" runs "),
+        Begins("change", "/var/lib/kubelet/kubeadm-flags.env"),
+        Begins("disable", "docker.service"),
+    ] {
+        println!("killed at {moment:?}");
+        killed(APPLY, moment)?;
         migrate("rollback")?;
         is_back(cluster).await?;
-        before.is_same(cluster)
-    }
-    for words in ["evicting", "image 1 of", "is stopped", " runs "] {
-        println!("killed where it says {words:?}");
-        killed(APPLY, says(words))?;
-        back(before, cluster).await?;
-    }
-    for (doing, what) in [
-        ("change", "/var/lib/kubelet/kubeadm-flags.env"),
-        ("disable", "docker.service"),
-    ] {
-        println!("killed where it is to {doing} {what}");
-        killed(APPLY, begins(doing, what))?;
-        back(before, cluster).await?;
+        before.is_same(cluster)?;
     }
     Ok(())
 }
