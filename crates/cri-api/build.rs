@@ -9,7 +9,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(["proto/runtime.proto", "proto/slipway.proto"], ["proto"])?;
     // A call that a server does not have is answered with UNIMPLEMENTED, as CRI's clients expect.
-    let mut builder = tonic_prost_build::configure().generate_default_stubs(true);
+    let mut builder = tonic_prost_build::configure()
+        .generate_default_stubs(true)
+        .extern_path(".runtime.v1.Metric", "crate::metric::Metric");
     for file in &descriptors.file {
         let package = format!(".{}", file.package());
         for message in &file.message_type {

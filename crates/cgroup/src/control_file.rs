@@ -10,6 +10,9 @@ use crate::Error;
 /// What the kernel writes at once, and more than nearly every control file has.
 const PAGE: usize = 4096;
 
+/// More than a number takes.
+const LINE: usize = 64;
+
 /// Links to a directory without any below it, where each of those links to its parent, as the
 /// kernel's own file systems count. To ask for them is far cheaper than to read the directory.
 const CHILDLESS: u64 = 2;
@@ -44,12 +47,27 @@ pub(crate) fn read_text(file: &Path) -> io::Result<String> {
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// A control file that holds one number; `None` stands for `max`.
+/// A control file that holds one number, which the kernel writes at once; `None` stands for `max`.
 pub(crate) fn read_number(file: &Path) -> Result<Option<u64>, Error> {
-    let text = read(file)?;
+    let mut line = [0; LINE];
+    let length = read_once(file, &mut line).map_err(|source| Error::Read {
+        file: file.to_owned(),
+        source,
+    })?;
+    let text = String::from_utf8_lossy(&line[..length]);
     match text.trim_ascii() {
         "max" => Ok(None),
         number => number.parse().map(Some).map_err(|_| malformed(file, &text)),
+    }
+}
+
+fn read_once(file: &Path, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut opened = fs::File::open(file)?;
+    loop {
+        match opened.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
     }
 }
 

@@ -82,7 +82,7 @@ use tokio::io::AsyncRead;
 
 pub use config::Config;
 use log::Logs;
-use node::Node;
+use node::{Node, Sight};
 
 /// Where an engine keeps its things, and the configuration of its parts.
 #[derive(Debug, Clone)]
@@ -208,7 +208,10 @@ impl Engine for DockerEngine {
     }
 
     async fn engines(&self) -> Result<Vec<slipway::Engine>> {
-        Ok(vec![overview("docker", self).await?])
+        let mut docker = overview("docker", self).await?;
+        let unknown = self.node.look()? == Sight::Remembered;
+        docker.pods.iter_mut().for_each(|pod| pod.unknown = unknown);
+        Ok(vec![docker])
     }
 
     fn has_pod(&self, id: &str) -> Result<bool> {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use slipway_cri_api::v1::{ContainerMetrics, Metric, PodSandboxMetrics};
-use slipway_engine::{ContainerState, Result};
-use slipway_resources::metrics::{self, Subject};
+use slipway_engine::{ContainerState, Result, blocking};
+use slipway_resources::metrics::{self, FileSystem, Subject};
 
 use crate::inspect::{Container, Pod};
 use crate::node::{Node, now};
@@ -12,11 +12,17 @@ use crate::stats::{Populated, Reader, interfaces, read_all, ready_pods};
 
 /// The newest pods first.
 pub(crate) async fn pods(node: &Arc<Node>) -> Result<Vec<PodSandboxMetrics>> {
-    node.dockerd.up()?;
-    read_all(node, ready_pods(node, |_| true), pod_metrics).await
+    let root = node.dockerd.up()?.facts.root.clone();
+    let layers = blocking::run(move || Ok(FileSystem::of(&root))).await?;
+    let read = move |reader: &Reader, pod: &Populated| pod_metrics(reader, layers.as_ref(), pod);
+    read_all(node, ready_pods(node, |_| true), read).await
 }
 
-fn pod_metrics(reader: &Reader, (pod, containers): &Populated) -> PodSandboxMetrics {
+fn pod_metrics(
+    reader: &Reader,
+    layers: Option<&FileSystem>,
+    (pod, containers): &Populated,
+) -> PodSandboxMetrics {
     let subject = Subject::pod(&pod.id, pod.metadata());
     PodSandboxMetrics {
         pod_sandbox_id: pod.id.clone(),
@@ -26,7 +32,7 @@ fn pod_metrics(reader: &Reader, (pod, containers): &Populated) -> PodSandboxMetr
             .filter_map(|container| {
                 Some(ContainerMetrics {
                     container_id: container.id.clone(),
-                    metrics: container_metrics(reader, pod, container)?,
+                    metrics: container_metrics(reader, layers, pod, container)?,
                 })
             })
             .collect(),
@@ -34,7 +40,12 @@ fn pod_metrics(reader: &Reader, (pod, containers): &Populated) -> PodSandboxMetr
 }
 
 /// None for a container that does not run, or that has ended since the caller looked.
-fn container_metrics(reader: &Reader, pod: &Pod, container: &Container) -> Option<Vec<Metric>> {
+fn container_metrics(
+    reader: &Reader,
+    layers: Option<&FileSystem>,
+    pod: &Pod,
+    container: &Container,
+) -> Option<Vec<Metric>> {
     let ContainerState::Running { started_at } = container.state else {
         return None;
     };
@@ -46,7 +57,7 @@ fn container_metrics(reader: &Reader, pod: &Pod, container: &Container) -> Optio
         started_at,
         pid: container.pid,
         limits: &container.resources,
-        layer: &reader.root,
+        file_system: layers,
         // A layer that was not looked at yet has next to nothing in it.
         layer_bytes: layer.map_or(0, |(bytes, _)| bytes),
     };

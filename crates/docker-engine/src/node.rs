@@ -41,8 +41,10 @@ use crate::{dump, views};
 pub(crate) enum Sight {
     /// As it is.
     Present,
-    /// As it was when Docker could last be asked. CRI has a state for it, `CONTAINER_UNKNOWN`; but a
-    /// kubelet takes that for an end with code 137, and a pod that is not to be restarted for failed.
+    /// As it was when Docker could last be asked. A container that ran is listed as
+    /// `CONTAINER_UNKNOWN`, and has its last state with a reason in its status: a kubelet takes the
+    /// unknown state of a status for an end with code 137, and the pod for failed if it is not to be
+    /// restarted. From lists it takes what there is.
     Remembered,
 }
 

@@ -187,7 +187,7 @@ pub(crate) fn ready_pods(node: &Node, wanted: impl Fn(&Pod) -> bool) -> Vec<Arc<
 pub(crate) async fn read_all<T: Send + Sync + 'static, S: Send + 'static>(
     node: &Arc<Node>,
     all: Vec<Arc<T>>,
-    read: fn(&Reader, &T) -> S,
+    read: impl Fn(&Reader, &T) -> S + Send + Sync + 'static,
 ) -> Result<Vec<S>> {
     look_at_layers(node);
     let detecting = Arc::clone(node);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use slipway_cri_api::v1::{
-    Container as ContainerMessage, ContainerFilter, ContainerResources, ContainerStatus,
+    self, Container as ContainerMessage, ContainerFilter, ContainerResources, ContainerStatus,
     ContainerStatusResponse, ContainerUser, ImageSpec, LinuxContainerResources, LinuxContainerUser,
     LinuxPodSandboxStatus, Namespace, NamespaceOption, PodIp, PodSandbox, PodSandboxFilter,
     PodSandboxMetadata, PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
@@ -18,7 +18,7 @@ use crate::images::Names;
 use crate::inspect::{Container, Pod};
 use crate::node::{Node, Sight, now};
 
-/// Why a container may not run any more that is said to.
+/// Why a container is said to run that may not run any more.
 pub(crate) const UNREACHABLE: &str = "DockerUnreachable";
 
 impl Pod {
@@ -108,6 +108,24 @@ impl Container {
             state: self.state.cri(),
             labels: &self.labels,
         }
+    }
+
+    /// Its state as lists have it.
+    fn listed_state(&self, sight: Sight) -> v1::ContainerState {
+        match sight {
+            Sight::Remembered if self.state.is_running() => v1::ContainerState::ContainerUnknown,
+            Sight::Remembered | Sight::Present => self.state.cri(),
+        }
+    }
+
+    /// Whether it is among those that a filter asks for. One that ran when it was last seen is found
+    /// among those that run as well: whoever asks for them is not to take it for gone.
+    fn matches(&self, filter: Option<&ContainerFilter>, sight: Sight) -> bool {
+        let listed = ContainerView {
+            state: self.listed_state(sight),
+            ..self.view()
+        };
+        matches_container(filter, self.view()) || matches_container(filter, listed)
     }
 }
 
@@ -205,19 +223,19 @@ pub(crate) fn containers(
     node: &Node,
     filter: Option<&ContainerFilter>,
 ) -> Result<Vec<ContainerMessage>> {
-    node.look()?;
+    let sight = node.look()?;
     let mut containers: Vec<_> = node
         .containers
         .all()
         .iter()
-        .filter(|container| matches_container(filter, container.view()))
-        .map(|container| list_message(node, container))
+        .filter(|container| container.matches(filter, sight))
+        .map(|container| list_message(node, container, sight))
         .collect();
     containers.sort_by_key(|container| std::cmp::Reverse(container.created_at));
     Ok(containers)
 }
 
-fn list_message(node: &Node, container: &Container) -> ContainerMessage {
+fn list_message(node: &Node, container: &Container, sight: Sight) -> ContainerMessage {
     ContainerMessage {
         id: container.id.clone(),
         pod_sandbox_id: container.name.pod.clone(),
@@ -228,7 +246,7 @@ fn list_message(node: &Node, container: &Container) -> ContainerMessage {
         )),
         // The id here, the digest in the status: kubelets compare this one with Image.id.
         image_ref: container.image_id.clone(),
-        state: container.state.cri().into(),
+        state: container.listed_state(sight).into(),
         created_at: container.created_at,
         labels: container.labels.clone(),
         annotations: container.annotations.clone(),

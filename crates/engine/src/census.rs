@@ -28,12 +28,12 @@ impl Census {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "slipway_pods",
-            "Pods by the engine that runs them and the state that CRI lists them in",
+            "Pods by the engine that runs them and the state that they were last seen in",
             self.pods.clone(),
         );
         registry.register(
             "slipway_containers",
-            "Containers by the engine that runs them and the state that CRI lists them in",
+            "Containers by the engine that runs them and the state that they were last seen in",
             self.containers.clone(),
         );
     }

@@ -36,6 +36,7 @@ fn pod(pod: PodSandbox) -> slipway::EnginePod {
         namespace: metadata.namespace,
         attempt: metadata.attempt,
         ready,
+        unknown: false,
         created_at: pod.created_at,
     }
 }

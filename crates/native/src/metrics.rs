@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use slipway_cri_api::v1::{ContainerMetrics, Metric, PodSandboxMetrics};
-use slipway_engine::{ContainerState, Result};
-use slipway_resources::metrics::{self, Subject};
+use slipway_engine::{ContainerState, Result, blocking};
+use slipway_resources::metrics::{self, FileSystem, Subject};
 
 use crate::container::Container;
 use crate::lifecycle;
@@ -17,10 +17,13 @@ pub(crate) async fn pods(node: &Arc<Node>) -> Result<Vec<PodSandboxMetrics>> {
     let mut pods = node.pods.all();
     pods.retain(|pod| matches!(pod.state(), PodState::Ready { .. }));
     pods.sort_by_key(|pod| std::cmp::Reverse(pod.record.created_at));
-    read_all(node, pods, pod_metrics).await
+    let layers = node.writable_layers();
+    let layers = blocking::run(move || Ok(FileSystem::of(&layers))).await?;
+    let read = move |node: &Node, pod: &Pod| pod_metrics(node, layers.as_ref(), pod);
+    read_all(node, pods, read).await
 }
 
-fn pod_metrics(node: &Node, pod: &Pod) -> PodSandboxMetrics {
+fn pod_metrics(node: &Node, layers: Option<&FileSystem>, pod: &Pod) -> PodSandboxMetrics {
     let metadata = pod.record.config.metadata.clone().unwrap_or_default();
     let subject = Subject::pod(pod.id(), metadata);
     let containers = pod.containers().into_iter();
@@ -32,7 +35,7 @@ fn pod_metrics(node: &Node, pod: &Pod) -> PodSandboxMetrics {
             .filter_map(|container| {
                 Some(ContainerMetrics {
                     container_id: container.id().to_owned(),
-                    metrics: container_metrics(node, &container)?,
+                    metrics: container_metrics(node, layers, &container)?,
                 })
             })
             .collect(),
@@ -40,7 +43,11 @@ fn pod_metrics(node: &Node, pod: &Pod) -> PodSandboxMetrics {
 }
 
 /// None for a container that does not run, or that has ended since the caller looked.
-fn container_metrics(node: &Node, container: &Container) -> Option<Vec<Metric>> {
+fn container_metrics(
+    node: &Node,
+    layers: Option<&FileSystem>,
+    container: &Container,
+) -> Option<Vec<Metric>> {
     let ContainerState::Running { started_at } = container.state() else {
         return None;
     };
@@ -59,7 +66,7 @@ fn container_metrics(node: &Node, container: &Container) -> Option<Vec<Metric>> 
         started_at,
         pid: container.pid(),
         limits: &container.resources().unwrap_or_default(),
-        layer: &node.writable(container.id()),
+        file_system: layers,
         // A layer that was not read yet is seconds old and has next to nothing in it.
         layer_bytes: container.observed.layer().map_or(0, |layer| layer.bytes),
     };

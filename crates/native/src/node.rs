@@ -71,9 +71,14 @@ impl Node {
         self.pod_directory(pod).join("containers").join(container)
     }
 
+    /// Where containers' writable layers are.
+    pub(crate) fn writable_layers(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+
     /// A container's writable layer, `upper` and `work`.
     pub(crate) fn writable(&self, container: &str) -> PathBuf {
-        self.root.join("containers").join(container)
+        self.writable_layers().join(container)
     }
 }
 

@@ -257,7 +257,7 @@ async fn sweep(node: &Arc<Node>, known: &Known) {
             }
         }
     }
-    for container in entries(&node.root.join("containers")) {
+    for container in entries(&node.writable_layers()) {
         if !known.containers.contains(&container) {
             let writable = node.writable(&container);
             swept(Leak::WritableLayer, remove_directory(&writable));

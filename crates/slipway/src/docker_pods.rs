@@ -208,7 +208,11 @@ async fn stop_pod(
     pod: &PodSandbox,
     containers: impl Iterator<Item = &Container>,
 ) -> Result<(), slipway_engine::Error> {
-    let running = containers.filter(|one| one.state() == ContainerState::ContainerRunning);
+    let may_run = [
+        ContainerState::ContainerRunning,
+        ContainerState::ContainerUnknown,
+    ];
+    let running = containers.filter(|one| may_run.contains(&one.state()));
     let stops = running.map(async |container| {
         let seconds = host::grace_seconds(&container.annotations);
         engine.stop_container(&container.id, seconds).await

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use slipway_cri_api::v1::{
-    ContainerState as StateInCri, LinuxContainerResources, Mount, NamespaceOption,
-    PodSandboxConfig, PodSandboxState,
+    ContainerFilter, ContainerState as StateInCri, ContainerStateValue, LinuxContainerResources,
+    Mount, NamespaceOption, PodSandboxConfig, PodSandboxState,
 };
 use slipway_engine::{
     Census, ContainerExit, ContainerName, ContainerState, Engine as _, Kind, PodName, Verbosity,
@@ -333,8 +333,32 @@ async fn a_daemon_that_does_not_reach_docker_tells_what_one_before_it_knew() {
     let engine = engine(directory.path()).await;
     let pods = engine.list_pods(None).await.unwrap();
     assert_eq!(pods[0].state(), PodSandboxState::SandboxReady);
-    let containers = engine.list_containers(None).await.unwrap();
-    assert_eq!(containers.len(), 3);
+    let listed = async |state: Option<StateInCri>| {
+        let filter = state.map(|state| ContainerFilter {
+            state: Some(ContainerStateValue {
+                state: state.into(),
+            }),
+            ..ContainerFilter::default()
+        });
+        let mut containers = engine.list_containers(filter).await.unwrap();
+        containers.sort_by(|one, other| one.id.cmp(&other.id));
+        let states = containers.iter().map(|one| (one.id.clone(), one.state()));
+        states.collect::<Vec<_>>()
+    };
+    let unknown = ("c1".to_owned(), StateInCri::ContainerUnknown);
+    assert_eq!(
+        listed(None).await,
+        [
+            unknown.clone(),
+            ("c2".to_owned(), StateInCri::ContainerExited),
+            ("c3".to_owned(), StateInCri::ContainerCreated),
+        ]
+    );
+    // Whoever asks for those that run does not take it for gone.
+    for state in [StateInCri::ContainerUnknown, StateInCri::ContainerRunning] {
+        assert_eq!(listed(Some(state)).await, [unknown.clone()]);
+    }
+    assert!(engine.engines().await.unwrap()[0].pods[0].unknown);
     let status = engine.pod_status("p", Verbosity::Plain).await.unwrap();
     assert_eq!(status.status.unwrap().network.unwrap().ip, "10.0.0.2");
     let mut told = status.containers_statuses.into_iter();

@@ -78,7 +78,7 @@ pub(crate) async fn pods(
 pub(crate) async fn read_all<T: Send + Sync + 'static, S: Send + 'static>(
     node: &Arc<Node>,
     all: Vec<Arc<T>>,
-    read: fn(&Node, &T) -> S,
+    read: impl Fn(&Node, &T) -> S + Send + Sync + 'static,
 ) -> Result<Vec<S>> {
     let node = Arc::clone(node);
     blocking::each(all, move |one| read(&node, one)).await

@@ -1,11 +1,10 @@
 //! One running container.
 
-use std::path::Path;
-
 use slipway_cgroup::{Cgroup, Details, DeviceIo, MemoryStats, PidsStats, Pressure, Stats};
 use slipway_cri_api::v1::{LinuxContainerResources, Metric};
 
 use super::families::{self, Family};
+use super::file_system::{FileSystem, device_name};
 use super::processes::{Processes, soft_limits};
 use super::series::{Series, Subject};
 
@@ -24,8 +23,8 @@ pub struct Container<'a> {
     pub pid: Option<i32>,
     /// What it is limited to.
     pub limits: &'a LinuxContainerResources,
-    /// Where its writable layer is; any directory of that file system.
-    pub layer: &'a Path,
+    /// Where its writable layer is; none where that cannot be told.
+    pub file_system: Option<&'a FileSystem>,
     /// What the layer held when it was last looked at, in bytes.
     pub layer_bytes: u64,
 }
@@ -42,15 +41,10 @@ pub fn container(container: Container<'_>, cgroup: &Cgroup, now: i64) -> Option<
     processor(&mut series, &stats, &details);
     memory(&mut series, stats.memory.as_ref(), &details);
     hugepages(&mut series, &details);
-    let own = file_system(&mut series, container.layer, container.layer_bytes);
-    // The kernel lists a device with the first request to it.
-    let unused = own.filter(|own| {
-        let mut listed = details.devices.iter();
-        !listed.any(|device| (device.major, device.minor) == (own.major, own.minor))
-    });
-    for device in details.devices.iter().chain(&unused) {
-        block_device(&mut series, device);
+    if let Some(own) = container.file_system {
+        file_system(&mut series, own, container.layer_bytes);
     }
+    block_devices(&mut series, &details.devices, container.file_system);
     let threads = cgroup.pids().ok()?;
     processes(&mut series, &Processes::read(pids), threads.as_ref());
     for (name, limit) in container.pid.map(soft_limits).unwrap_or_default() {
@@ -136,31 +130,41 @@ fn hugepages(series: &mut Series, details: &Details) {
     }
 }
 
-/// The file system of the writable layer, and how much the layer holds. Answers the device that it
-/// is on.
-fn file_system(series: &mut Series, layer: &Path, usage: u64) -> Option<DeviceIo> {
-    let (Ok(file), Ok(size)) = (rustix::fs::stat(layer), rustix::fs::statvfs(layer)) else {
-        return None;
-    };
-    let (major, minor) = (
-        rustix::fs::major(file.st_dev),
-        rustix::fs::minor(file.st_dev),
-    );
-    let device = device_name(major, minor);
-    let limit = size.f_blocks.saturating_mul(size.f_frsize);
-    series.labelled(&families::FS_LIMIT, &[&device], limit);
-    series.labelled(&families::FS_INODES_TOTAL, &[&device], size.f_files);
-    series.labelled(&families::FS_INODES_FREE, &[&device], size.f_ffree);
-    series.labelled(&families::FS_USAGE, &[&device], usage);
-    Some(DeviceIo {
-        major,
-        minor,
-        ..DeviceIo::default()
-    })
+/// The file system of the writable layer, and how much the layer holds.
+fn file_system(series: &mut Series, own: &FileSystem, usage: u64) {
+    let device = [own.device.as_str()];
+    series.labelled(&families::FS_LIMIT, &device, own.size);
+    series.labelled(&families::FS_INODES_TOTAL, &device, own.inodes);
+    series.labelled(&families::FS_INODES_FREE, &device, own.free_inodes);
+    series.labelled(&families::FS_USAGE, &device, usage);
 }
 
-fn block_device(series: &mut Series, io: &DeviceIo) {
-    let device = device_name(io.major, io.minor);
+/// Those that the kernel counts for, which begins with the first request, and the one that the
+/// writable layer is on.
+fn block_devices(series: &mut Series, counted: &[DeviceIo], own: Option<&FileSystem>) {
+    for io in counted {
+        let numbers = (io.major, io.minor);
+        match own.filter(|own| own.numbers == numbers) {
+            Some(own) => block_device(series, io, &own.device),
+            None => block_device(series, io, &device_name(numbers)),
+        }
+    }
+    let is_counted = |own: &FileSystem| {
+        let mut numbers = counted.iter().map(|io| (io.major, io.minor));
+        numbers.any(|numbers| numbers == own.numbers)
+    };
+    if let Some(own) = own.filter(|own| !is_counted(own)) {
+        let (major, minor) = own.numbers;
+        let unused = DeviceIo {
+            major,
+            minor,
+            ..DeviceIo::default()
+        };
+        block_device(series, &unused, &own.device);
+    }
+}
+
+fn block_device(series: &mut Series, io: &DeviceIo, device: &str) {
     for (family, value) in [
         (families::FS_READS_BYTES, io.read_bytes),
         (families::FS_READS, io.reads),
@@ -169,22 +173,12 @@ fn block_device(series: &mut Series, io: &DeviceIo) {
         (families::FS_WRITES, io.writes),
         (families::FS_SECTOR_WRITES, io.written_bytes / SECTOR),
     ] {
-        series.labelled(&family, &[&device], value);
+        series.labelled(&family, &[device], value);
     }
     let (major, minor) = (io.major.to_string(), io.minor.to_string());
     for (operation, bytes) in [("Read", io.read_bytes), ("Write", io.written_bytes)] {
-        let labels = [&device, major.as_str(), minor.as_str(), operation];
+        let labels = [device, &major, &minor, operation];
         series.labelled(&families::BLKIO, &labels, bytes);
-    }
-}
-
-/// `/dev/sda`; the numbers of what is no block device, such as a btrfs.
-fn device_name(major: u32, minor: u32) -> String {
-    let numbers = format!("{major}:{minor}");
-    let target = std::fs::read_link(format!("/sys/dev/block/{numbers}")).unwrap_or_default();
-    match target.file_name() {
-        Some(name) => format!("/dev/{}", name.display()),
-        None => numbers,
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod container;
 mod families;
+mod file_system;
 mod network;
 mod processes;
 mod series;
@@ -15,6 +16,7 @@ use std::fs;
 use slipway_cri_api::v1::MetricDescriptor;
 
 pub use container::{Container, container};
+pub use file_system::FileSystem;
 pub use network::pod;
 pub use series::Subject;
 

@@ -1,12 +1,16 @@
 //! What a container's processes hold and do, as proc(5) shows it.
 
+use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Dir, Mode, OFlags, openat, readlinkat_raw};
+use rustix::fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat_raw};
 use slipway_cgroup::read_kernel_file;
 
 /// What the link of a socket's descriptor begins with.
 const SOCKET: &[u8] = b"socket:";
+
+/// What descriptors are read into at once, in bytes; each takes 24 or 32.
+const ENTRIES: usize = 2048;
 
 /// Of all processes of a container together.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -59,8 +63,10 @@ impl Processes {
     fn descriptors(&mut self, directory: &Path) -> rustix::io::Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(CWD, directory, flags, Mode::empty())?;
+        let mut entries = [const { MaybeUninit::uninit() }; ENTRIES];
+        let mut entries = RawDir::new(&directory, &mut entries);
         let mut target = [0; SOCKET.len()];
-        for entry in Dir::read_from(&directory)? {
+        while let Some(entry) = entries.next() {
             let entry = entry?;
             if entry.file_name().to_bytes().starts_with(b".") {
                 continue;

@@ -1,5 +1,6 @@
 //! Values of one container or pod, which all have the labels that say whose they are.
 
+use slipway_cri_api::SharedLabels;
 use slipway_cri_api::v1::{Metric, PodSandboxMetadata, UInt64Value};
 
 use super::families::{self, Family};
@@ -9,31 +10,31 @@ const POD: &str = "POD";
 
 /// Whose metrics they are: the labels that each value begins with.
 #[derive(Debug, Clone)]
-pub struct Subject([String; 6]);
+pub struct Subject(SharedLabels);
 
 impl Subject {
     /// A pod.
     pub fn pod(id: &str, pod: PodSandboxMetadata) -> Self {
-        Self([
+        Self(SharedLabels::new(vec![
             id.to_owned(),
             pod.name.clone(),
             String::new(),
             pod.namespace,
             pod.name,
             POD.to_owned(),
-        ])
+        ]))
     }
 
     /// A container of a pod; `image` is as its user named it.
     pub fn container(id: &str, name: &str, image: &str, pod: PodSandboxMetadata) -> Self {
-        Self([
+        Self(SharedLabels::new(vec![
             id.to_owned(),
             name.to_owned(),
             image.to_owned(),
             pod.namespace,
             pod.name,
             name.to_owned(),
-        ])
+        ]))
     }
 }
 
@@ -60,15 +61,12 @@ impl Series {
     /// A value with the family's own labels.
     pub(super) fn labelled(&mut self, family: &Family, labels: &[&str], value: u64) {
         debug_assert_eq!(labels.len(), family.labels.len(), "{}", family.name);
-        let base = self.subject.0.iter().map(String::as_str);
+        let own = labels.iter().map(|&value| value.to_owned()).collect();
         self.metrics.push(Metric {
-            name: family.name.to_owned(),
+            name: family.name.into(),
             timestamp: self.timestamp,
             metric_type: family.kind.into(),
-            label_values: base
-                .chain(labels.iter().copied())
-                .map(str::to_owned)
-                .collect(),
+            label_values: self.subject.0.with(own),
             value: Some(UInt64Value { value }),
         });
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use clap::builder::styling::AnsiColor;
-use slipway_cri_api::slipway::{Engine, ListEnginesRequest};
+use slipway_cri_api::slipway::{Engine, EnginePod, ListEnginesRequest};
 use slipway_cri_api::v1::PodSandboxState;
 use tonic::Code;
 
@@ -81,15 +81,22 @@ fn left(engine: &Engine) -> Table {
         table.push([
             short_id(&pod.id).into(),
             duration::ago(pod.created_at).into(),
-            pods::state_cell(if pod.ready {
-                PodSandboxState::SandboxReady
-            } else {
-                PodSandboxState::SandboxNotready
-            }),
+            state_cell(pod),
             pod.name.as_str().into(),
             pod.namespace.as_str().into(),
             pod.attempt.to_string().into(),
         ]);
     }
     table
+}
+
+fn state_cell(pod: &EnginePod) -> Cell {
+    if pod.unknown {
+        return Cell::coloured("Unknown", AnsiColor::Red);
+    }
+    pods::state_cell(if pod.ready {
+        PodSandboxState::SandboxReady
+    } else {
+        PodSandboxState::SandboxNotready
+    })
 }

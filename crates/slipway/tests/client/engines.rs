@@ -15,6 +15,7 @@ fn leaving(pods: usize, trouble: &str) -> Fake {
         attempt: 0,
         ready: number == 0,
         created_at: minutes_ago(5),
+        unknown: !trouble.is_empty(),
     };
     let engine = |name: &str, takes_new_pods| Engine {
         name: name.to_owned(),
@@ -50,6 +51,14 @@ async fn who_is_left_is_named() {
     let docker = &json["engines"][1];
     assert_eq!(docker["takesNewPods"], false);
     assert_eq!(docker["pods"][1]["name"], "web-1");
+}
+
+#[tokio::test]
+async fn pods_of_an_engine_that_cannot_be_asked_are_unknown() {
+    let fake = leaving(1, "docker.sock: connection refused");
+    let told = fake.stdout(&["engines"]).await;
+    let row = "0000000000000   5 minutes ago   Unknown   web-0   default     0\n";
+    assert!(told.ends_with(row), "{told}");
 }
 
 #[tokio::test]

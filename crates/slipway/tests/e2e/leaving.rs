@@ -116,6 +116,12 @@ impl Leaving {
         status.state()
     }
 
+    async fn listed_state(&self, id: &str) -> ContainerState {
+        let containers = self.node.cri().containers().await.unwrap();
+        let container = containers.iter().find(|one| one.id == id);
+        container.unwrap().state()
+    }
+
     /// A new pod's container, which runs.
     async fn launch(&self, name: &str) -> (String, String) {
         let config = self.node.pod(name);
@@ -261,10 +267,15 @@ async fn while_docker_is_away_its_pods_are_not_gone_and_the_others_are_none_the_
     .await
     .unwrap();
     let cri = leaving.node.cri();
-    // A kubelet takes CONTAINER_UNKNOWN for an end with code 137.
+    let unknown = ContainerState::ContainerUnknown;
+    assert_eq!(leaving.listed_state(&old).await, unknown);
+    assert!(leaving.engines().contains("Unknown"));
+    // A kubelet takes an unknown state for an end with code 137, where a status has it.
     assert_eq!(leaving.state(&old).await, ContainerState::ContainerRunning);
     assert_eq!(cri.pods().await.unwrap().len(), 2);
     assert_eq!(cri.containers().await.unwrap().len(), 2);
+    let running = ContainerState::ContainerRunning;
+    assert_eq!(leaving.listed_state(&id).await, running);
     let pods = cri.pods().await.unwrap();
     assert!(
         pods.iter()
@@ -312,6 +323,10 @@ async fn while_docker_is_away_its_pods_are_not_gone_and_the_others_are_none_the_
     })
     .await
     .unwrap();
+    // This Docker has ended what ran in the one before it.
+    let exited = ContainerState::ContainerExited;
+    assert_eq!(leaving.listed_state(&old).await, exited);
+    assert!(!leaving.engines().contains("Unknown"));
     let cri = leaving.node.cri();
     cri.stop_pod(&leaving.pod).await.unwrap();
     cri.remove_pod(&leaving.pod).await.unwrap();
@@ -397,6 +412,8 @@ async fn a_daemon_that_starts_while_docker_is_away_knows_what_it_had() {
     let ready = |pod: &PodSandbox| pod.state() == PodSandboxState::SandboxReady;
     assert!(pods.iter().all(ready), "{pods:?}");
     assert_eq!(cri.containers().await.unwrap().len(), 3);
+    let unknown = ContainerState::ContainerUnknown;
+    assert_eq!(leaving.listed_state(&leaving.id).await, unknown);
     let status = cri.container_status(&leaving.id).await.unwrap();
     assert_eq!(status.state(), ContainerState::ContainerRunning);
     assert_eq!(status.reason, "DockerUnreachable");

@@ -84,7 +84,12 @@ impl Remote {
                 let exit_code = match container.state() {
                     ContainerState::ContainerRunning => None,
                     ContainerState::ContainerCreated => Some(-1),
-                    _ => Some(self.cri.container_status(&container.id).await?.exit_code),
+                    // Which a kubelet takes from the status: a list may not know.
+                    _ => {
+                        let status = self.cri.container_status(&container.id).await?;
+                        let runs = status.state() == ContainerState::ContainerRunning;
+                        (!runs).then_some(status.exit_code)
+                    }
                 };
                 sandbox.containers.push(Container {
                     id: container.id.clone(),
