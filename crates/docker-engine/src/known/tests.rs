@@ -356,7 +356,7 @@ async fn a_daemon_that_does_not_reach_docker_tells_what_one_before_it_knew() {
     );
     // Whoever asks for those that run does not take it for gone.
     for state in [StateInCri::ContainerUnknown, StateInCri::ContainerRunning] {
-        assert_eq!(listed(Some(state)).await, [unknown.clone()]);
+        assert_eq!(listed(Some(state)).await, std::slice::from_ref(&unknown));
     }
     assert!(engine.engines().await.unwrap()[0].pods[0].unknown);
     let status = engine.pod_status("p", Verbosity::Plain).await.unwrap();

@@ -139,7 +139,7 @@ async fn every_value_has_a_descriptor_and_a_label_for_each_of_its_keys() {
         .iter()
         .chain(&pods[0].container_metrics[0].metrics)
     {
-        let keys = keys[metric.name.as_str()];
+        let keys = keys[&*metric.name];
         let values: Vec<_> = metric.label_values.iter().collect();
         assert_eq!(values.len(), keys.len(), "{metric:?}");
         let label = |key: &str| {
