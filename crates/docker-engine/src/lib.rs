@@ -210,7 +210,8 @@ impl Engine for DockerEngine {
     async fn engines(&self) -> Result<Vec<slipway::Engine>> {
         let mut docker = overview("docker", self).await?;
         let unknown = self.node.look()? == Sight::Remembered;
-        docker.pods.iter_mut().for_each(|pod| pod.unknown = unknown);
+        let ready = docker.pods.iter_mut().filter(|pod| pod.ready);
+        ready.for_each(|pod| pod.unknown = unknown);
         Ok(vec![docker])
     }
 

@@ -41,10 +41,11 @@ use crate::{dump, views};
 pub(crate) enum Sight {
     /// As it is.
     Present,
-    /// As it was when Docker could last be asked. A container that ran is listed as
-    /// `CONTAINER_UNKNOWN`, and has its last state with a reason in its status: a kubelet takes the
-    /// unknown state of a status for an end with code 137, and the pod for failed if it is not to be
-    /// restarted. From lists it takes what there is.
+    /// As it was when Docker could last be asked. CRI has a state for it, `CONTAINER_UNKNOWN`, which
+    /// kubelets act on: in a status they take it for an end with code 137, and a pod that is not to be
+    /// restarted for failed; in a list for a container that ended, so that they remove what came before
+    /// it with its logs (`kuberuntime_gc.go`) and give its devices away. So it is for Slipway's own
+    /// interface alone, and CRI has the last state, with a reason.
     Remembered,
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use slipway_cri_api::v1::{
-    self, Container as ContainerMessage, ContainerFilter, ContainerResources, ContainerStatus,
+    Container as ContainerMessage, ContainerFilter, ContainerResources, ContainerStatus,
     ContainerStatusResponse, ContainerUser, ImageSpec, LinuxContainerResources, LinuxContainerUser,
     LinuxPodSandboxStatus, Namespace, NamespaceOption, PodIp, PodSandbox, PodSandboxFilter,
     PodSandboxMetadata, PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
@@ -109,24 +109,6 @@ impl Container {
             labels: &self.labels,
         }
     }
-
-    /// Its state as lists have it.
-    fn listed_state(&self, sight: Sight) -> v1::ContainerState {
-        match sight {
-            Sight::Remembered if self.state.is_running() => v1::ContainerState::ContainerUnknown,
-            Sight::Remembered | Sight::Present => self.state.cri(),
-        }
-    }
-
-    /// Whether it is among those that a filter asks for. One that ran when it was last seen is found
-    /// among those that run as well: whoever asks for them is not to take it for gone.
-    fn matches(&self, filter: Option<&ContainerFilter>, sight: Sight) -> bool {
-        let listed = ContainerView {
-            state: self.listed_state(sight),
-            ..self.view()
-        };
-        matches_container(filter, self.view()) || matches_container(filter, listed)
-    }
 }
 
 pub(crate) fn pods(node: &Node, filter: Option<&PodSandboxFilter>) -> Result<Vec<PodSandbox>> {
@@ -223,19 +205,19 @@ pub(crate) fn containers(
     node: &Node,
     filter: Option<&ContainerFilter>,
 ) -> Result<Vec<ContainerMessage>> {
-    let sight = node.look()?;
+    node.look()?;
     let mut containers: Vec<_> = node
         .containers
         .all()
         .iter()
-        .filter(|container| container.matches(filter, sight))
-        .map(|container| list_message(node, container, sight))
+        .filter(|container| matches_container(filter, container.view()))
+        .map(|container| list_message(node, container))
         .collect();
     containers.sort_by_key(|container| std::cmp::Reverse(container.created_at));
     Ok(containers)
 }
 
-fn list_message(node: &Node, container: &Container, sight: Sight) -> ContainerMessage {
+fn list_message(node: &Node, container: &Container) -> ContainerMessage {
     ContainerMessage {
         id: container.id.clone(),
         pod_sandbox_id: container.name.pod.clone(),
@@ -246,7 +228,7 @@ fn list_message(node: &Node, container: &Container, sight: Sight) -> ContainerMe
         )),
         // The id here, the digest in the status: kubelets compare this one with Image.id.
         image_ref: container.image_id.clone(),
-        state: container.listed_state(sight).into(),
+        state: container.state.cri().into(),
         created_at: container.created_at,
         labels: container.labels.clone(),
         annotations: container.annotations.clone(),

@@ -208,11 +208,7 @@ async fn stop_pod(
     pod: &PodSandbox,
     containers: impl Iterator<Item = &Container>,
 ) -> Result<(), slipway_engine::Error> {
-    let may_run = [
-        ContainerState::ContainerRunning,
-        ContainerState::ContainerUnknown,
-    ];
-    let running = containers.filter(|one| may_run.contains(&one.state()));
+    let running = containers.filter(|one| one.state() == ContainerState::ContainerRunning);
     let stops = running.map(async |container| {
         let seconds = host::grace_seconds(&container.annotations);
         engine.stop_container(&container.id, seconds).await

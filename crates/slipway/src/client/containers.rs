@@ -16,7 +16,7 @@ use tonic::Request;
 use super::connection::Client;
 use super::output::{ListArgs, print_line, short_id};
 use super::table::{Cell, Table};
-use super::{duration, failure, resolve};
+use super::{duration, engines, failure, resolve};
 
 /// What a container is given to stop by itself where nobody says otherwise.
 pub(super) const GRACE: Duration = Duration::from_secs(10);
@@ -66,6 +66,13 @@ impl PsArgs {
         response
             .containers
             .sort_by_key(|container| std::cmp::Reverse(container.created_at));
+        let unknown = engines::unknown_pods(client).await?;
+        for container in &mut response.containers {
+            let runs = container.state() == ContainerState::ContainerRunning;
+            if runs && unknown.contains(&container.pod_sandbox_id) {
+                container.set_state(ContainerState::ContainerUnknown);
+            }
+        }
         let ids = response
             .containers
             .iter()

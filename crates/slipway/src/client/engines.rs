@@ -1,11 +1,12 @@
 //! `slipway engines`.
 
+use std::collections::HashSet;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use clap::builder::styling::AnsiColor;
-use slipway_cri_api::slipway::{Engine, EnginePod, ListEnginesRequest};
+use slipway_cri_api::slipway::{Engine, ListEnginesRequest};
 use slipway_cri_api::v1::PodSandboxState;
 use tonic::Code;
 
@@ -78,10 +79,15 @@ fn overview(engines: &[Engine]) -> Table {
 fn left(engine: &Engine) -> Table {
     let mut table = Table::new(["POD ID", "CREATED", "STATE", "NAME", "NAMESPACE", "ATTEMPT"]);
     for pod in &engine.pods {
+        let state = if pod.ready {
+            PodSandboxState::SandboxReady
+        } else {
+            PodSandboxState::SandboxNotready
+        };
         table.push([
             short_id(&pod.id).into(),
             duration::ago(pod.created_at).into(),
-            state_cell(pod),
+            pods::state_cell(state, pod.unknown),
             pod.name.as_str().into(),
             pod.namespace.as_str().into(),
             pod.attempt.to_string().into(),
@@ -90,13 +96,19 @@ fn left(engine: &Engine) -> Table {
     table
 }
 
-fn state_cell(pod: &EnginePod) -> Cell {
-    if pod.unknown {
-        return Cell::coloured("Unknown", AnsiColor::Red);
-    }
-    pods::state_cell(if pod.ready {
-        PodSandboxState::SandboxReady
-    } else {
-        PodSandboxState::SandboxNotready
-    })
+/// The pods that were ready when they were last seen, and whose engine cannot be asked now: CRI lists
+/// them as they were. A runtime that is not Slipway has none.
+///
+/// # Errors
+///
+/// When the runtime does not know which pods it has.
+pub(super) async fn unknown_pods(client: &Client) -> anyhow::Result<HashSet<String>> {
+    let request = client.request(ListEnginesRequest {});
+    let engines = match client.engines().list(request).await {
+        Err(status) if status.code() == Code::Unimplemented => return Ok(HashSet::new()),
+        other => other.context("list engines")?.into_inner().engines,
+    };
+    let pods = engines.into_iter().flat_map(|engine| engine.pods);
+    let unknown = pods.filter(|pod| pod.unknown);
+    Ok(unknown.map(|pod| pod.id).collect())
 }

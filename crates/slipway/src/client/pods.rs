@@ -1,5 +1,6 @@
 //! `slipway pods` and `rmp`.
 
+use std::collections::HashSet;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -16,7 +17,7 @@ use super::connection::Client;
 use super::containers::{GRACE, for_each};
 use super::output::{ListArgs, print_line};
 use super::table::{Cell, Table};
-use super::{duration, resolve, run};
+use super::{duration, engines, resolve, run};
 
 /// What `slipway pods` is told.
 #[derive(Debug, Args)]
@@ -42,13 +43,14 @@ impl PodsArgs {
         response
             .items
             .sort_by_key(|pod| std::cmp::Reverse(pod.created_at));
+        let unknown = engines::unknown_pods(client).await?;
         let ids = response.items.iter().map(|pod| pod.id.as_str());
         self.list
-            .print(&response, ids, || self.table(&response.items))?;
+            .print(&response, ids, || self.table(&response.items, &unknown))?;
         Ok(ExitCode::SUCCESS)
     }
 
-    fn table(&self, pods: &[PodSandbox]) -> Table {
+    fn table(&self, pods: &[PodSandbox], unknown: &HashSet<String>) -> Table {
         let mut table = Table::new([
             "POD ID",
             "CREATED",
@@ -67,7 +69,7 @@ impl PodsArgs {
             table.push([
                 self.list.id(&pod.id).into(),
                 duration::ago(pod.created_at).into(),
-                state_cell(pod.state()),
+                state_cell(pod.state(), unknown.contains(&pod.id)),
                 metadata.name.into(),
                 metadata.namespace.into(),
                 metadata.attempt.to_string().into(),
@@ -86,8 +88,11 @@ pub(super) fn state_name(state: PodSandboxState) -> &'static str {
     }
 }
 
-/// The same in a table.
-pub(super) fn state_cell(state: PodSandboxState) -> Cell {
+/// The same in a table, where CRI does not say that it is unknown.
+pub(super) fn state_cell(state: PodSandboxState, is_unknown: bool) -> Cell {
+    if is_unknown {
+        return Cell::coloured("Unknown", AnsiColor::Red);
+    }
     let colour = match state {
         PodSandboxState::SandboxReady => AnsiColor::Green,
         PodSandboxState::SandboxNotready => AnsiColor::Yellow,

@@ -62,6 +62,34 @@ async fn pods_of_an_engine_that_cannot_be_asked_are_unknown() {
 }
 
 #[tokio::test]
+async fn lists_for_people_say_which_pods_are_unknown() {
+    let fake = crate::populated();
+    let known = [
+        fake.stdout(&["ps", "-a"]).await,
+        fake.stdout(&["pods"]).await,
+    ];
+    fake.state.lock().unwrap().engines = vec![Engine {
+        name: "docker".to_owned(),
+        pods: vec![EnginePod {
+            id: "aaaa0000000000000000".to_owned(),
+            ready: true,
+            unknown: true,
+            ..Default::default()
+        }],
+        ..Default::default()
+    }];
+    let [containers, pods] = known;
+    assert_eq!(
+        fake.stdout(&["ps", "-a"]).await,
+        containers.replace("Running", "Unknown")
+    );
+    let pods = pods.replace("Ready      web", "Unknown    web");
+    assert_eq!(fake.stdout(&["pods"]).await, pods);
+    let json: Value = serde_json::from_str(&fake.stdout(&["ps", "-o", "json"]).await).unwrap();
+    assert_eq!(json["containers"][0]["state"], "CONTAINER_UNKNOWN");
+}
+
+#[tokio::test]
 async fn docker_can_be_stopped_when_it_is_empty_and_known_to_be() {
     let told = "it can be stopped";
     assert!(leaving(0, "").stdout(&["engines"]).await.contains(told));

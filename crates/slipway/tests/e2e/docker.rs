@@ -372,7 +372,7 @@ async fn a_dockerd_that_dies_hangs_or_is_not_there_is_told_and_waited_for() {
     assert!(ready(&node).await.1.contains("docker.sock"));
     let seen = node.cri().containers().await.unwrap();
     let seen = seen.iter().find(|container| container.id == id).unwrap();
-    assert_eq!(seen.state(), ContainerState::ContainerUnknown);
+    assert_eq!(seen.state(), ContainerState::ContainerRunning);
     refused(
         node.cri().stop_pod(&pod).await,
         Code::Unavailable,

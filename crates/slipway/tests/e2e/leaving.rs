@@ -116,12 +116,6 @@ impl Leaving {
         status.state()
     }
 
-    async fn listed_state(&self, id: &str) -> ContainerState {
-        let containers = self.node.cri().containers().await.unwrap();
-        let container = containers.iter().find(|one| one.id == id);
-        container.unwrap().state()
-    }
-
     /// A new pod's container, which runs.
     async fn launch(&self, name: &str) -> (String, String) {
         let config = self.node.pod(name);
@@ -133,9 +127,13 @@ impl Leaving {
     }
 
     fn engines(&self) -> String {
+        self.slipway("engines")
+    }
+
+    fn slipway(&self, command: &str) -> String {
         let endpoint = format!("unix://{}", self.node.cri().socket().display());
         let output = Command::new(slipway_binary().unwrap())
-            .args(["--endpoint", &endpoint, "engines"])
+            .args(["--endpoint", &endpoint, command])
             .output()
             .unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -267,15 +265,19 @@ async fn while_docker_is_away_its_pods_are_not_gone_and_the_others_are_none_the_
     .await
     .unwrap();
     let cri = leaving.node.cri();
-    let unknown = ContainerState::ContainerUnknown;
-    assert_eq!(leaving.listed_state(&old).await, unknown);
-    assert!(leaving.engines().contains("Unknown"));
-    // A kubelet takes an unknown state for an end with code 137, where a status has it.
+    // People are told that it is unknown, and of the native pod that it is ready and runs.
+    for (command, others) in [("engines", "Ready"), ("pods", "Ready"), ("ps", "Running")] {
+        let told = leaving.slipway(command);
+        assert_eq!(told.matches(" Unknown ").count(), 1, "{told}");
+        assert!(told.contains(others), "{told}");
+    }
+    // A kubelet takes CONTAINER_UNKNOWN for an end.
     assert_eq!(leaving.state(&old).await, ContainerState::ContainerRunning);
     assert_eq!(cri.pods().await.unwrap().len(), 2);
-    assert_eq!(cri.containers().await.unwrap().len(), 2);
+    let listed = cri.containers().await.unwrap();
+    assert_eq!(listed.len(), 2);
     let running = ContainerState::ContainerRunning;
-    assert_eq!(leaving.listed_state(&id).await, running);
+    assert!(listed.iter().all(|one| one.state() == running));
     let pods = cri.pods().await.unwrap();
     assert!(
         pods.iter()
@@ -319,14 +321,15 @@ async fn while_docker_is_away_its_pods_are_not_gone_and_the_others_are_none_the_
     leaving.docker().restart().await.unwrap();
     eventually("Docker's pods to be known again", PATIENCE, async || {
         let status = leaving.node.cri().container_status(&old).await?;
-        Ok(status.reason != "DockerUnreachable")
+        // It has ended what ran in the one before it.
+        Ok(status.state() == ContainerState::ContainerExited)
     })
     .await
     .unwrap();
-    // This Docker has ended what ran in the one before it.
-    let exited = ContainerState::ContainerExited;
-    assert_eq!(leaving.listed_state(&old).await, exited);
-    assert!(!leaving.engines().contains("Unknown"));
+    for command in ["engines", "pods", "ps"] {
+        let told = leaving.slipway(command);
+        assert!(!told.contains("Unknown"), "{told}");
+    }
     let cri = leaving.node.cri();
     cri.stop_pod(&leaving.pod).await.unwrap();
     cri.remove_pod(&leaving.pod).await.unwrap();
@@ -412,8 +415,7 @@ async fn a_daemon_that_starts_while_docker_is_away_knows_what_it_had() {
     let ready = |pod: &PodSandbox| pod.state() == PodSandboxState::SandboxReady;
     assert!(pods.iter().all(ready), "{pods:?}");
     assert_eq!(cri.containers().await.unwrap().len(), 3);
-    let unknown = ContainerState::ContainerUnknown;
-    assert_eq!(leaving.listed_state(&leaving.id).await, unknown);
+    assert_eq!(leaving.slipway("ps").matches(" Unknown ").count(), 2);
     let status = cri.container_status(&leaving.id).await.unwrap();
     assert_eq!(status.state(), ContainerState::ContainerRunning);
     assert_eq!(status.reason, "DockerUnreachable");

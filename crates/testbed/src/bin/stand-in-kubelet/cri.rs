@@ -84,12 +84,7 @@ impl Remote {
                 let exit_code = match container.state() {
                     ContainerState::ContainerRunning => None,
                     ContainerState::ContainerCreated => Some(-1),
-                    // Which a kubelet takes from the status: a list may not know.
-                    _ => {
-                        let status = self.cri.container_status(&container.id).await?;
-                        let runs = status.state() == ContainerState::ContainerRunning;
-                        (!runs).then_some(status.exit_code)
-                    }
+                    _ => Some(self.cri.container_status(&container.id).await?.exit_code),
                 };
                 sandbox.containers.push(Container {
                     id: container.id.clone(),
