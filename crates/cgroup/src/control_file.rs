@@ -32,11 +32,19 @@ pub fn read_kernel_file(file: &Path) -> io::Result<Vec<u8>> {
     let mut page = [0; PAGE];
     let mut bytes = Vec::new();
     loop {
-        match opened.read(&mut page) {
-            Ok(0) => return Ok(bytes),
-            Ok(length) => bytes.extend_from_slice(&page[..length]),
+        match read_part(&mut opened, &mut page)? {
+            0 => return Ok(bytes),
+            length => bytes.extend_from_slice(&page[..length]),
+        }
+    }
+}
+
+/// One read(2) that is not interrupted.
+fn read_part(opened: &mut fs::File, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match opened.read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            other => return other,
         }
     }
 }
@@ -50,7 +58,9 @@ pub(crate) fn read_text(file: &Path) -> io::Result<String> {
 /// A control file that holds one number, which the kernel writes at once; `None` stands for `max`.
 pub(crate) fn read_number(file: &Path) -> Result<Option<u64>, Error> {
     let mut line = [0; LINE];
-    let length = read_once(file, &mut line).map_err(|source| Error::Read {
+    let opened = fs::File::open(file);
+    let read = opened.and_then(|mut opened| read_part(&mut opened, &mut line));
+    let length = read.map_err(|source| Error::Read {
         file: file.to_owned(),
         source,
     })?;
@@ -58,16 +68,6 @@ pub(crate) fn read_number(file: &Path) -> Result<Option<u64>, Error> {
     match text.trim_ascii() {
         "max" => Ok(None),
         number => number.parse().map(Some).map_err(|_| malformed(file, &text)),
-    }
-}
-
-fn read_once(file: &Path, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut opened = fs::File::open(file)?;
-    loop {
-        match opened.read(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
-        }
     }
 }
 

@@ -266,7 +266,11 @@ async fn while_docker_is_away_its_pods_are_not_gone_and_the_others_are_none_the_
     .unwrap();
     let cri = leaving.node.cri();
     // People are told that it is unknown, and of the native pod that it is ready and runs.
-    for (command, others) in [("engines", "Ready"), ("pods", "Ready"), ("ps", "Running")] {
+    for (command, others) in [
+        ("engines", " Ready"),
+        ("pods", " Ready"),
+        ("ps", " Running"),
+    ] {
         let told = leaving.slipway(command);
         assert_eq!(told.matches(" Unknown ").count(), 1, "{told}");
         assert!(told.contains(others), "{told}");
